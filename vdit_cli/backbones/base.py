@@ -1,0 +1,85 @@
+"""What a backbone answers: the protocol between the stages and a video diffusion transformer.
+
+Letters: B batch, C channels, F latent frames, T pixel frames, h, w latent height and width, L text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vdit_cli.attention.bind import Attend
+from vdit_cli.tiles.grid import VideoGrid
+from vdit_cli.tiles.plan import MaskPlan
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """Encoded prompts: `states_BLC` and `mask_BL` (1 = a real token, 0 = padding)."""
+
+    states_BLC: Tensor
+    mask_BL: Tensor
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> TextStates:
+        """The same states on `device`; only the states change to `dtype`."""
+        return TextStates(self.states_BLC.to(device, dtype), self.mask_BL.to(device))
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a model is sampled with when the person says nothing."""
+
+    video_frames: int
+    height: int
+    width: int
+    fps: int
+    steps: int
+    guidance: float
+    scheduler: str
+    prompt_template: str = "{prompt}"
+    negative: str = ""
+
+
+class Backbone(Protocol):
+    """A loaded model. Single-device code; its parts (text, transformer, vae) are loaded when first made resident."""
+
+    name: str
+    defaults: Defaults
+    prediction: str
+    """What `denoise` returns: "eps", "v" or "flow"."""
+    scheduler_config: dict
+    """The noise schedule as diffusers writes it (betas, prediction_type, timestep_spacing)."""
+    device: torch.device
+    dtype: torch.dtype
+
+    def resident(self, part: str) -> AbstractContextManager[None]:
+        """Inside the block the part ("text", "transformer" or "vae") is on the device; offload decides what follows."""
+
+    def latent_shape(self, video_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(C, F, h, w) of that video's latents. Raises EvditError for a size that the model can't make."""
+
+    def grid(self, video_frames: int, height: int, width: int, text_tokens: int = 0) -> VideoGrid:
+        """The token grid of the self-attention for that video."""
+
+    def encode_text(self, prompts: Sequence[str]) -> TextStates:
+        """Cleaned, tokenised and encoded prompts."""
+
+    def denoise(self, x_BCFhw: Tensor, t_B: Tensor, text: TextStates) -> Tensor:
+        """The network's prediction for noisy latents at timesteps t, in the shape of x."""
+
+    def encode_video(self, video_BCTHW: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Video in [-1, 1] to scaled latents (posterior sample, or its mean without a generator)."""
+
+    def decode_video(self, latents_BCFhw: Tensor) -> Tensor:
+        """Scaled latents to video in [-1, 1], (B, C, T, H, W)."""
+
+    def attention_sites(self) -> Sequence[nn.Module]:
+        """The self-attention modules in order, one a layer; each has an `attend` attribute."""
+
+    def apply_plan(self, plan: MaskPlan, batch: int, kernel: str = "auto", needs_grad: bool = False) -> tuple[Attend, ...]:
+        """Bind each distinct mask of the plan once and put the Attend on its sites; returns one Attend a site."""

@@ -1,0 +1,62 @@
+"""The one exception a person sees: what is wrong, where, the next step, and the exit code of the process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+ENVIRONMENT = 3
+OUT_OF_MEMORY = 4
+GATE_FAILED = 5
+FALLBACK = 6
+INTERRUPTED = 130
+
+
+class EvditError(Exception):
+    """An error that a person caused or can mend, printed without a stack trace by `cli/app.py`.
+
+    `what` names the thing, its value and the rule ("31 frames do not fit open-sora-plan: video frames must be 4k+1").
+    `where` is the origin: a flag, `recipes/x.yaml:14 search_masks.r`, or `plan.json layer 7`. `next_steps` are lines
+    to paste or to do, joined by "or". `exit_code` is one of this module's constants.
+    """
+
+    def __init__(
+        self, what: str, *, where: str | None = None, next_steps: Iterable[str] = (), exit_code: int = USAGE
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.next_steps = tuple(next_steps)
+        self.exit_code = exit_code
+
+    def text(self) -> str:
+        """The printed form: an `error:` line, then `from:` and `try:` lines where they are known."""
+        lines = [f"error: {self.what}"]
+        if self.where:
+            lines.append(f"  from:  {self.where}")
+        if self.next_steps:
+            lines.append("  try:   " + "  or  ".join(self.next_steps))
+        return "\n".join(lines)
+
+
+class Interrupted(EvditError):
+    """A person pressed Ctrl-C once: what was under way was left in a state that the same command goes on from."""
+
+    def __init__(self, what: str, *, next_steps: Iterable[str] = ()) -> None:
+        super().__init__(what, next_steps=next_steps, exit_code=INTERRUPTED)
+
+
+def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """The `count` entries of `names` most like `name`, best first."""
+    return sorted(names, key=lambda known: -SequenceMatcher(None, name.lower(), known.lower()).ratio())[:count]
+
+
+def unknown_name(kind: str, name: str, names: Iterable[str], where: str | None = None) -> EvditError:
+    """The error for a `kind` called `name` that is in no table, with the three nearest names as the next step."""
+    known = list(names)
+    return EvditError(
+        f"unknown {kind} {name!r}: it is none of {', '.join(sorted(known))}", where=where, next_steps=nearest(name, known)
+    )
