@@ -1,0 +1,39 @@
+"""A training of seconds: a linear model learns a fixed map. `python -m tests.distillation.small_training FOLDER [KILL_AT]`."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vdit_cli.distillation.optimisers import build_optimisers
+from vdit_cli.distillation.trainer import LoopOptions, Trained, train
+from vdit_cli.timing import Progress, Silent
+
+ITERATIONS = 23
+
+
+def train_small(folder: Path, kill_at: int | None = None, nan_at: int | None = None, progress: Progress | None = None) -> tuple[nn.Module, Trained]:
+    """Train for ITERATIONS, a checkpoint every 5; at `kill_at` the process kills itself, at `nan_at` the loss is NaN."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4))
+    optimisers = build_optimisers(
+        model, lambda name, p: p.ndim == 2, matrix_rate=0.02, rate=0.02, betas=(0.9, 0.99), matrix_decay=0.01
+    )
+
+    def loss(iteration: int, on_cpu: torch.Generator, on_device: torch.Generator) -> dict[str, torch.Tensor]:
+        if iteration == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        x = torch.randn(16, 4, generator=on_cpu) + 0.01 * torch.randn(16, 4, generator=on_device)
+        value = (model(x) - x.flip(-1)).square().mean()
+        return {"loss": value * float("nan") if iteration == nan_at else value}
+
+    options = LoopOptions("small", ITERATIONS, 7, 3, 0.3, 0.01, 0.9, 1.0, checkpoint_every=5, log_every=4)
+    trained = train(model, optimisers, loss, options, folder, torch.device("cpu"), progress or Silent())
+    return model, trained
+
+
+if __name__ == "__main__":
+    train_small(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)

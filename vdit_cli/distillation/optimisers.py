@@ -1,0 +1,82 @@
+"""Which optimiser moves which parameter, and how its rate runs over the iterations.
+
+Matrices and convolution kernels go to Muon (as matrices: out x everything else), all else to AdamW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+def learning_rate_share(iteration: int, iterations: int, warmup: int, flat_share: float, final_share: float) -> float:
+    """Share of the full learning rate at `iteration` (0-based): linear warm-up, constant, linear decay.
+
+    The rate rises over `warmup` iterations, stays at 1 until `flat_share` of all `iterations`, and falls linearly
+    to `final_share` at the last one.
+    """
+    if iteration < warmup:
+        return (iteration + 1) / warmup
+    flat_end = max(warmup, round(flat_share * iterations))
+    if iteration <= flat_end:
+        return 1.0
+    fallen = (iteration - flat_end) / max(1, iterations - 1 - flat_end)
+    return 1.0 + (final_share - 1.0) * min(1.0, fallen)
+
+
+@dataclass
+class Optimisers:
+    """AdamW and, where there are matrices, Muon over the parameters of one model, stepped together.
+
+    `views` pairs each parameter that Muon moves with its two-dimensional view, which shares the storage.
+    """
+
+    stepped: tuple[torch.optim.Optimizer, ...]
+    views: tuple[tuple[nn.Parameter, nn.Parameter], ...]
+    rates: tuple[float, ...]
+
+    def step(self, rate_share: float) -> None:
+        """Move all parameters along their gradients, at `rate_share` of each optimiser's full rate."""
+        for parameter, view in self.views:
+            view.grad = None if parameter.grad is None else parameter.grad.reshape(view.shape)
+        for optimiser, rate in zip(self.stepped, self.rates, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * rate_share
+            optimiser.step()
+
+
+def build_optimisers(
+    model: nn.Module,
+    is_matrix: Callable[[str, Tensor], bool],
+    *,
+    matrix_rate: float,
+    rate: float,
+    betas: tuple[float, float],
+    matrix_decay: float,
+) -> Optimisers:
+    """Muon for the parameters that `is_matrix(name, parameter)` claims, AdamW without decay for the others.
+
+    Muon's update is scaled by .2 sqrt(max(rows, cols)), so that both take rates of the same size.
+    Source: Muon, kellerjordan.github.io/posts/muon; the scale, arXiv 2502.16982 section 2.2.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    matrices = [parameter for name, parameter in named if is_matrix(name, parameter)]
+    claimed = {id(parameter) for parameter in matrices}
+    others = [parameter for _, parameter in named if id(parameter) not in claimed]
+    # The view must alias the parameter's storage: reshape of a channels-last kernel would be a copy.
+    views = tuple((p, nn.Parameter(p.detach().view(p.shape[0], -1))) for p in matrices)
+    adam = torch.optim.AdamW(others, lr=rate, betas=betas, weight_decay=0.0)
+    if not views:
+        return Optimisers((adam,), (), (rate,))
+    muon = torch.optim.Muon(
+        [view for _, view in views], lr=matrix_rate, weight_decay=matrix_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return Optimisers((adam, muon), views, (rate, matrix_rate))
+
+
+def update_average(average: Iterable[Tensor], parameters: Iterable[Tensor], keep: float) -> None:
+    """Move an exponential moving average in place: average = keep * average + (1 - keep) * parameter."""
+    torch._foreach_lerp_(list(average), [parameter.detach() for parameter in parameters], 1.0 - keep)
