@@ -1,0 +1,170 @@
+"""The language of the shapes world: its words, its grammar, which combinations are held out, and prompts to test with.
+
+No torch. A prompt of the world is
+`a {size} {colour} {shape} {motion} over a {background} background`, with `, and a {size} {colour} {shape} {motion}`
+behind it when there is a second object.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal, Protocol
+
+import numpy as np
+
+Split = Literal["train", "held-out"]
+
+SIZES = ("small", "large")
+COLOURS = ("red", "green", "blue", "yellow", "magenta", "cyan", "orange", "white")
+SHAPES = ("circle", "square", "triangle", "ring", "cross")
+MOTIONS = (
+    "standing still",
+    "moving left",
+    "moving right",
+    "moving up",
+    "moving down",
+    "bouncing",
+    "circling",
+    "growing",
+    "shrinking",
+)
+BACKGROUNDS = ("black", "gray", "navy", "beige", "checkered")
+ATTRIBUTES = ("size", "colour", "shape", "motion", "background")
+EXAMPLE_PROMPT = "a large red circle moving right over a black background"
+
+_GRAMMAR = ("a", *SIZES, *COLOURS, *SHAPES, *" ".join(MOTIONS).split(), "over", *BACKGROUNDS, "background", "and", ",")
+WORDS: tuple[str, ...] = tuple(dict.fromkeys(_GRAMMAR))
+"""Every token of the language, the comma included, in a fixed order; 36 of them."""
+
+_MOTION_BY_WORD = {word: motion for motion in MOTIONS for word in motion.split() if word != "moving"}
+
+
+class Captioned(Protocol):
+    """What can be put into words: a drawn `Scene` or the `PromptReading` of a prompt."""
+
+    @property
+    def objects(self) -> tuple:
+        """One or two things with `size`, `colour`, `shape` and `motion`."""
+
+    @property
+    def background(self) -> str | None:
+        """One of BACKGROUNDS."""
+
+
+@dataclass(frozen=True)
+class ObjectWords:
+    """The four words for one object; None where a prompt leaves one open."""
+
+    size: str | None = None
+    colour: str | None = None
+    shape: str | None = None
+    motion: str | None = None
+
+
+@dataclass(frozen=True)
+class PromptReading:
+    """A prompt taken apart: tokens in WORDS, words in no vocabulary, and the scene that it asks for."""
+
+    known: tuple[str, ...]
+    unknown: tuple[str, ...]
+    objects: tuple[ObjectWords, ...]
+    background: str | None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the prompt is a sentence of the grammar, with nothing left open and nothing besides."""
+        whole = self.background is not None and bool(self.objects) and all(None not in _four(o) for o in self.objects)
+        return whole and not self.unknown and tuple(tokens(caption(self))) == self.known
+
+
+def is_held_out(colour: str, shape: str, motion: str) -> bool:
+    """Whether a combination is never trained on: (colour + 2 shape + 3 motion) mod 10 = 0 by index; 36 of the 360."""
+    return (COLOURS.index(colour) + 2 * SHAPES.index(shape) + 3 * MOTIONS.index(motion)) % 10 == 0
+
+
+def triples(split: Split) -> list[tuple[str, str, str]]:
+    """The (colour, shape, motion) combinations of a split, in the order of the lists: 324 of `train`, 36 `held-out`."""
+    return [triple for triple in product(COLOURS, SHAPES, MOTIONS) if is_held_out(*triple) == (split == "held-out")]
+
+
+def caption(scene: Captioned) -> str:
+    """The sentence of the grammar that describes `scene`."""
+    first, *others = (f"a {' '.join(_four(shown))}" for shown in scene.objects)
+    return f"{first} over a {scene.background} background" + "".join(f", and {other}" for other in others)
+
+
+def tokens(prompt: str) -> list[str]:
+    """The lower-case words and commas of a prompt, other marks left out."""
+    return re.findall(r"[^\W_]+(?:['’-][^\W_]+)*|,", prompt.lower())
+
+
+def parse_prompt(prompt: str) -> PromptReading:
+    """Read a prompt back into the attributes of a scene; free word order, gaps and unknown words are borne.
+
+    A second object begins at `and`, or where a kind of word comes that the object at hand has already.
+    """
+    found = tokens(prompt)
+    objects: list[dict[str, str]] = [{}]
+    background = None
+    for token in found:
+        if token in BACKGROUNDS:
+            background = background or token
+        elif token == "and" and objects[-1]:
+            objects.append({})
+        for kind, value in _object_words(token):
+            if objects[-1].get(kind, value) != value:
+                objects.append({})
+            objects[-1][kind] = value
+    return PromptReading(
+        known=tuple(token for token in found if token in WORDS),
+        unknown=tuple(dict.fromkeys(token for token in found if token not in WORDS)),
+        objects=tuple(ObjectWords(**words) for words in objects if words),
+        background=background,
+    )
+
+
+def prompts(split: Split, count: int, seed: int = 0, two_objects: bool = False) -> list[str]:
+    """`count` prompts of a split to evaluate with, balanced: each different one once, shuffled, before any recurs.
+
+    With `two_objects` each prompt has two objects of different colours, both of the split.
+    Prompt i does not depend on `count`.
+    """
+    generator = np.random.default_rng([seed, int(two_objects)])
+    ones = [
+        (ObjectWords(size, *triple), background)
+        for size, triple, background in product(SIZES, triples(split), BACKGROUNDS)
+    ]
+    made: list[str] = []
+    while len(made) < count:
+        for place in generator.permutation(len(ones)):
+            first, background = ones[place]
+            objects = (first, _second(ones, first, generator)) if two_objects else (first,)
+            made.append(caption(PromptReading((), (), objects, background)))
+    return made[:count]
+
+
+def held_out_prompts(count: int, seed: int = 0, two_objects: bool = False) -> list[str]:
+    """`count` prompts whose combinations no training scene ever shows; 360 different ones with a single object."""
+    return prompts("held-out", count, seed, two_objects)
+
+
+def _four(shown: ObjectWords) -> tuple[str, str, str, str]:
+    return shown.size, shown.colour, shown.shape, shown.motion  # type: ignore[return-value]
+
+
+def _object_words(token: str) -> Iterable[tuple[str, str]]:
+    for kind, values in (("size", SIZES), ("colour", COLOURS), ("shape", SHAPES)):
+        if token in values:
+            yield kind, token
+    if token in _MOTION_BY_WORD:
+        yield "motion", _MOTION_BY_WORD[token]
+
+
+def _second(ones: list[tuple[ObjectWords, str]], first: ObjectWords, generator: np.random.Generator) -> ObjectWords:
+    while True:
+        other, _ = ones[int(generator.integers(len(ones)))]
+        if other.colour != first.colour:
+            return other
