@@ -1,0 +1,167 @@
+"""The causal video VAE of Open-Sora-Plan v1.2: 1 + 4n frames in [-1, 1] to 1 + n latent frames, and back.
+
+Letters: B batch, C channels, T pixel frames, H, W pixel size, F, h, w latent frames and size.
+Source: Open-Sora-Plan v1.2.0; the encode and decode forms are those of diffusers' autoencoders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vdit_cli.backbones.open_sora_plan.vae_coders import Decoder, Encoder
+from vdit_cli.backbones.open_sora_plan.vae_config import VaeConfig, layer
+from vdit_cli.backbones.open_sora_plan.vae_layers import CausalConv3d
+from vdit_cli.backbones.open_sora_plan.vae_tiling import Tiling, run_tiled
+from vdit_cli.errors import EvditError
+
+TILE_PIXELS = 512
+TILE_FRAMES = 29
+
+
+class Posterior:
+    """The diagonal Gaussian over latents that an encoder returns."""
+
+    def __init__(self, moments_BCFhw: Tensor) -> None:
+        mean, logvar = moments_BCFhw.chunk(2, dim=1)
+        self.mean = mean
+        self.logvar = logvar.clamp(-30.0, 20.0)
+
+    def mode(self) -> Tensor:
+        """The most likely latents, (B, C, F, h, w)."""
+        return self.mean
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Latents drawn from the posterior, (B, C, F, h, w); the noise is drawn where the generator lives."""
+        device = self.mean.device if generator is None else generator.device
+        noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
+        return self.shifted(noise.to(self.mean.device))
+
+    def shifted(self, noise_BCFhw: Tensor) -> Tensor:
+        """The mean plus that noise times the standard deviation."""
+        return self.mean + torch.exp(0.5 * self.logvar) * noise_BCFhw
+
+    def kl(self) -> Tensor:
+        """Kullback-Leibler divergence to the unit Gaussian in nats, summed over a video: (B,), float32."""
+        mean, logvar = self.mean.float(), self.logvar.float()
+        return 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What `encode` returns."""
+
+    latent_dist: Posterior
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What `decode` returns: the video in [-1, 1], (B, 3, T, H, W)."""
+
+    sample: Tensor
+
+
+class CausalVAEModel(nn.Module):
+    """Video autoencoder in which no convolution sees a later frame; built from the layer names of its config.
+
+    `config` is kept whole, unknown keys too. Tiling is steered by five attributes, in pixels, latents and frames:
+    `tile_sample_min_size`, `tile_latent_min_size`, `tile_sample_min_size_t`, `tile_latent_min_size_t` and
+    `tile_overlap_factor`. Raises EvditError for a layer name or a list that does not fit.
+    """
+
+    def __init__(self, config: dict) -> None:
+        super().__init__()
+        self.config = dict(config)
+        built = VaeConfig.read(config)
+        self.time_ratio, self.space_ratio = built.ratios
+        self.encoder = Encoder(built)
+        self.decoder = Decoder(built)
+        self.use_quant_layer = built.use_quant_layer
+        if built.use_quant_layer:
+            conv = layer("convolution", built.q_conv, "q_conv")
+            self.quant_conv = conv(2 * built.z_channels, 2 * built.embed_dim, kernel_size=1)
+            self.post_quant_conv = conv(built.embed_dim, built.z_channels, kernel_size=1)
+        self.use_tiling = False
+        self.tile_sample_min_size = TILE_PIXELS
+        self.tile_latent_min_size = TILE_PIXELS // self.space_ratio
+        self.tile_sample_min_size_t = TILE_FRAMES
+        self.tile_latent_min_size_t = (TILE_FRAMES - 1) // self.time_ratio + 1
+        self.tile_overlap_factor = 0.125
+
+    def encode(self, video_BCTHW: Tensor) -> Encoded:
+        """The posterior of a video in [-1, 1], tiled if tiling is on and the video is larger than a tile."""
+        if self.use_tiling and _exceeds(video_BCTHW, self.tile_sample_min_size, self.tile_sample_min_size_t):
+            tiling = Tiling.of(
+                self.tile_sample_min_size,
+                self.tile_sample_min_size_t,
+                self.tile_latent_min_size,
+                self.tile_overlap_factor,
+            )
+            return Encoded(Posterior(run_tiled(self.moments, video_BCTHW, tiling)))
+        return Encoded(Posterior(self.moments(video_BCTHW)))
+
+    def decode(self, z_BCFhw: Tensor) -> Decoded:
+        """The video of latents as `encode` gives them, tiled if tiling is on and they are more than a tile."""
+        if self.use_tiling and _exceeds(z_BCFhw, self.tile_latent_min_size, self.tile_latent_min_size_t):
+            tiling = Tiling.of(
+                self.tile_latent_min_size,
+                self.tile_latent_min_size_t,
+                self.tile_sample_min_size,
+                self.tile_overlap_factor,
+            )
+            return Decoded(run_tiled(self.pixels, z_BCFhw, tiling))
+        return Decoded(self.pixels(z_BCFhw))
+
+    def moments(self, video_BCTHW: Tensor) -> Tensor:
+        """Mean and log-variance of the latents, (B, 2C, F, h, w), never tiled."""
+        moments = self.encoder(video_BCTHW)
+        return self.quant_conv(moments) if self.use_quant_layer else moments
+
+    def pixels(self, z_BCFhw: Tensor) -> Tensor:
+        """The decoded video, (B, 3, T, H, W), never tiled."""
+        return self.decoder(self.post_quant_conv(z_BCFhw) if self.use_quant_layer else z_BCFhw)
+
+    def forward(self, video_BCTHW: Tensor, noise_BCFhw: Tensor | None = None) -> tuple[Tensor, Posterior]:
+        """Reconstruction and posterior, from the posterior's mean, or from it shifted by `noise_BCFhw`; for training."""
+        posterior = Posterior(self.moments(video_BCTHW))
+        latents = posterior.mean if noise_BCFhw is None else posterior.shifted(noise_BCFhw)
+        return self.pixels(latents), posterior
+
+    def enable_tiling(self) -> None:
+        """Encode and decode in tiles from now on, as the five tile attributes say."""
+        self.use_tiling = True
+
+    def disable_tiling(self) -> None:
+        """Encode and decode in one piece from now on."""
+        self.use_tiling = False
+
+    @torch.no_grad()
+    def fold_latent_scale(self, mean_C: Tensor, std_C: Tensor) -> None:
+        """Fold (z - mean) / std per latent channel into the weights: `encode` gives it, `decode` takes it back.
+
+        Raises EvditError for a VAE without quantisation layers, which are what it is folded into.
+        """
+        if not self.use_quant_layer:
+            raise EvditError(
+                "latents of a VAE with use_quant_layer false can't be rescaled: it has no layer to hold it"
+            )
+        inner, outer = _plain(self.quant_conv), _plain(self.post_quant_conv)
+        mean, std = mean_C.to(inner.bias), std_C.to(inner.bias)
+        means, logvars = inner.bias.chunk(2)
+        inner.weight[: len(std)] /= std.view(-1, *[1] * (inner.weight.ndim - 1))
+        means.sub_(mean).div_(std)
+        logvars.sub_(2 * std.log())
+        outer.bias += outer.weight.flatten(1) @ mean
+        outer.weight *= std.view(1, -1, *[1] * (outer.weight.ndim - 2))
+
+
+def _exceeds(x_BCTHW: Tensor, size: int, frames: int) -> bool:
+    """Whether a tensor is larger than one tile along any axis."""
+    return x_BCTHW.shape[2] > frames or max(x_BCTHW.shape[3:]) > size
+
+
+def _plain(conv: nn.Module) -> nn.Conv2d | nn.Conv3d:
+    """The torch layer that holds the weights of a convolution of ours."""
+    return conv.conv if isinstance(conv, CausalConv3d) else conv
