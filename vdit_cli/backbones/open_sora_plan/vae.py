@@ -6,11 +6,15 @@ Source: Open-Sora-Plan v1.2.0; the encode and decode forms are those of diffuser
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from vdit_cli.backbones.open_sora_plan import loading
 from vdit_cli.backbones.open_sora_plan.vae_coders import Decoder, Encoder
 from vdit_cli.backbones.open_sora_plan.vae_config import VaeConfig, layer
 from vdit_cli.backbones.open_sora_plan.vae_layers import CausalConv3d
@@ -124,7 +128,7 @@ class CausalVAEModel(nn.Module):
         return self.decoder(self.post_quant_conv(z_BCFhw) if self.use_quant_layer else z_BCFhw)
 
     def forward(self, video_BCTHW: Tensor, noise_BCFhw: Tensor | None = None) -> tuple[Tensor, Posterior]:
-        """Reconstruction and posterior, from the posterior's mean, or from it shifted by `noise_BCFhw`; for training."""
+        """Reconstruction and posterior, for training: from the mean, or from the mean shifted by `noise_BCFhw`."""
         posterior = Posterior(self.moments(video_BCTHW))
         latents = posterior.mean if noise_BCFhw is None else posterior.shifted(noise_BCFhw)
         return self.pixels(latents), posterior
@@ -136,6 +140,25 @@ class CausalVAEModel(nn.Module):
     def disable_tiling(self) -> None:
         """Encode and decode in one piece from now on."""
         self.use_tiling = False
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Self:
+        """The model in `folder` (config.json and safetensors, sharded or not), ready to encode and decode.
+
+        Raises EvditError for missing, damaged or unfitting files.
+        """
+        with torch.device("meta"):
+            model = cls(loading.read_config(folder))
+        loading.load_strict(model, folder, dtype=dtype, device=device)
+        return model.eval()
+
+    def save_pretrained(
+        self, folder: Path | str, dtype: torch.dtype | None = None, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Write config.json and weights, the latter as `dtype` if given, so that `from_pretrained` reads them."""
+        loading.save_weights(self, folder, self.config, dtype=dtype, metadata=metadata)
 
     @torch.no_grad()
     def fold_latent_scale(self, mean_C: Tensor, std_C: Tensor) -> None:
