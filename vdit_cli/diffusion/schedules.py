@@ -1,0 +1,85 @@
+"""The noise of variance-preserving diffusion: x_t = alpha_t x0 + sigma_t eps, with alpha^2 + sigma^2 = 1.
+
+Letters: B batch, T timesteps of the table (1000 in each model here), index t = 0 the cleanest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vdit_cli.errors import EvditError, unknown_name
+
+
+def linear_betas(steps: int = 1000, start: float = 1e-4, end: float = 2e-2) -> Tensor:
+    """`steps` variances from `start` to `end`, evenly apart, float64. Source: Ho et al., arXiv 2006.11239, section 4."""
+    return torch.linspace(start, end, steps, dtype=torch.float64)
+
+
+def scaled_linear_betas(steps: int = 1000, start: float = 1e-4, end: float = 2e-2) -> Tensor:
+    """`steps` variances whose square roots are evenly apart, float64. Source: latent diffusion, arXiv 2112.10752."""
+    return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
+
+
+BETAS = {"linear": linear_betas, "scaled_linear": scaled_linear_betas}
+"""Beta schedules by the name that diffusers' `scheduler_config.json` gives them."""
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """Look-up tables `alphas` and `sigmas`, float64 (T,): the share of signal and of noise at each timestep index."""
+
+    alphas: Tensor
+    sigmas: Tensor
+
+    @classmethod
+    def from_betas(cls, betas: Tensor) -> NoiseSchedule:
+        """The schedule of per-step variances `betas` (T,): alpha_t^2 = prod_{s<=t} (1 - beta_s)."""
+        alphas_squared = torch.cumprod(1.0 - betas.double(), dim=0)
+        return cls(alphas_squared.sqrt(), (1.0 - alphas_squared).sqrt())
+
+    @classmethod
+    def from_config(cls, config: dict) -> NoiseSchedule:
+        """The schedule that a diffusers `scheduler_config.json` describes (missing keys: linear, 1e-4 to 2e-2, 1000).
+
+        Raises EvditError for a beta schedule that is not in `BETAS`, given betas, or betas rescaled to zero SNR.
+        """
+        name = config.get("beta_schedule", "linear")
+        if name not in BETAS:
+            raise unknown_name("beta schedule", name, BETAS, where="scheduler_config.json beta_schedule")
+        for key in ("trained_betas", "rescale_betas_zero_snr"):
+            if config.get(key):
+                raise EvditError(
+                    f"{key} is set: betas must come from the model's beta schedule",
+                    where=f"scheduler_config.json {key}",
+                )
+        return cls.from_betas(
+            BETAS[name](
+                config.get("num_train_timesteps", 1000), config.get("beta_start", 1e-4), config.get("beta_end", 2e-2)
+            )
+        )
+
+    @property
+    def timesteps(self) -> int:
+        """T, the number of entries; the noisiest index is T - 1."""
+        return len(self.alphas)
+
+    def to(self, device: torch.device | str) -> NoiseSchedule:
+        """The same tables on `device`, so that look-ups in a loop there copy nothing."""
+        return NoiseSchedule(self.alphas.to(device), self.sigmas.to(device))
+
+    def at(self, t_B: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at integer timesteps t, each (B, 1, 1, 1, 1) in the dtype and on the device of `like`."""
+        index = t_B.to(self.alphas.device)
+        shape = (-1, 1, 1, 1, 1)
+        return (
+            self.alphas[index].view(shape).to(like.device, like.dtype),
+            self.sigmas[index].view(shape).to(like.device, like.dtype),
+        )
+
+    def snr(self, t_B: Tensor) -> Tensor:
+        """Signal-to-noise ratio alpha^2 / sigma^2 at integer timesteps t, (B,) float64 on the device of t."""
+        index = t_B.to(self.alphas.device)
+        return (self.alphas[index] / self.sigmas[index]).square().to(t_B.device)
