@@ -73,7 +73,7 @@ def train(
     `folder/metrics.jsonl`, states to `folder/checkpoints`. Raises Interrupted after saving when the person asks to
     stop, and EvditError where a loss is not finite; the last good checkpoint stays.
     """
-    named = dict(model.named_parameters())
+    named = dict(model.named_parameters())  # names shared weights once, which a state_dict does not
     folder.mkdir(parents=True, exist_ok=True)
     average = {name: parameter.detach().float().clone() for name, parameter in named.items()}
     start, seconds = _resume(model, average, optimisers, folder, device, progress)
@@ -87,7 +87,7 @@ def train(
         states = [optimiser.state_dict() for optimiser in optimisers.stepped]
         save_checkpoint(
             folder / "checkpoints",
-            TrainingState(iteration, spent, model.state_dict(), average, states),
+            TrainingState(iteration, spent, named, average, states),
             options.keep_last,
         )
         return note
@@ -115,6 +115,16 @@ def train(
     return Trained(average, options.iterations, seconds + time.perf_counter() - clock)
 
 
+@torch.no_grad()
+def put_parameters(model: nn.Module, values: dict[str, Tensor]) -> None:
+    """Copy `values` into the parameters of the same names. Raises ValueError where the names differ."""
+    named = dict(model.named_parameters())
+    if named.keys() != values.keys():
+        raise ValueError(f"parameters differ from the saved ones: {sorted(named.keys() ^ values.keys())[:3]}")
+    for name, parameter in named.items():
+        parameter.copy_(values[name])
+
+
 def _resume(
     model: nn.Module,
     average: dict[str, Tensor],
@@ -129,7 +139,7 @@ def _resume(
         progress.say(line)
     if state is None:
         return 0, 0.0
-    model.load_state_dict(state.model)
+    put_parameters(model, state.model)
     for name, tensor in average.items():
         tensor.copy_(state.average[name])
     for optimiser, saved in zip(optimisers.stepped, state.optimisers, strict=True):

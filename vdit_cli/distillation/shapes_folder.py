@@ -1,0 +1,116 @@
+"""The embedded model as a pipeline folder: tokenizer, configurations, float16 weights and a model card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, T5TokenizerFast
+
+from vdit_cli import __version__
+from vdit_cli.artifacts.atomic import write_json, write_text
+from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
+from vdit_cli.data.shapes_prompts import WORDS
+from vdit_cli.distillation.shapes_transformer import TextToVideo
+
+SCHEDULER_CONFIG: dict[str, Any] = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_schedule": "linear",
+    "beta_start": 1e-4,
+    "beta_end": 2e-2,
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "steps_offset": 0,
+}
+"""Diffusers' default linear betas; sampling starts at the last timestep and ends on clean data."""
+
+DEFAULTS: dict[str, Any] = {
+    "video_frames": 29,
+    "height": 128,
+    "width": 128,
+    "fps": 12,
+    "steps": 50,
+    "guidance": 4.0,
+    "scheduler": "ddim",
+    "prompt_template": "{prompt}",
+    "negative": "",
+}
+
+
+def build_tokenizer(text_length: int) -> PreTrainedTokenizerBase:
+    """A unigram tokenizer over the world's words, made without any file or network."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -20.0), (",", -1.0)]
+    pieces += [(f"▁{word}", -1.0) for word in WORDS if word != ","]
+    tokenizer = T5TokenizerFast(vocab=pieces, extra_ids=0)
+    tokenizer.model_max_length = text_length
+    return tokenizer
+
+
+def write_pipeline(
+    folder: Path, model: TextToVideo, vae: CausalVAEModel, tokenizer: PreTrainedTokenizerBase, card: str
+) -> None:
+    """Write the pipeline folder; weights in float16. `model_index.json` comes last, so a cut-off folder is no model."""
+    model.transformer.save_pretrained(folder / "transformer", dtype=torch.float16)
+    vae.save_pretrained(folder / "vae", dtype=torch.float16)
+    model.text.half().save_pretrained(folder / "text_encoder", safe_serialization=True)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)
+    write_text(folder / "README.md", card)
+    write_json(
+        folder / "model_index.json",
+        {
+            "_class_name": "OpenSoraPlanPipeline",
+            "_evdit_version": __version__,
+            "transformer": ["evdit", "OpenSoraT2V"],
+            "vae": ["evdit", "CausalVAEModel"],
+            "text_encoder": ["transformers", "T5EncoderModel"],
+            "tokenizer": ["transformers", "T5TokenizerFast"],
+            "scheduler": ["diffusers", "DDIMScheduler"],
+            "evdit": {"name": "shapes", "defaults": DEFAULTS},
+        },
+    )
+
+
+def model_card(facts: dict[str, Any], options_text: str) -> str:
+    """The README.md of the folder: what it is, what it was trained on, how long and where, and how to do it again."""
+    psnr = facts["vae"]["psnr"]
+    motions = "\n".join(f"| {name} | {value:.2f} |" for name, value in psnr.items() if name not in ("all", "worst"))
+    return f"""# shapes
+
+A text-to-video model small enough to travel with the package: an OpenSoraT2V transformer, a CausalVAEModel and a T5
+encoder, trained from scratch on clips of a procedural world (29 frames of 128 x 128). It knows
+{len(WORDS)} words and nothing else. License: Apache-2.0.
+
+## Training
+| part | iterations | batch | seconds | final loss |
+|---|---|---|---|---|
+| VAE | {facts["vae"]["iterations"]} | {facts["vae"]["batch"]} | {facts["vae"]["seconds"]:.0f} | {facts["vae"]["loss"]:.4f} |
+| transformer and text encoder | {facts["transformer"]["iterations"]} | {facts["transformer"]["batch"]} | \
+{facts["transformer"]["seconds"]:.0f} | {facts["transformer"]["loss"]:.4f} |
+
+On {facts["machine"]}, torch {facts["torch"]}, {facts["date"]}. Again:
+`evdit train-shapes --config recipes/train-shapes.yaml -o RUN`.
+Scenes are drawn from the training combinations only; 36 of 360 colour, shape and motion triples are held out.
+
+## VAE
+PSNR in dB on {facts["vae"]["clips"]} unseen clips: mean {psnr["all"]:.2f}, worst {psnr["worst"]:.2f}.
+
+| motion of the first object | PSNR |
+|---|---|
+{motions}
+
+## Recipe
+```json
+{options_text}
+```
+"""
+
+
+def last_loss(metrics: Path) -> float:
+    """The `loss` of the last line of a metrics.jsonl."""
+    return float(json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])["loss"])

@@ -1,0 +1,220 @@
+"""Training the text encoder and the video transformer of the embedded model on encoded clips.
+
+Letters: B batch, C channels, F latent frames, h, w latent height and width, L text tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel
+
+from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
+from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
+from vdit_cli.data.shapes_world import caption, draw_scene, render
+from vdit_cli.diffusion.prediction import target
+from vdit_cli.diffusion.schedules import NoiseSchedule
+from vdit_cli.distillation.optimisers import build_optimisers
+from vdit_cli.distillation.trainer import LoopOptions, LossTerms, Trained, put_parameters, train
+from vdit_cli.recipe import ShapesTransformerOptions
+from vdit_cli.timing import Progress
+
+
+def transformer_config(options: ShapesTransformerOptions) -> dict[str, Any]:
+    """The OpenSoraT2V configuration: the released model's, with other sizes."""
+    width = options.heads * options.head_dim
+    return {
+        "_class_name": "OpenSoraT2V",
+        "num_layers": options.layers,
+        "num_attention_heads": options.heads,
+        "attention_head_dim": options.head_dim,
+        "in_channels": 4,
+        "out_channels": 4,
+        "patch_size": 2,
+        "patch_size_t": 1,
+        "caption_channels": options.text_width,
+        "cross_attention_dim": width,
+        "activation_fn": "gelu-approximate",
+        "attention_bias": True,
+        "norm_type": "ada_norm_single",
+        "norm_elementwise_affine": False,
+        "norm_eps": 1e-6,
+        "use_rope": True,
+        "downsampler": None,
+        "sample_size": [16, 16],
+        "sample_size_t": 8,
+        "interpolation_scale_t": 1.0,
+        "interpolation_scale_h": 1.0,
+        "interpolation_scale_w": 1.0,
+    }
+
+
+def text_config(options: ShapesTransformerOptions, tokenizer: PreTrainedTokenizerBase) -> T5Config:
+    """A T5 encoder of `text_layers` layers over the world's words."""
+    return T5Config(
+        vocab_size=len(tokenizer),
+        d_model=options.text_width,
+        d_kv=options.text_width // 6,
+        d_ff=4 * options.text_width,
+        num_layers=options.text_layers,
+        num_heads=6,
+        dropout_rate=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+    )
+
+
+class TextToVideo(nn.Module):
+    """The text encoder and the transformer, trained together."""
+
+    def __init__(self, options: ShapesTransformerOptions, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.text = T5EncoderModel(text_config(options, tokenizer))
+        self.transformer = OpenSoraT2V(transformer_config(options))
+
+    def forward(self, x_BCFhw: Tensor, t_B: Tensor, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """The network's prediction for noisy latents, from the tokens of the captions."""
+        states_BLC = self.text(input_ids=tokens_BL, attention_mask=mask_BL).last_hidden_state
+        return self.transformer(x_BCFhw, t_B, states_BLC, mask_BL)
+
+
+class ClipPool:
+    """Encoded clips with tokenised captions on the device, a few of them replaced by new ones as training goes on.
+
+    Which clips stand where is a function of the iteration alone, so a resumed run finds the same pool.
+    """
+
+    def __init__(
+        self,
+        vae: CausalVAEModel,
+        tokenizer: PreTrainedTokenizerBase,
+        options: ShapesTransformerOptions,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.vae, self.tokenizer, self.options, self.seed, self.device = vae, tokenizer, options, seed, device
+        self.latents_NCFhw = torch.empty(options.clips, 4, 8, 16, 16, device=device)
+        self.tokens_NL = torch.empty(options.clips, options.text_length, dtype=torch.long, device=device)
+        self.mask_NL = torch.empty_like(self.tokens_NL)
+        self.written = 0
+        empty = tokenizer([""], padding="max_length", max_length=options.text_length, return_tensors="pt").to(device)
+        self.no_tokens_L, self.no_mask_L = empty["input_ids"][0], empty["attention_mask"][0]
+
+    @torch.no_grad()
+    def write(self, first: int, count: int) -> None:
+        """Draw, render and encode clips `first` .. `first + count` of the endless sequence into their slots."""
+        scenes = [draw_scene(self.seed + 1, first + i, "train", self.options.two_objects) for i in range(count)]
+        slots = torch.arange(first, first + count, device=self.device) % self.options.clips
+        video = render(scenes, device=self.device) * 2.0 - 1.0
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            self.latents_NCFhw[slots] = self.vae.encode(video).latent_dist.mean.float()
+        text = self.tokenizer(
+            [caption(scene) for scene in scenes],
+            padding="max_length",
+            truncation=True,
+            max_length=self.options.text_length,
+            return_tensors="pt",
+        ).to(self.device)
+        self.tokens_NL[slots], self.mask_NL[slots] = text["input_ids"], text["attention_mask"]
+        self.written = first + count
+
+    def fill(self, iteration: int, progress: Progress) -> None:
+        """Encode what the pool holds at `iteration`: the newest `clips` clips drawn until then."""
+        end = self.options.clips + self._refreshes(iteration) * self.options.fresh_clips
+        begin = end - self.options.clips
+        chunk = self.options.fresh_clips  # the same batches as `refresh`, so that a resumed pool is bit-equal
+        progress.stage("encoding clips", self.options.clips // chunk)
+        for first in range(begin, end, chunk):
+            self.write(first, chunk)
+            progress.advance()
+
+    def _refreshes(self, iteration: int) -> int:
+        return iteration // self.options.fresh_every
+
+    def refresh(self, iteration: int) -> None:
+        """Replace the oldest clips when `iteration` is a turn for it."""
+        if iteration and iteration % self.options.fresh_every == 0:
+            self.write(self.written, self.options.fresh_clips)
+
+    def batch(self, on_cpu: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents (B, C, F, h, w), tokens (B, L) and their mask, a share of the captions emptied for guidance."""
+        size = self.options.batch_size
+        picks = torch.randint(self.options.clips, (size,), generator=on_cpu).to(self.device)
+        dropped = (torch.rand(size, generator=on_cpu) < self.options.prompt_dropout).to(self.device)[:, None]
+        tokens = torch.where(dropped, self.no_tokens_L, self.tokens_NL[picks])
+        mask = torch.where(dropped, self.no_mask_L, self.mask_NL[picks])
+        return self.latents_NCFhw[picks], tokens, mask
+
+
+def _is_block_matrix(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim == 2 and ("transformer_blocks." in name or "text.encoder.block." in name) and (
+        "scale_shift_table" not in name and "relative_attention_bias" not in name
+    )
+
+
+def train_transformer(
+    vae: CausalVAEModel,
+    tokenizer: PreTrainedTokenizerBase,
+    schedule: NoiseSchedule,
+    options: ShapesTransformerOptions,
+    seed: int,
+    folder: Path,
+    device: torch.device,
+    compiled: bool,
+    progress: Progress,
+) -> tuple[TextToVideo, Trained]:
+    """Train text encoder and transformer from scratch by v-prediction; returns them with the averaged weights.
+
+    Loss: mean squared error of v = alpha eps - sigma x0 at uniform timesteps (Salimans & Ho, arXiv 2202.00512).
+    """
+    torch.manual_seed(seed)
+    model = TextToVideo(options, tokenizer)
+    model.transformer.initialise(torch.Generator().manual_seed(seed))
+    model.to(device)
+    if compiled:
+        for block in model.transformer.transformer_blocks:
+            block.compile()
+    optimisers = build_optimisers(
+        model,
+        _is_block_matrix,
+        matrix_rate=options.learning_rate,
+        rate=options.learning_rate,
+        betas=(0.9, 0.99),
+        matrix_decay=0.02,
+    )
+    schedule = schedule.to(device)
+    pool = ClipPool(vae, tokenizer, options, seed, device)
+
+    def loss(iteration: int, on_cpu: torch.Generator, on_device: torch.Generator) -> LossTerms:
+        if pool.written == 0:
+            pool.fill(iteration, progress)
+            progress.stage("transformer", options.iterations - iteration)
+        else:
+            pool.refresh(iteration)
+        x0, tokens, mask = pool.batch(on_cpu)
+        eps = torch.randn(x0.shape, generator=on_device, device=device)
+        t = torch.randint(len(schedule.alphas), (len(x0),), generator=on_device, device=device)
+        a, s = schedule.at(t, x0)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            predicted = model(a * x0 + s * eps, t, tokens, mask)
+        return {"loss": (predicted.float() - target("v", x0, eps, a, s)).square().mean()}
+
+    loop = LoopOptions(
+        "transformer",
+        options.iterations,
+        seed,
+        options.warmup,
+        options.flat_share,
+        options.final_share,
+        options.average_keep,
+        clip=1.0,
+        checkpoint_every=options.checkpoint_every,
+    )
+    trained = train(model, optimisers, loss, loop, folder, device, progress)
+    put_parameters(model, trained.average)
+    return model.eval().requires_grad_(False), trained
