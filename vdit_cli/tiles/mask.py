@@ -38,7 +38,9 @@ class TileMask:
             raise ValueError("no global frame: a mask needs at least one")
         for frame in self.global_frames:
             if type(frame) is not int or not 0 <= frame < self.frames:
-                raise ValueError(f"global frame {frame!r} is out of range: {self.frames} frames are 0 to {self.frames - 1}")
+                raise ValueError(
+                    f"global frame {frame!r} is out of range: {self.frames} frames are 0 to {self.frames - 1}"
+                )
         if len(set(self.global_frames)) < len(self.global_frames):
             raise ValueError(f"global frames {list(self.global_frames)} hold duplicates: name each frame once")
         object.__setattr__(self, "global_frames", tuple(sorted(self.global_frames)))

@@ -1,0 +1,161 @@
+"""A mask plan: one tile mask a layer for one backbone and grid, with where it came from and a seal over its content."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vdit_cli.artifacts.atomic import write_json
+from vdit_cli.artifacts.digest import content_digest
+from vdit_cli.errors import EvditError
+from vdit_cli.tiles.grid import VideoGrid
+from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.plan_json import PLAN_FILE, SCHEMA, check_content, check_seal, parse, plan_file, read_text
+
+
+@dataclass(frozen=True)
+class MaskPlan:
+    """The masks of all self-attention layers, in order, for one `backbone` at one `grid`.
+
+    `searched_on` is the digest of the weights that the masks were chosen on (None: they hold for any weights),
+    `made_by` says by which command and options, `predicted` what is expected of it; both hold plain JSON values.
+    `origin` is the file it was read from, named in errors. Raises ValueError for no layers or a mask of other frames.
+    """
+
+    backbone: str
+    grid: VideoGrid
+    masks: tuple[TileMask, ...]
+    searched_on: str | None = None
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+    predicted: Mapping[str, Any] = field(default_factory=dict)
+    origin: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a plan without layers and masks that are not for the grid."""
+        if not self.masks:
+            raise ValueError("a plan needs at least one layer")
+        for mask in self.masks:
+            mask.check_grid(self.grid)
+
+    @classmethod
+    def uniform(cls, backbone: str, grid: VideoGrid, layers: int, mask: TileMask) -> MaskPlan:
+        """The plan that has `mask` on each of `layers` layers; it was searched on no weights and fits any."""
+        return cls(backbone, grid, (mask,) * layers, made_by={"masks": mask.name})
+
+    @classmethod
+    def read(cls, path: Path | str, *, sealed: bool = True) -> MaskPlan:
+        """The plan in the file `path`, or in plan.json of the run folder `path`.
+
+        `sealed=False` takes a file whose digest is wrong or missing, to seal it again. Raises EvditError for whatever
+        is not a whole and consistent plan; its origin names the file and the layer.
+        """
+        file = plan_file(Path(path))
+        origin = str(file)
+        document = parse(read_text(file), origin)
+        grid, masks = check_content(document, origin)
+        if sealed:
+            check_seal(document, origin)
+        return cls(
+            document["backbone"],
+            grid,
+            masks,
+            document["searched_on"],
+            document["made_by"],
+            document["predicted"],
+            origin,
+        )
+
+    def write(self, path: Path | str) -> Path:
+        """Write the sealed plan to the file `path`, or as plan.json into the folder `path`; returns the file.
+
+        Raises EvditError where it can't be written, ValueError for NaN in `made_by` or `predicted`.
+        """
+        file = Path(path) / PLAN_FILE if Path(path).is_dir() else Path(path)
+        write_json(file, {**self.content(), "digest": self.digest})
+        return file
+
+    def content(self) -> dict[str, Any]:
+        """The plan as plain JSON values, without its digest."""
+        return {
+            "schema": SCHEMA,
+            "backbone": self.backbone,
+            "layer_count": len(self.masks),
+            "grid": asdict(self.grid),
+            "searched_on": self.searched_on,
+            "made_by": dict(self.made_by),
+            "predicted": dict(self.predicted),
+            "layers": [{"mask": mask.name, "global_frames": list(mask.global_frames)} for mask in self.masks],
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the content."""
+        return content_digest(self.content())
+
+    @property
+    def kept_share(self) -> float:
+        """Share of tiles kept, mean over the layers."""
+        return sum(mask.kept_share for mask in self.masks) / len(self.masks)
+
+    @property
+    def skipped_share(self) -> float:
+        """Share of tiles skipped, mean over the layers."""
+        return 1 - self.kept_share
+
+    def distinct(self) -> tuple[TileMask, ...]:
+        """The different masks of the plan, in the order in which layers first use them."""
+        return tuple(dict.fromkeys(self.masks))
+
+    def histogram(self) -> dict[str, int]:
+        """Layers a mask name, the densest mask first."""
+        counts = Counter(sorted(self.masks, key=lambda mask: -mask.kept_tiles))
+        names: dict[str, int] = {}
+        for mask, layers in counts.items():
+            names[mask.name] = names.get(mask.name, 0) + layers
+        return names
+
+    def check_fits(self, backbone: str, layers: int, grid: VideoGrid) -> None:
+        """Whether the plan is for this backbone, number of layers and grid; text may have any length.
+
+        Raises EvditError, with the shape that would fit.
+        """
+        if backbone != self.backbone:
+            raise EvditError(
+                f"the plan is for {self.backbone}, not for {backbone}: masks belong to one backbone",
+                where=self.origin,
+                next_steps=[f"--model {self.backbone}", f"a plan made with --model {backbone}"],
+            )
+        if layers != len(self.masks):
+            raise EvditError(
+                f"the plan has {len(self.masks)} layers, {backbone} has {layers}: a plan has one mask a layer",
+                where=self.origin,
+                next_steps=[f"a plan made on this {backbone}"],
+            )
+        own, asked = self.grid, grid
+        if (asked.frames, asked.rows, asked.cols) != (own.frames, own.rows, own.cols):
+            raise EvditError(
+                f"a video of {asked.frames} latent frames of {asked.rows} x {asked.cols} tokens does not fit the plan: "
+                f"it is for {own.frames} latent frames of {own.rows} x {own.cols}",
+                where=self.origin,
+                next_steps=[
+                    f"a size that gives {own.frames} latent frames of {own.rows} x {own.cols} tokens",
+                    "a plan made at this size",
+                    "--masks none",
+                ],
+            )
+
+    def check_weights(self, digest: str, lineage: Collection[str] = (), allow_other: bool = False) -> None:
+        """Whether the plan was searched on the weights `digest`, or on weights that these came from (`lineage`).
+
+        Distillation changes weights and leaves a plan right. Raises EvditError unless `allow_other`.
+        """
+        if self.searched_on is None or allow_other or self.searched_on == digest or self.searched_on in lineage:
+            return
+        raise EvditError(
+            f"the plan was searched on weights {self.searched_on[:12]}, these are {digest[:12]} and did not come from them",
+            where=self.origin,
+            next_steps=["--allow-other-weights", "a plan searched on these weights"],
+        )

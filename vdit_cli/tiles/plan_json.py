@@ -1,0 +1,191 @@
+"""The plan file: from its bytes to checked values. Everything that is not a whole, consistent plan is refused here."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vdit_cli.artifacts.digest import content_digest
+from vdit_cli.errors import EvditError, nearest
+from vdit_cli.tiles.grid import VideoGrid
+from vdit_cli.tiles.mask import TileMask
+
+SCHEMA = "evdit.mask-plan/1"
+PLAN_FILE = "plan.json"
+KEYS: dict[str, tuple[tuple[type, ...], str]] = {
+    "schema": ((str,), "a text"),
+    "backbone": ((str,), "a text"),
+    "layer_count": ((int,), "a whole number"),
+    "grid": ((dict,), "an object"),
+    "searched_on": ((str, type(None)), "a text or null"),
+    "made_by": ((dict,), "an object"),
+    "predicted": ((dict,), "an object"),
+    "layers": ((list,), "a list"),
+    "digest": ((str,), "a text"),
+}
+"""Every key of a plan, the types that its value may have, and their name."""
+
+LAYER_KEYS = ("mask", "global_frames")
+GRID_KEYS = ("frames", "rows", "cols", "text_before", "text_after")
+
+
+def plan_file(path: Path) -> Path:
+    """`path` itself, or plan.json inside it where it is a folder. Raises EvditError where there is none."""
+    if not path.is_dir():
+        return path
+    if not (path / PLAN_FILE).is_file():
+        raise EvditError(
+            f"{path} holds no {PLAN_FILE}: a folder is taken as a plan when a search wrote one into it",
+            where=str(path),
+            next_steps=["the folder of a run that made a plan", "a plan file", "a mask name such as 1:7"],
+        )
+    return path / PLAN_FILE
+
+
+def read_text(file: Path) -> str:
+    """The text of `file`. Raises EvditError where it can't be read or is empty."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise EvditError(f"{file.name} is no plan: it is not UTF-8 text", where=str(file)) from error
+    except OSError as error:
+        raise EvditError(f"{file} can't be read: {error.strerror or error}", where=str(file)) from error
+    if not text.strip():
+        raise EvditError(f"{file.name} is empty: a plan is a JSON object", where=str(file))
+    return text
+
+
+def parse(text: str, origin: str) -> dict[str, Any]:
+    """The JSON object in `text`. Raises EvditError for other text, NaN or infinite numbers, and keys named twice."""
+
+    def refuse_number(literal: str) -> NoReturn:
+        raise ValueError(f"{literal} is no JSON number")
+
+    def finite(literal: str) -> float:
+        number = float(literal)
+        if not math.isfinite(number):
+            refuse_number(literal)
+        return number
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        for key in content:
+            if sum(key == other for other, _ in pairs) > 1:
+                raise ValueError(f"the key {key!r} stands twice")
+        return content
+
+    try:
+        document = json.loads(text, parse_constant=refuse_number, parse_float=finite, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise EvditError(f"not a plan: it is not JSON ({error})", where=origin) from error
+    if not isinstance(document, dict):
+        raise EvditError(f"not a plan: it is a JSON {type(document).__name__}, a plan is an object", where=origin)
+    return document
+
+
+def check_content(document: dict[str, Any], origin: str) -> tuple[VideoGrid, tuple[TileMask, ...]]:
+    """Grid and masks of a plan; the other keys are checked in place, and the digest is left to `check_seal`.
+
+    Raises EvditError with the file, and the layer where there is one.
+    """
+    if document.get("schema") != SCHEMA:
+        raise EvditError(
+            f"unknown schema {document.get('schema')!r}: a plan of this version is {SCHEMA!r}",
+            where=origin,
+            next_steps=["a plan made by this version of evdit", "a newer evdit"],
+        )
+    check_keys(document, tuple(key for key in KEYS if key != "digest"), ("digest",), origin)
+    for key, value in document.items():
+        types, name = KEYS[key]
+        if not isinstance(value, types) or isinstance(value, bool):
+            raise EvditError(f"{key} is {_brief(value)}: it must be {name}", where=f"{origin} {key}")
+    if document["layer_count"] != len(document["layers"]) or not document["layers"]:
+        raise EvditError(
+            f"layer_count is {document['layer_count']} and {len(document['layers'])} layers are listed: "
+            "a plan lists each of at least one layer",
+            where=f"{origin} layers",
+        )
+    grid = read_grid(document["grid"], f"{origin} grid")
+    layers = enumerate(document["layers"])
+    return grid, tuple(read_layer(layer, grid, f"{origin} layer {index}") for index, layer in layers)
+
+
+def check_seal(document: dict[str, Any], origin: str) -> None:
+    """Raises EvditError where the digest of a plan is missing or is not that of its content."""
+    content = {key: value for key, value in document.items() if key != "digest"}
+    try:
+        expected = content_digest(content)
+    except UnicodeEncodeError as error:
+        raise EvditError("not a plan: a text in it is not valid Unicode", where=origin) from error
+    found = document.get("digest")
+    if found != expected:
+        told = "no digest" if found is None else f"digest {_brief(found)}"
+        raise EvditError(
+            f"the plan has {told}, its content has {expected[:12]}: it was changed after it was sealed",
+            where=f"{origin} digest",
+            next_steps=[f"evdit masks seal {origin}  (if you made the change)"],
+        )
+
+
+def read_grid(value: dict[str, Any], origin: str) -> VideoGrid:
+    """The grid in JSON form. Raises EvditError for sizes that are no grid."""
+    check_keys(value, GRID_KEYS, (), origin)
+    try:
+        return VideoGrid(**value)
+    except ValueError as error:
+        raise EvditError(str(error), where=origin) from error
+
+
+def read_layer(value: Any, grid: VideoGrid, origin: str) -> TileMask:
+    """The mask of one layer: its global frames, which its name must agree with. Raises EvditError."""
+    if not isinstance(value, dict):
+        raise EvditError(f"the layer is {_brief(value)}: it must be an object", where=origin)
+    check_keys(value, LAYER_KEYS, (), origin)
+    frames = value["global_frames"]
+    if not isinstance(frames, list):
+        raise EvditError(f"global_frames is {_brief(frames)}: it must be a list of frame numbers", where=origin)
+    try:
+        mask = TileMask(grid.frames, tuple(frames))
+    except (ValueError, TypeError) as error:
+        raise EvditError(str(error), where=origin) from error
+    if list(mask.global_frames) != frames:
+        raise EvditError(f"global_frames {_brief(frames)} are not in order: write them sorted", where=origin)
+    if value["mask"] != mask.name:
+        raise EvditError(
+            f"mask {_brief(value['mask'])} and global_frames {_brief(frames)} disagree: these frames make {mask.name}",
+            where=origin,
+            next_steps=[f'"mask": "{mask.name}"', *_frames_of(value["mask"], grid.frames)],
+        )
+    return mask
+
+
+def check_keys(value: dict[str, Any], needed: tuple[str, ...], optional: tuple[str, ...], origin: str) -> None:
+    """Raises EvditError for a key that is missing, or unknown (with the nearest name)."""
+    known = (*needed, *optional)
+    for key in value:
+        if key not in known:
+            raise EvditError(
+                f"unknown key {key!r}: it is none of {', '.join(known)}",
+                where=origin,
+                next_steps=nearest(key, known, 1),
+            )
+    for key in needed:
+        if key not in value:
+            raise EvditError(f"{key} is missing: a plan needs it", where=origin)
+
+
+def _frames_of(name: Any, frames: int) -> list[str]:
+    """The global_frames that the mask called `name` has, as a line to paste; nothing where it names no mask."""
+    try:
+        mask = TileMask.parse(str(name), frames)
+    except EvditError:
+        return []
+    return [f'"global_frames": {list(mask.global_frames)}']
+
+
+def _brief(value: Any) -> str:
+    """A JSON value in at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
