@@ -67,7 +67,7 @@ def test_a_point_of_data_is_found_from_any_noise(name, kind, steps):
         x_in = scheduler.scale_model_input(x, t)
         a, s = (_between(table, float(t)) for table in (schedule.alphas, schedule.sigmas))
         x = scheduler.step(target(kind, c, (x_in - a * c) / s, a, s), t, x, **draws).prev_sample
-    # diffusers' DDIM ends at timestep 0, not at clean data, where the count does not divide 1000: sigma_0 = .01 is left.
+    # diffusers' DDIM ends at timestep 0, not at clean data, where the count does not divide 1000: sigma_0 = .01 stays.
     left = 5 * schedule.sigmas[0].item() if name == "ddim" and 1000 % steps else 0.02
     torch.testing.assert_close(x, c, atol=left, rtol=0)
 

@@ -1,0 +1,131 @@
+"""The denoising loop, judged by the closed form for Gaussian data and by its promises about seeds and batches."""
+
+import pytest
+import torch
+
+from tests.sampling.fakes import GaussianBackbone
+from vdit_cli.backbones.base import TextStates
+from vdit_cli.diffusion.solvers import SCHEDULERS
+from vdit_cli.errors import FAILED, INTERRUPTED, EvditError, Interrupted
+from vdit_cli.sampling.noise import generators_for, initial_noise
+from vdit_cli.sampling.sample import SampleSpec, sample
+from vdit_cli.timing import Silent
+
+
+def _spec(**changes) -> SampleSpec:
+    return SampleSpec(
+        **{
+            "video_frames": 5,
+            "height": 16,
+            "width": 16,
+            "steps": 20,
+            "guidance": 1.0,
+            "scheduler": "ddim",
+            **changes,
+        }
+    )
+
+
+def _run(backbone, spec, prompts, seeds, progress=None):
+    text, null = backbone.encode_text(prompts), backbone.encode_text([""])
+    null_text = null if spec.guided else None
+    return sample(backbone, spec, text, null_text, generators_for(seeds), progress or Silent())
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("steps", [1, 4, 20])
+def test_ddim_equals_the_closed_form(prediction_type, steps):
+    backbone = GaussianBackbone(prediction_type)
+    made = _run(backbone, _spec(steps=steps), ["7"], [3])
+    start = initial_noise((4, 2, 2, 2), generators_for([3]), "cpu")
+    timesteps = [round(1000 - i * 1000 / steps) - 1 for i in range(steps)]
+    torch.testing.assert_close(made.double(), backbone.ddim_path(start, 0.7, timesteps), atol=2e-4, rtol=2e-4)
+
+
+def test_guidance_equals_the_closed_form_of_the_extrapolated_mean():
+    """Both branches are affine in the mean, so guidance w is the unguided path of the mean w m."""
+    backbone = GaussianBackbone()
+    guided = _run(backbone, _spec(guidance=3.0), ["2"], [0])
+    plain = _run(backbone, _spec(), ["6"], [0])
+    torch.testing.assert_close(guided, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_guidance_makes_one_call_of_both_branches_and_without_it_there_is_no_null_branch():
+    backbone = GaussianBackbone()
+    _run(backbone, _spec(guidance=3.0, steps=2), ["2", "33"], [0, 1])
+    assert backbone.batches == [4, 4]
+    backbone.batches.clear()
+    _run(backbone, _spec(steps=2), ["2", "33"], [0, 1])
+    assert backbone.batches == [2, 2]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_video_does_not_depend_on_its_batch(scheduler):
+    spec = _spec(scheduler=scheduler, guidance=2.0, steps=6)
+    prompts, seeds = ["1", "2", "3"], [5, 6, 7]
+    together = _run(GaussianBackbone(), spec, prompts, seeds)
+    for row in range(3):
+        alone = _run(GaussianBackbone(), spec, prompts[row : row + 1], seeds[row : row + 1])
+        torch.testing.assert_close(together[row : row + 1], alone, atol=1e-3, rtol=0)
+    assert torch.equal(together, _run(GaussianBackbone(), spec, prompts, seeds))
+
+
+def test_each_video_draws_its_own_noise():
+    spec = _spec(scheduler="euler-ancestral", steps=6)
+    same_seed = _run(GaussianBackbone(), spec, ["1", "1"], [5, 5])
+    torch.testing.assert_close(same_seed[0], same_seed[1])
+    other_seed = _run(GaussianBackbone(), spec, ["1", "1"], [5, 6])
+    assert (other_seed[0] - other_seed[1]).abs().max() > 0.1
+    ddim = _run(GaussianBackbone(), _spec(steps=6), ["1"], [5])
+    assert (ddim[0] - same_seed[0]).abs().max() > 0.01
+
+
+def test_many_samples_have_the_mean_and_spread_of_the_data():
+    """The ancestral scheduler adds noise at each step: what comes out must still be the data's distribution."""
+    made = _run(GaussianBackbone(), _spec(scheduler="euler-ancestral", steps=100), ["7"] * 64, range(64))
+    assert made.mean().item() == pytest.approx(0.7, abs=0.03)
+    assert made.std().item() == pytest.approx(0.5, abs=0.05)
+
+
+class _StopAfter(Silent):
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+        self.notes: list[str] = []
+
+    def advance(self, note: str = "") -> None:
+        self.left -= 1
+        self.notes.append(note)
+
+    def should_stop(self) -> bool:
+        return self.left <= 0
+
+
+def test_the_first_ctrl_c_stops_after_the_step_at_hand():
+    backbone, progress = GaussianBackbone(), _StopAfter(3)
+    with pytest.raises(Interrupted, match="step 3 of 20") as caught:
+        _run(backbone, _spec(), ["1"], [0], progress)
+    assert caught.value.exit_code == INTERRUPTED
+    assert len(backbone.batches) == 3
+    assert all(note.endswith("s a step") for note in progress.notes)
+
+
+def test_a_stop_in_the_last_step_loses_nothing():
+    assert _run(GaussianBackbone(), _spec(steps=3), ["1"], [0], _StopAfter(3)).shape == (1, 4, 2, 2, 2)
+
+
+def test_latents_that_are_not_finite_are_an_error():
+    backbone = GaussianBackbone()
+    broken = TextStates(torch.full((1, 2, 1), float("nan")), torch.ones(1, 2, dtype=torch.long))
+    with pytest.raises(EvditError, match="not finite after 2 steps in float32") as caught:
+        sample(backbone, _spec(steps=2), broken, None, generators_for([0]), Silent())
+    assert caught.value.exit_code == FAILED
+
+
+def test_wrong_calls_are_refused():
+    backbone = GaussianBackbone()
+    text = backbone.encode_text(["1", "2"])
+    with pytest.raises(ValueError, match="2 prompts for 1 generators"):
+        sample(backbone, _spec(), text, None, generators_for([0]), Silent())
+    with pytest.raises(ValueError, match="needs a null text"):
+        sample(backbone, _spec(guidance=2.0), text, None, generators_for([0, 1]), Silent())
