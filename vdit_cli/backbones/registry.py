@@ -26,7 +26,10 @@ MT5_XXL = (
     NeededFile("mt5-xxl/spiece.model", 4_300_000),
     NeededFile("mt5-xxl/pytorch_model.bin", 51_600_000_000),
 )
-RELEASED_VAE = (NeededFile("vae/config.json", 2_000), NeededFile("vae/diffusion_pytorch_model.safetensors", 960_000_000))
+RELEASED_VAE = (
+    NeededFile("vae/config.json", 2_000),
+    NeededFile("vae/diffusion_pytorch_model.safetensors", 960_000_000),
+)
 RELEASED_TRANSFORMER_BYTES = 11_100_000_000
 
 ENTRIES: tuple[BackboneEntry, ...] = (

@@ -75,7 +75,7 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How to open a model; the size (pixels, pixel frames) chooses between folders of weights that are for one size each."""
+    """How to open a model; the size (pixels, pixel frames) chooses between folders made for one size each."""
 
     device: str = "auto"
     dtype: Any = "auto"

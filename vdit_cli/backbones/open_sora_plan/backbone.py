@@ -1,0 +1,244 @@
+"""Open-Sora-Plan v1.2 as a backbone: configurations are read when it opens, weights when a part is first needed.
+
+Letters: B batch, C channels, F latent frames, T pixel frames, h, w latent height and width, L text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from vdit_cli.artifacts.digest import weights_digest
+from vdit_cli.attention.bind import Attend, Case, bind
+from vdit_cli.backbones.base import TextStates
+from vdit_cli.backbones.devices import pick_device, pick_dtype
+from vdit_cli.backbones.open_sora_plan import loading, transformer_config
+from vdit_cli.backbones.open_sora_plan.folders import ModelFolders
+from vdit_cli.backbones.open_sora_plan.offload import Part, Parts, open_streamed
+from vdit_cli.backbones.open_sora_plan.opening import Trained, find_model, transformer_of
+from vdit_cli.backbones.open_sora_plan.text import TextEncoder
+from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
+from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
+from vdit_cli.backbones.open_sora_plan.vae_config import VaeConfig
+from vdit_cli.backbones.sources import LoadOptions, ModelSource
+from vdit_cli.diffusion.prediction import kind_of
+from vdit_cli.errors import EvditError
+from vdit_cli.tiles.grid import VideoGrid
+from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.plan import MaskPlan
+
+LATENT_SCALE = 0.18215
+"""What latents are multiplied by where the VAE's config has no `scaling_factor`. Source: Open-Sora-Plan v1.2.0."""
+
+
+def load(source: ModelSource, options: LoadOptions) -> OpenSoraPlan:
+    """Open the model: device, folders and configurations are checked, no weight is read.
+
+    Raises EvditError: 2 for a bad argument or configuration, 3 for missing weights or an absent device.
+    """
+    device = pick_device(options.device)
+    trained = transformer_of(options.checkpoint) if options.checkpoint else None
+    return OpenSoraPlan(
+        find_model(source, options),
+        device=device,
+        dtype=pick_dtype(options.dtype, device),
+        offload=options.offload,
+        vae_tiling=options.vae_tiling,
+        trained=trained,
+    )
+
+
+class OpenSoraPlan:
+    """A text-to-video model of a T5 encoder, an OpenSoraT2V transformer and a causal VAE; a `base.Backbone`.
+
+    `trained` takes the place of the folder's own transformer. Attributes of the protocol: `name`, `defaults`,
+    `prediction`, `scheduler_config`, `device`, `dtype`.
+    """
+
+    def __init__(
+        self,
+        folders: ModelFolders,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        offload: str = "none",
+        vae_tiling: bool = False,
+        trained: Trained | None = None,
+    ) -> None:
+        self.name = folders.name
+        self.defaults = folders.defaults
+        self.scheduler_config = folders.scheduler_config
+        self.prediction = kind_of(folders.scheduler_config.get("prediction_type", "epsilon"))
+        self.device = device
+        self.dtype = dtype
+        self.vae_tiling = vae_tiling
+        self.folders = folders
+        self.transformer_folder = trained.folder if trained else folders.transformer
+        self.lineage = trained.lineage if trained else ()
+        self.transformer_config = transformer_config.complete(loading.read_config(self.transformer_folder))
+        self.vae_config = loading.read_config(folders.vae)
+        built = VaeConfig.read(self.vae_config)
+        self.time_ratio, self.space_ratio = built.ratios
+        if self.transformer_config["in_channels"] != built.embed_dim:
+            raise EvditError(
+                f"the VAE makes latents of {built.embed_dim} channels: "
+                f"the transformer takes {self.transformer_config['in_channels']}",
+                where=str(folders.vae / "config.json"),
+            )
+        self.latent_scale = _latent_scale(self.vae_config, str(folders.vae / "config.json"))
+        self._attends: tuple[Attend, ...] = ()
+        loaders: dict[str, Callable[[], Part]] = {
+            "text": self._load_text,
+            "transformer": self._load_transformer,
+            "vae": self._load_vae,
+        }
+        self.parts = Parts(loaders, device, offload)
+
+    @property
+    def layers(self) -> int:
+        """Transformer blocks, and so attention sites."""
+        return self.transformer_config["num_layers"]
+
+    @property
+    def transformer(self) -> OpenSoraT2V:
+        """The transformer, loaded if it is not; with offload it may be another object later."""
+        return cast(OpenSoraT2V, self.parts.get("transformer"))
+
+    @property
+    def vae(self) -> CausalVAEModel:
+        """The VAE, loaded if it is not; with offload it may be another object later."""
+        return cast(CausalVAEModel, self.parts.get("vae"))
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """Digest of the transformer's weights, which a plan was searched on; reads the whole file once."""
+        return weights_digest(self.transformer_folder)
+
+    def resident(self, part: str) -> AbstractContextManager[None]:
+        """Inside the block the part ("text", "transformer" or "vae") is on the device; offload decides what follows."""
+        return self.parts.resident(part)
+
+    def part_bytes(self, part: str) -> int:
+        """Bytes of a part's weights once loaded, from file headers alone. Raises EvditError for damaged files."""
+        if part == "text":
+            return TextEncoder.weights_bytes(self._text_folder, self._text_dtype)
+        folder = {"transformer": self.transformer_folder, "vae": self.folders.vae}[part]
+        shapes = loading.stored_shapes(folder).values()
+        return sum(torch.Size(shape).numel() for shape in shapes) * self.dtype.itemsize
+
+    def latent_shape(self, video_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(C, F, h, w) of the latents of a video of T frames and height x width pixels.
+
+        Raises EvditError (2), naming the nearest sizes, for one that the model can't make.
+        """
+        step = self.time_ratio
+        if video_frames < 1 or (video_frames - 1) % step:
+            raise EvditError(
+                f"{video_frames} frames do not fit {self.name}: video frames must be {step}k+1",
+                where=f"--frames {video_frames}",
+                next_steps=[f"--frames {frames + 1}" for frames in _around(video_frames - 1, step, least=0)],
+            )
+        side = self.space_ratio * self.transformer_config["patch_size"]
+        for flag, size in (("height", height), ("width", width)):
+            if size < 1 or size % side:
+                raise EvditError(
+                    f"{flag} {size} does not fit {self.name}: it must be a multiple of {side}",
+                    where=f"--{flag} {size}",
+                    next_steps=[f"--{flag} {fitting}" for fitting in _around(size, side, least=side)],
+                )
+        channels = self.transformer_config["in_channels"]
+        return channels, (video_frames - 1) // step + 1, height // self.space_ratio, width // self.space_ratio
+
+    def grid(self, video_frames: int, height: int, width: int, text_tokens: int = 0) -> VideoGrid:
+        """The token grid of the self-attention; text takes no part in it here, so `text_tokens` is 0 as a rule."""
+        _, frames, latent_height, latent_width = self.latent_shape(video_frames, height, width)
+        patch = self.transformer_config["patch_size"]
+        return VideoGrid(frames, latent_height // patch, latent_width // patch, text_after=text_tokens)
+
+    def encode_text(self, prompts: Sequence[str]) -> TextStates:
+        """States (B, L, C) and mask of the prompts as they are given: put a prompt into the template beforehand."""
+        encoder = cast(TextEncoder, self.parts.get("text"))
+        return encoder.encode(list(prompts))
+
+    def denoise(self, x_BCFhw: Tensor, t_B: Tensor, text: TextStates) -> Tensor:
+        """The transformer's prediction for noisy latents at timesteps t, in the shape of x; differentiable."""
+        return self.transformer(x_BCFhw, t_B, text.states_BLC, text.mask_BL)
+
+    @torch.no_grad()
+    def encode_video(self, video_BCTHW: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Video in [-1, 1] to scaled latents (posterior sample, or its mean without a generator), (B, C, F, h, w)."""
+        posterior = self.vae.encode(video_BCTHW.to(self.device, self.dtype)).latent_dist
+        latents = posterior.mode() if generator is None else posterior.sample(generator)
+        return latents * self.latent_scale
+
+    @torch.no_grad()
+    def decode_video(self, latents_BCFhw: Tensor) -> Tensor:
+        """Scaled latents (B, C, F, h, w) to video in [-1, 1], (B, 3, T, H, W)."""
+        return self.vae.decode(latents_BCFhw.to(self.device, self.dtype) / self.latent_scale).sample.clamp(-1, 1)
+
+    def attention_sites(self) -> Sequence[nn.Module]:
+        """The self-attention modules in order, one a layer; loads the transformer."""
+        return [block.attn1 for block in self.transformer.transformer_blocks]
+
+    def apply_plan(
+        self, plan: MaskPlan, batch: int, kernel: str = "auto", needs_grad: bool = False
+    ) -> tuple[Attend, ...]:
+        """Bind each distinct mask of the plan once for a network batch of `batch`; returns one Attend a site.
+
+        The masks stay on their sites when offload reads the transformer again. Raises EvditError for a plan that does
+        not fit or a kernel that can't.
+        """
+        plan.check_fits(self.name, self.layers, plan.grid)
+        config = self.transformer_config
+        case = Case(
+            plan.grid,
+            config["num_attention_heads"],
+            config["attention_head_dim"],
+            batch,
+            self.dtype,
+            self.device,
+            needs_grad,
+        )
+        bound: dict[TileMask, Attend] = {mask: bind(mask, case, kernel) for mask in dict.fromkeys(plan.masks)}
+        self._attends = tuple(bound[mask] for mask in plan.masks)
+        if "transformer" in self.parts.loaded:
+            self._put_attends(self.transformer)
+        return self._attends
+
+    def _put_attends(self, transformer: OpenSoraT2V) -> None:
+        for block, attend in zip(transformer.transformer_blocks, self._attends, strict=True):
+            block.attn1.attend = attend
+
+    def _load_transformer(self) -> OpenSoraT2V:
+        if self.parts.offload == "block":
+            transformer = open_streamed(self.transformer_folder, self.dtype, self.device)
+        else:
+            transformer = OpenSoraT2V.from_pretrained(self.transformer_folder, self.dtype, self.device)
+        if self._attends:
+            self._put_attends(transformer)
+        return transformer
+
+    def _load_vae(self) -> CausalVAEModel:
+        vae = CausalVAEModel.from_pretrained(self.folders.vae, self.dtype, self.device)
+        if self.vae_tiling:
+            vae.enable_tiling()
+        return vae
+
+
+def _latent_scale(config: dict, where: str) -> float:
+    scale = config.get("scaling_factor", LATENT_SCALE)
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not scale > 0:
+        raise EvditError(f"scaling_factor is {scale!r}: it must be a number above 0", where=where)
+    return float(scale)
+
+
+def _around(value: int, step: int, least: int) -> list[int]:
+    """The multiples of `step` just below and above `value`, none under `least`, the nearer first."""
+    below = value // step * step
+    found = {max(least, below), max(least, below + step)}
+    return sorted(found, key=lambda multiple: abs(multiple - value))
