@@ -1,0 +1,101 @@
+"""SHA-256 digests of files, of JSON content and of the weights in a folder. No torch: tensors are read as bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vdit_cli.errors import ENVIRONMENT, EvditError
+
+CHUNK_BYTES = 1 << 22
+
+
+def file_digest(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_digest(content: Any) -> str:
+    """SHA-256 of dataclasses, dicts, lists, strings and numbers as canonical JSON (sorted keys, no spaces, UTF-8).
+
+    Equal content has an equal digest whatever its order of keys; 1 and 1.0 differ. Raises ValueError for NaN and
+    infinities and TypeError for what JSON can't say.
+    """
+    plain = asdict(content) if is_dataclass(content) and not isinstance(content, type) else content
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def weights_digest(folder: Path | str) -> str:
+    """SHA-256 over the (key, dtype, shape, bytes) of every tensor in a folder's safetensors files, sorted by key.
+
+    It does not depend on how the tensors are spread over shards, on their order in a file, or on the metadata.
+    `folder` may also be one safetensors file. Raises EvditError (exit 3) without weights, for a damaged file, and for
+    a key that stands twice.
+    """
+    folder = Path(folder)
+    files = [folder] if folder.is_file() else sorted(folder.glob("*.safetensors"))
+    places: dict[str, tuple[Path, int, dict[str, Any]]] = {}
+    for file in files:
+        start, tensors = safetensors_header(file)
+        for key, tensor in tensors.items():
+            if key in places:
+                raise damaged(file, f"the tensor {key} stands in {places[key][0].name} too")
+            places[key] = (file, start, tensor)
+    if not places:
+        raise EvditError(f"{folder} holds no safetensors weights", exit_code=ENVIRONMENT)
+    total = hashlib.sha256()
+    for key in sorted(places):
+        file, start, tensor = places[key]
+        total.update(content_digest([key, tensor["dtype"], tensor["shape"]]).encode("ascii"))
+        first, last = tensor["data_offsets"]
+        with file.open("rb") as opened:
+            opened.seek(start + first)
+            for chunk in chunks(opened, last - first):
+                total.update(chunk)
+    return total.hexdigest()
+
+
+def safetensors_header(file: Path) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Where a safetensors file's data begins, in bytes, and its tensors: key -> dtype, shape, data_offsets.
+
+    Raises EvditError (exit 3) for a file that is cut short or is not safetensors.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        head = opened.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        if not 2 <= length <= size - 8:
+            raise damaged(file, "its header is cut short")
+        try:
+            tensors = json.loads(opened.read(length))
+        except ValueError as error:
+            raise damaged(file, f"its header is not JSON: {error}") from error
+    tensors.pop("__metadata__", None)
+    end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+    if end != size:
+        raise damaged(file, f"it should have {end} bytes and has {size}")
+    return 8 + length, tensors
+
+
+def chunks(opened: BinaryIO, count: int) -> Iterator[bytes]:
+    """The next `count` bytes of an open file, a few MiB at a time."""
+    while count > 0:
+        chunk = opened.read(min(CHUNK_BYTES, count))
+        if not chunk:
+            return
+        count -= len(chunk)
+        yield chunk
+
+
+def damaged(file: Path, why: str) -> EvditError:
+    """The error for a safetensors file that can't be what was saved."""
+    return EvditError(
+        f"{file} is damaged: {why}", where=str(file), next_steps=["bring the file again"], exit_code=ENVIRONMENT
+    )

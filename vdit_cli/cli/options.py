@@ -1,0 +1,51 @@
+"""The flags that several commands share, and how a flag takes its help and default from the recipe's knob."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vdit_cli.knobs import find_knob, flag_name
+from vdit_cli.recipe import Recipe
+
+
+def knob_option(key: str, *extra: str, metavar: str | None = None) -> Any:
+    """The Typer option of a knob by its dotted key; declare the parameter with the default None (= not given).
+
+    `extra` are more names of the same flag ("-m"). A knob that is true or false also gets its `--no-` form.
+    Use: `steps: Annotated[int | None, knob_option("generate.steps")] = None`.
+    """
+    kind, found = find_knob(Recipe, key, key)
+    name = flag_name(Recipe, key)
+    default = getattr(section_of(key), found.name)
+    shown = "the model's" if default is None else default if isinstance(default, str) else json.dumps(default)
+    if kind is bool:
+        name, shown = f"{name}/--no-{name[2:]}", "yes" if default else "no"
+    help = f"{found.metadata['help']} [default: {shown}]"
+    return typer.Option(name, *extra, help=help, show_default=False, metavar=metavar)
+
+
+def section_of(key: str) -> Any:
+    """The section, with its defaults, in which the knob of a dotted key stands."""
+    at: Any = Recipe()
+    for name in key.split(".")[:-1]:
+        at = getattr(at, name)
+    return at
+
+
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="Where the result goes.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="A recipe file (YAML); flags and --set win over it.", show_default=False)
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Set any key of the recipe, as section.key=value; may be repeated.", show_default=False),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]

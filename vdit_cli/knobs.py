@@ -1,0 +1,301 @@
+"""What a knob is, and how the values of knobs are read from YAML, `--set` and flags, each with its origin. No torch.
+
+A section is a frozen dataclass of knobs; `root` below is the section that holds all others (`recipe.Recipe`). A key
+is the dotted path of a knob, `generate.steps`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from vdit_cli.errors import EvditError, nearest
+
+
+def knob(default: Any, help: str, *, flag: str | None = None, at_least: float | None = None) -> Any:
+    """A field of a section: its default, its help, its flag if that is not `--<field>`, and the least value allowed."""
+    notes = {"help": help, "flag": flag, "at_least": at_least}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=notes)
+    return field(default=default, metadata=notes)
+
+
+def section(kind: type, help: str) -> Any:
+    """A field that is itself a section, of the dataclass `kind`."""
+    return field(default_factory=kind, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """The options of one stage; `origins` says for each key where its value was set (a flag, or file:line key)."""
+
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def where(self, key: str) -> str | None:
+        """The origin of `key`, for the `from:` line of an error; None where it is the default."""
+        return self.origins.get(key)
+
+    def values(self) -> dict[str, Any]:
+        """Every knob's value by name, sections as nested dicts, without the origins."""
+        own = {each.name: getattr(self, each.name) for each in knobs(type(self))}
+        return {name: value.values() if isinstance(value, Section) else value for name, value in own.items()}
+
+
+SomeSection = TypeVar("SomeSection", bound=Section)
+
+
+def knobs(kind: type[Section]) -> list[Any]:
+    """The dataclass fields of a section that a recipe may set, in order."""
+    return [each for each in fields(kind) if each.name != "origins"]
+
+
+def flat(options: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every knob, nested sections opened."""
+    for each in knobs(type(options)):
+        value = getattr(options, each.name)
+        if isinstance(value, Section):
+            yield from flat(value, f"{prefix}{each.name}.")
+        else:
+            yield prefix + each.name, value
+
+
+def read(root: type[SomeSection], path: Path | None, sets: Iterable[str], flags: Mapping[str, Any]) -> SomeSection:
+    """The values of a recipe file, of `section.key=value` settings and of flags by dotted key (None = not given).
+
+    Raises EvditError (exit 2), with file and line, for an unknown key, a key set twice, a wrong type or a number out
+    of its bounds, and for a file that can't be read as UTF-8 YAML.
+    """
+    given: dict[str, tuple[Any, str]] = {}
+    if path is not None:
+        given.update(read_file(root, path))
+    for setting in sets:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            rule = f"{setting!r} sets nothing: it must be section.key=value"
+            raise EvditError(rule, where=f"--set {setting}", next_steps=["--set generate.steps=20"])
+        given.update(entries(root, compose(text, f"--set {setting}"), key.strip(), f"--set {setting}", None))
+    for key, value in flags.items():
+        if value is not None:
+            origin = flag_text(root, key, value)
+            given[key] = (checked(root, value, key, origin), origin)
+    return built(root, given)
+
+
+def built(kind: type[SomeSection], given: Mapping[str, tuple[Any, str]]) -> SomeSection:
+    """The section `kind` from (value, origin) by key, dotted where the key is of a section inside."""
+    values: dict[str, Any] = {}
+    for each in knobs(kind):
+        inner = {
+            key.removeprefix(each.name + "."): pair for key, pair in given.items() if key.startswith(each.name + ".")
+        }
+        if each.name in given:
+            values[each.name] = given[each.name][0]
+        elif inner:
+            values[each.name] = built(get_type_hints(kind)[each.name], inner)
+    return kind(**values, origins={key: origin for key, (_, origin) in given.items()})
+
+
+def find_knob(root: type[Section], key: str, where: str) -> tuple[Any, Any]:
+    """(type, dataclass field) of a dotted key; the type of "" is `root`. Raises EvditError for an unknown key."""
+    kind, found = root, None
+    for name in key.split(".") if key else []:
+        known = {each.name: each for each in knobs(kind)} if is_section(kind) else {}
+        if name not in known:
+            every = [known_key for known_key, _ in flat(root())]
+            raise EvditError(f"unknown key {key!r}: no stage has it", where=where, next_steps=nearest(key, every, 1))
+        kind, found = get_type_hints(kind)[name], known[name]
+    return kind, found
+
+
+def is_section(kind: Any) -> bool:
+    """Whether a type is one of the section dataclasses of this file."""
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """Safe YAML whose plain scalars are those of YAML 1.2: 1e-4 is a number; 1:7, no and 010 are text."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]
+)
+RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789")
+)
+RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+    ),
+    list("-+.0123456789"),
+)
+
+
+def read_file(root: type[Section], path: Path) -> dict[str, tuple[Any, str]]:
+    """(value, origin) by dotted key of a recipe file; an empty file sets nothing. Raises EvditError (exit 2)."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise EvditError(f"the recipe {path} can't be read: {why}", where=f"--config {path}") from error
+    node = compose(text, str(path))
+    return {} if node is None else dict(entries(root, node, "", str(path), path))
+
+
+def compose(text: str, where: str) -> yaml.Node | None:
+    """The node tree of YAML text, with its line marks. Raises EvditError for text that is not one YAML document."""
+    try:
+        return yaml.compose(text, RecipeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{where}:{mark.line + 1}" if mark else where
+        raise EvditError(f"not YAML: {getattr(error, 'problem', None) or error}", where=place) from error
+
+
+def entries(
+    root: type[Section], node: yaml.Node | None, key: str, origin: str, path: Path | None
+) -> Iterator[tuple[str, tuple[Any, str]]]:
+    """(dotted key, (value, origin)) of every leaf under a node that stands at `key`. Raises EvditError."""
+    where = f"{path}:{node.start_mark.line + 1} {key}".rstrip() if path and node else origin
+    kind, _ = find_knob(root, key, where)
+    if not is_section(kind):
+        yield key, (checked(root, plain(node, kind, where), key, where), where)
+        return
+    if node is None or node.tag == "tag:yaml.org,2002:null":
+        return
+    for name, child in mapping_items(node, key or "a recipe", where, path):
+        yield from entries(root, child, f"{key}.{name}".lstrip("."), origin, path)
+
+
+def mapping_items(node: yaml.Node, what: str, where: str, path: Path | None) -> Iterator[tuple[str, yaml.Node]]:
+    """(name, node) of a mapping's entries. Raises EvditError for another node and for a key that stands twice."""
+    if not isinstance(node, yaml.MappingNode):
+        raise EvditError(
+            f"{what} must be a mapping of keys to values", where=where, next_steps=["generate:\\n  steps: 20"]
+        )
+    seen: set[str] = set()
+    for name, child in node.value:
+        line = f"{path}:{name.start_mark.line + 1}" if path else where
+        if not isinstance(name, yaml.ScalarNode) or name.value in seen:
+            text = name.value if isinstance(name, yaml.ScalarNode) else "a list or mapping"
+            why = "stands twice" if text in seen else "is no key"
+            raise EvditError(f"{text!r} {why} in {what}", where=line)
+        seen.add(name.value)
+        yield name.value, child
+
+
+def plain(node: yaml.Node | None, kind: Any, where: str) -> Any:
+    """The Python value of a leaf; a scalar for a knob of text is taken as it is written (1:7 stays "1:7")."""
+    if node is None:
+        return None
+    if isinstance(node, yaml.ScalarNode):
+        takes_text = any(member is str or isinstance(member, str) for member in members(kind))
+        if takes_text and not (node.tag == "tag:yaml.org,2002:null" and type(None) in members(kind)):
+            return node.value
+    for inner in walk(node):
+        if isinstance(inner, yaml.MappingNode):
+            list(mapping_items(inner, "a mapping", where, None))
+    try:
+        return RecipeLoader("").construct_document(node)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise EvditError(
+            f"this value can't be read: {getattr(error, 'problem', None) or error}", where=where
+        ) from error
+
+
+def walk(node: yaml.Node) -> Iterator[yaml.Node]:
+    """A node and all the nodes inside it, each once."""
+    seen, waiting = set(), [node]
+    while waiting:
+        at = waiting.pop()
+        if id(at) in seen:
+            continue
+        seen.add(id(at))
+        yield at
+        if isinstance(at, yaml.SequenceNode):
+            waiting += at.value
+        elif isinstance(at, yaml.MappingNode):
+            waiting += [inner for pair in at.value for inner in pair]
+
+
+def members(kind: Any) -> tuple[Any, ...]:
+    """The types of a union, the values of a Literal, else the type itself."""
+    return get_args(kind) if get_origin(kind) in (UnionType, Union, Literal) else (kind,)
+
+
+def checked(root: type[Section], value: Any, key: str, where: str) -> Any:
+    """`value` in the type of the knob `key`. Raises EvditError for another type, for NaN, infinity, or too little."""
+    kind, found = find_knob(root, key, where)
+    least = found.metadata.get("at_least")
+    for member in members(kind):
+        fits, cast = fit(value, member)
+        if fits and (least is None or cast is None or cast >= least):
+            return cast
+    rule = describe(kind) + (f", at least {least}" if least is not None else "")
+    raise EvditError(f"{key} is {value!r}: it must be {rule}", where=where)
+
+
+def fit(value: Any, kind: Any) -> tuple[bool, Any]:
+    """Whether a value is of one plain type (or is that one value of a Literal), and the value in it."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is float:
+        return number, float(value) if number else value
+    if kind is int:
+        return number and isinstance(value, int), value
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and is_json(value), value
+    if get_origin(kind) is tuple:
+        item = get_args(kind)[0]
+        inside = [fit(each, item) for each in value] if isinstance(value, list | tuple) else [(False, None)]
+        return all(fits for fits, _ in inside), tuple(cast for _, cast in inside)
+    if isinstance(kind, type):
+        return isinstance(value, kind), value
+    return value == kind, value
+
+
+def is_json(value: Any) -> bool:
+    """Whether JSON can say a value and its numbers are finite."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def describe(kind: Any) -> str:
+    """A type in words: "a whole number or null"."""
+    words = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", type(None): "null"}
+    if get_origin(kind) is tuple:
+        return f"a list, each item {describe(get_args(kind)[0])}"
+    if get_origin(kind) is dict:
+        return "a mapping"
+    named = [words.get(member, str(member)) for member in members(kind)]
+    return named[0] if len(named) == 1 else ", ".join(named[:-1]) + f" or {named[-1]}"
+
+
+def flag_name(root: type[Section], key: str) -> str:
+    """The flag of a knob by its dotted key: `--frames` of `generate.video_frames`."""
+    _, found = find_knob(root, key, key)
+    return found.metadata.get("flag") or "--" + found.name.replace("_", "-")
+
+
+def flag_text(root: type[Section], key: str, value: Any) -> str:
+    """The flag of a knob as it was typed: `--frames 31`, `--no-strict`."""
+    name = flag_name(root, key)
+    if isinstance(value, bool):
+        return name if value else f"--no-{name[2:]}"
+    return f"{name} {shlex.quote(str(value))}"
