@@ -193,7 +193,7 @@ def strided(frames: int, k: int) -> TileMask | None:
 
 
 FAMILIES: dict[str, Callable[[int, int], TileMask | None]] = {"strided": strided}
-"""Mask families: (frames, k) to the family's mask, or None where it has none. A name without a family means the first."""
+"""Mask families: (frames, k) to the family's mask, or None where it has none. A bare name means the first family."""
 
 
 def family_masks(frames: int, family: str = "strided") -> list[TileMask]:

@@ -155,7 +155,7 @@ class MaskPlan:
         if self.searched_on is None or allow_other or self.searched_on == digest or self.searched_on in lineage:
             return
         raise EvditError(
-            f"the plan was searched on weights {self.searched_on[:12]}, these are {digest[:12]} and did not come from them",
+            f"the plan was searched on weights {self.searched_on[:12]}, not on {digest[:12]} or their origin",
             where=self.origin,
             next_steps=["--allow-other-weights", "a plan searched on these weights"],
         )

@@ -1,0 +1,112 @@
+"""Bind a tile mask to a kernel once, before the loop: the kernel is chosen, and why others were not is kept.
+
+Letters: B batch, N tokens, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vdit_cli.attention.order import Order, from_order, to_order
+from vdit_cli.errors import ENVIRONMENT, EvditError, unknown_name
+from vdit_cli.tiles.grid import VideoGrid
+from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.passes import Pass, passes, token_order
+
+KERNELS: tuple[str, ...] = ("sdpa",)
+"""Kernels in order of preference; each is a file of its name in attention/kernels/ with NAME, supports and run."""
+
+Run = Callable[[Tensor, Tensor, Tensor, tuple[Pass, ...]], Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a kernel is asked: the shape and type of an attention call, and whether gradients are wanted."""
+
+    grid: VideoGrid
+    heads: int
+    head_dim: int
+    batch: int
+    dtype: torch.dtype
+    device: torch.device
+    needs_grad: bool = False
+
+
+@dataclass(frozen=True)
+class Attend:
+    """A mask bound to a kernel, plain data: call it with q, k, v of (B, N, H, D), tokens in the order of the grid.
+
+    `refused` holds (kernel, reason) for each kernel that was asked for or preferred and could not take the case.
+    """
+
+    mask: TileMask
+    case: Case
+    kernel: str
+    refused: tuple[tuple[str, str], ...]
+    passes: tuple[Pass, ...] = field(repr=False)
+    order: Order = field(repr=False)
+    run: Run = field(repr=False, compare=False)
+
+    def __call__(self, q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor) -> Tensor:
+        """Softmax attention over the kept pairs, scaled by D ** -0.5: (B, N, H, D). Raises ValueError for other sizes."""
+        if not q_BNHD.shape == k_BNHD.shape == v_BNHD.shape or not q_BNHD.dtype == k_BNHD.dtype == v_BNHD.dtype:
+            raise ValueError(f"q, k, v differ: {[(tuple(x.shape), x.dtype) for x in (q_BNHD, k_BNHD, v_BNHD)]}")
+        if q_BNHD.shape[1] != self.case.grid.tokens:
+            raise ValueError(f"{q_BNHD.shape[1]} tokens: the mask was bound for {self.case.grid}")
+        ordered = (to_order(x, self.order) for x in (q_BNHD, k_BNHD, v_BNHD))
+        return from_order(self.run(*ordered, self.passes), self.order)
+
+    def receipt(self) -> dict[str, Any]:
+        """What runs in this site, as JSON: kernel, mask, shares and numbers of tiles, kernels refused and why."""
+        return {
+            "kernel": self.kernel,
+            "mask": self.mask.name,
+            "global_frames": list(self.mask.global_frames),
+            "kept_share": self.mask.kept_share,
+            "skipped_share": self.mask.skipped_share,
+            "tiles_computed": self.mask.kept_tiles,
+            "tiles_skipped": self.mask.frames**2 - self.mask.kept_tiles,
+            "refused": dict(self.refused),
+        }
+
+
+def bind(mask: TileMask, case: Case, kernel: str = "auto") -> Attend:
+    """Choose the kernel that computes `mask` exactly for `case`: `kernel`, or the first of KERNELS that takes it.
+
+    A kernel asked for that can't take the case is answered by the next one, and the refusal is kept. Raises EvditError
+    for an unknown name (exit 2) and where no kernel takes the case (exit 3).
+    """
+    if kernel not in ("auto", *KERNELS):
+        raise unknown_name("kernel", kernel, ("auto", *KERNELS), where="--kernel")
+    refused = []
+    for name in sorted(KERNELS, key=lambda known: known != kernel):
+        module = kernel_module(name)
+        reason = module.supports(case)
+        if reason is None:
+            order = (range(case.grid.tokens),) if mask.is_dense else token_order(mask, case.grid)
+            return Attend(mask, case, name, tuple(refused), passes(mask, case.grid), order, module.run)
+        refused.append((name, reason))
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused)
+    raise EvditError(f"no kernel takes this attention ({reasons})", where="--kernel", exit_code=ENVIRONMENT)
+
+
+def kernel_module(name: str) -> ModuleType:
+    """The module of the kernel called `name` in KERNELS."""
+    return import_module(f"vdit_cli.attention.kernels.{name}")
+
+
+def tile_attention(
+    q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, mask: TileMask, grid: VideoGrid, kernel: str = "auto"
+) -> Tensor:
+    """Attention of (B, N, H, D) over the pairs that `mask` keeps on `grid`: `bind` and call in one line."""
+    batch, _, heads, head_dim = q_BNHD.shape
+    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q_BNHD, k_BNHD, v_BNHD))
+    case = Case(grid, heads, head_dim, batch, q_BNHD.dtype, q_BNHD.device, needs_grad)
+    return bind(mask, case, kernel)(q_BNHD, k_BNHD, v_BNHD)

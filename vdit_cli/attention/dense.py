@@ -1,0 +1,172 @@
+"""Dense attention that also returns its log-sum-exp, forward and backward, by torch's own operators.
+
+Letters: B batch, H heads, Q queries, K keys, D head width. `lse_BHQ` is the logarithm of the sum of exponentials of a
+query's scores, float32 (float64 for float64 inputs): with it, attention over two sets of keys can be joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.backends import cuda
+
+aten = torch.ops.aten
+HALVES = (torch.float16, torch.bfloat16)
+CHUNK_SCORES = 1 << 22
+"""Most scores that the chunked call holds at a time."""
+
+
+@dataclass(frozen=True)
+class DenseCall:
+    """One way to compute dense attention over (B, H, Q, D), (B, H, K, D), (B, H, K, D).
+
+    `takes(q, k, v)` says whether it can, `forward(q, k, v, scale)` gives (out_BHQD, lse_BHQ), and
+    `backward(grad_BHQD, q, k, v, out_BHQD, lse_BHQ, scale)` gives (dq, dk, dv). Backward is exact for a *part* of the
+    keys, too, when out and lse are those of all keys.
+    """
+
+    name: str
+    takes: Callable[[Tensor, Tensor, Tensor], bool]
+    forward: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
+
+
+def pick(q: Tensor, k: Tensor, v: Tensor) -> DenseCall:
+    """The first of DENSE_CALLS that takes these (B, H, Q, D), (B, H, K, D), (B, H, K, D); the last one takes all."""
+    return next(call for call in DENSE_CALLS if call.takes(q, k, v))
+
+
+def _cpu_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    return q.device.type == "cpu" and q.dtype in (*HALVES, torch.float32, torch.float64)
+
+
+def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
+
+
+def _cpu_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return aten._scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, out, lse, 0.0, False, scale=scale)
+
+
+def _params(q: Tensor, k: Tensor, v: Tensor) -> cuda.SDPAParams:
+    return cuda.SDPAParams(q, k, v, None, 0.0, False, False)
+
+
+def _cudnn_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    return q.is_cuda and q.dtype in HALVES and cuda.can_use_cudnn_attention(_params(q, k, v))
+
+
+def _cudnn_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    out, lse, *_ = aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, False, False, scale=scale)
+    return out, lse.view(out.shape[:-1])
+
+
+def _cudnn_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    no_random, none = _no_random(q), None
+    sizes = (none, none, q.shape[2], k.shape[2])
+    lse_BHQ1 = lse.contiguous().unsqueeze(-1)
+    return aten._scaled_dot_product_cudnn_attention_backward(
+        grad, q, k, v, out, lse_BHQ1, no_random, no_random, none, *sizes, 0.0, False, scale=scale
+    )
+
+
+def _flash_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    return q.is_cuda and q.dtype in HALVES and cuda.can_use_flash_attention(_params(q, k, v))
+
+
+def _flash_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    out, lse, *_ = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False, scale=scale)
+    return out, lse
+
+
+def _flash_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    no_random, none = _no_random(q), None
+    sizes = (none, none, q.shape[2], k.shape[2])
+    return aten._scaled_dot_product_flash_attention_backward(
+        grad, q, k, v, out, lse.contiguous(), *sizes, 0.0, False, no_random, no_random, scale=scale
+    )
+
+
+def _efficient_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    return q.is_cuda and q.dtype in (*HALVES, torch.float32) and cuda.can_use_efficient_attention(_params(q, k, v))
+
+
+def _efficient_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    out, lse, *_ = aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, False, scale=scale)
+    return out, lse[:, :, : q.shape[2]]  # the operator pads the queries of its lse to a multiple of 32
+
+
+def _efficient_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    no_random = _no_random(q)
+    padded = torch.nn.functional.pad(lse, (0, -lse.shape[2] % 32), value=float("inf"))
+    dq, dk, dv, _ = aten._scaled_dot_product_efficient_attention_backward(
+        grad, q, k, v, None, out, padded, no_random, no_random, 0.0, [True, True, True, False], False, scale=scale
+    )
+    return dq, dk, dv
+
+
+def _no_random(like: Tensor) -> Tensor:
+    """The state of a random generator that no dropout uses."""
+    return torch.zeros((), dtype=torch.int64, device=like.device)
+
+
+def _chunked_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    return True
+
+
+def _chunked_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Matrix products over as many queries at a time as CHUNK_SCORES allows; half types are computed in float32."""
+    q32, k32, v32 = (_at_least_float32(x) for x in (q, k, v))
+    out, lse = torch.empty_like(q32), q32.new_empty(q.shape[:-1])
+    for rows in _chunks(q, k):
+        scores = (q32[:, :, rows] * scale) @ k32.transpose(-1, -2)
+        lse[:, :, rows] = scores.logsumexp(-1)
+        out[:, :, rows] = scores.sub_(lse[:, :, rows, None]).exp_() @ v32
+    return out.to(q.dtype), lse
+
+
+def _chunked_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad32, q32, k32, v32 = (_at_least_float32(x) for x in (grad, q, k, v))
+    dq, dk, dv = torch.empty_like(q32), torch.zeros_like(k32), torch.zeros_like(v32)
+    for rows in _chunks(q, k):
+        share = ((q32[:, :, rows] * scale) @ k32.transpose(-1, -2)).sub_(lse[:, :, rows, None]).exp_()
+        dv += share.transpose(-1, -2) @ grad32[:, :, rows]
+        mean = (grad32[:, :, rows] * out[:, :, rows]).sum(-1, keepdim=True)
+        d_scores = share.mul_((grad32[:, :, rows] @ v32.transpose(-1, -2)).sub_(mean)).mul_(scale)
+        dq[:, :, rows] = d_scores @ k32
+        dk += d_scores.transpose(-1, -2) @ q32[:, :, rows]
+    return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    """x in float32, or as it is where it is float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _chunks(q: Tensor, k: Tensor) -> list[slice]:
+    """Slices of the queries that hold about CHUNK_SCORES scores each."""
+    rows = max(1, CHUNK_SCORES // (q.shape[0] * q.shape[1] * k.shape[2]))
+    return [slice(start, start + rows) for start in range(0, q.shape[2], rows)]
+
+
+DENSE_CALLS = (
+    DenseCall("cpu flash", _cpu_takes, _cpu_forward, _cpu_backward),
+    DenseCall("cudnn", _cudnn_takes, _cudnn_forward, _cudnn_backward),
+    DenseCall("flash", _flash_takes, _flash_forward, _flash_backward),
+    DenseCall("efficient", _efficient_takes, _efficient_forward, _efficient_backward),
+    DenseCall("chunked", _chunked_takes, _chunked_forward, _chunked_backward),
+)
+"""Dense calls in order of preference."""

@@ -1,0 +1,91 @@
+"""Passes joined by their log-sum-exp into the attention of a tile mask, with an exact backward.
+
+Letters: B batch, N tokens in the order of the passes, H heads, D head width, P parts of a pass.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from vdit_cli.attention.dense import DenseCall
+from vdit_cli.tiles.passes import Pass
+
+
+def attend_by_passes(
+    q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, passes: tuple[Pass, ...], call: DenseCall, scale: float
+) -> Tensor:
+    """Attention (B, N, H, D) over the pairs of `passes`, each computed by `call`; differentiable once.
+
+    Passes that share their queries must follow each other in the list.
+    """
+    return _ByPasses.apply(q_BNHD, k_BNHD, v_BNHD, passes, call, scale)
+
+
+def join(out1: Tensor, lse1: Tensor, out2: Tensor, lse2: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention over two disjoint sets of keys from that over each: (B, N, H, D) outputs and (B, N, H) lse."""
+    share2 = torch.sigmoid(lse2 - lse1).unsqueeze(-1)
+    out = torch.lerp(out1.to(share2.dtype), out2.to(share2.dtype), share2)
+    return out.to(out1.dtype), torch.logaddexp(lse1, lse2)
+
+
+class _ByPasses(Function):
+    """Dense calls and their joining. No operator gives a gradient through its lse, so backward is written out:
+
+    d scores = p (dO v - dO . O), p = exp(score - lse), holds for any part of the keys when O and lse are those of all
+    keys. So each pass's own backward, given the joined output and lse, yields its share of dq, dk, dv; they add up.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, passes: tuple[Pass, ...], call: DenseCall, scale: float
+    ) -> Tensor:
+        """Compute each pass and join those that share their queries."""
+        outs, lses = [], []
+        for queries, group in groupby(passes, key=lambda each: each.queries):
+            out, lse = None, None
+            for keys, parts in ((keys, each.parts) for each in group for keys in each.keys):
+                operands = cut(q, queries, parts), cut(k, keys, parts), cut(v, keys, parts)
+                found = call.forward(*operands, scale)
+                found_out, found_lse = uncut(found[0], parts), uncut(found[1].unsqueeze(-1), parts).squeeze(-1)
+                out, lse = (found_out, found_lse) if out is None else join(out, lse, found_out, found_lse)
+            outs.append(out)
+            lses.append(lse)
+        out, lse = torch.cat(outs, 1), torch.cat(lses, 1)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.passes, ctx.call, ctx.scale = passes, call, scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Add up what each pass's own backward gives for the joined output and lse."""
+        q, k, v, out, lse = ctx.saved_tensors
+        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+        lse = lse.unsqueeze(-1)
+        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for each in ctx.passes:
+            rows, parts = each.queries, each.parts
+            grad_part, out_part = cut(grad, rows, parts), cut(out, rows, parts)
+            lse_part = cut(lse, rows, parts).squeeze(-1)
+            for keys in each.keys:
+                operands = cut(q, rows, parts), cut(k, keys, parts), cut(v, keys, parts)
+                found = ctx.call.backward(grad_part, *operands, out_part, lse_part, ctx.scale)
+                for total, places, piece in zip((dq, dk, dv), (rows, keys, keys), found, strict=True):
+                    total[:, places.start : places.stop] += uncut(piece, parts)
+        return dq, dk, dv, None, None, None
+
+
+def cut(x_BNHD: Tensor, places: range, parts: int) -> Tensor:
+    """The tokens in `places` as (B*P, H, N/P, D): a view for one part or one video, else a copy."""
+    return x_BNHD[:, places.start : places.stop].unflatten(1, (parts, -1)).flatten(0, 1).transpose(1, 2)
+
+
+def uncut(x_BHND: Tensor, parts: int) -> Tensor:
+    """The inverse of `cut`: (B*P, H, N/P, D) as (B, N, H, D)."""
+    return x_BHND.transpose(1, 2).unflatten(0, (-1, parts)).flatten(1, 2)
