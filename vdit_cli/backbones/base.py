@@ -56,9 +56,27 @@ class Backbone(Protocol):
     """The noise schedule as diffusers writes it (betas, prediction_type, timestep_spacing)."""
     device: torch.device
     dtype: torch.dtype
+    layers: int
+    """Attention sites, one a layer."""
+    weights_digest: str
+    """Digest of the transformer's weights, which plans are searched on; reading it may take a while."""
+    lineage: tuple[str, ...]
+    """Digests of the weights that these were trained from."""
 
     def resident(self, part: str) -> AbstractContextManager[None]:
         """Inside the block the part ("text", "transformer" or "vae") is on the device; offload decides what follows."""
+
+    def part_bytes(self, part: str) -> int:
+        """Bytes of a part's weights once loaded, from file headers alone."""
+
+    def working_bytes(self, part: str, batch: int, video_frames: int, height: int, width: int) -> int:
+        """Bytes that the part "transformer" (a network batch) or "vae" (decoding) needs beside its weights.
+
+        Found without loading any.
+        """
+
+    def unknown_words(self, prompt: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The words of a prompt that the model has tokens for, and those that it has none for. Loads no weights."""
 
     def latent_shape(self, video_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, F, h, w) of that video's latents. Raises EvditError for a size that the model can't make."""
@@ -81,5 +99,7 @@ class Backbone(Protocol):
     def attention_sites(self) -> Sequence[nn.Module]:
         """The self-attention modules in order, one a layer; each has an `attend` attribute."""
 
-    def apply_plan(self, plan: MaskPlan, batch: int, kernel: str = "auto", needs_grad: bool = False) -> tuple[Attend, ...]:
+    def apply_plan(
+        self, plan: MaskPlan, batch: int, kernel: str = "auto", needs_grad: bool = False
+    ) -> tuple[Attend, ...]:
         """Bind each distinct mask of the plan once and put the Attend on its sites; returns one Attend a site."""

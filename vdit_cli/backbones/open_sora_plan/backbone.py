@@ -17,6 +17,7 @@ from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.attention.bind import Attend, Case, bind
 from vdit_cli.backbones.base import TextStates
 from vdit_cli.backbones.devices import pick_device, pick_dtype
+from vdit_cli.backbones.dry_run import working_bytes
 from vdit_cli.backbones.open_sora_plan import loading, transformer_config
 from vdit_cli.backbones.open_sora_plan.folders import ModelFolders
 from vdit_cli.backbones.open_sora_plan.offload import Part, Parts, open_streamed
@@ -130,6 +131,24 @@ class OpenSoraPlan:
         folder = {"transformer": self.transformer_folder, "vae": self.folders.vae}[part]
         shapes = loading.stored_shapes(folder).values()
         return sum(torch.Size(shape).numel() for shape in shapes) * self.dtype.itemsize
+
+    def working_bytes(self, part: str, batch: int, video_frames: int, height: int, width: int) -> int:
+        """Bytes that the part "transformer" (a network batch) or "vae" (decoding) needs beside its weights.
+
+        Found by running it on tensors without data; work space inside an operation is not seen.
+        """
+        shape = (batch, *self.latent_shape(video_frames, height, width))
+        with torch.device("meta"):
+            if part == "vae":
+                vae = CausalVAEModel(self.vae_config).to(self.dtype)
+                if self.vae_tiling:
+                    vae.enable_tiling()
+                latents = torch.empty(shape, dtype=self.dtype)
+                return working_bytes(lambda: vae.decode(latents).sample)
+            transformer = OpenSoraT2V(self.transformer_config).to(self.dtype)
+            x, t = torch.empty(shape, dtype=self.dtype), torch.empty(batch)
+            text = torch.empty(batch, 1, self.transformer_config["caption_channels"], dtype=self.dtype)
+            return working_bytes(lambda: transformer(x, t, text))
 
     def latent_shape(self, video_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, F, h, w) of the latents of a video of T frames and height x width pixels.
