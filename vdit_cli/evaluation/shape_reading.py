@@ -1,0 +1,118 @@
+"""Reads a clip of the shapes world back into words, with how well each one fits; what does not fit is not guessed.
+
+Letters: T frames, H, W picture size. No torch: numpy and scipy only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import ndimage
+
+from vdit_cli.data.shapes_scenes import SIDE
+from vdit_cli.evaluation.outlines import Outline, Unreadable, find_background, find_outlines
+from vdit_cli.evaluation.templates import overlaps, radius_of
+from vdit_cli.evaluation.tracks import read_track
+
+LEAST_OVERLAP = 0.7
+"""Below this mean IoU with every template an outline has no shape; below GARBLED the whole clip is unreadable."""
+GARBLED = 0.5
+SMALL_LARGE = 20.0
+RADIUS_RANGE = (10.5, 36.0)
+MOST_OBJECTS = 3
+
+
+@dataclass(frozen=True)
+class ObjectReading:
+    """One object as read: None for what is not clear, with `reasons`; IoU with each shape's template and its jitter.
+
+    `overlap` is the mean over frames, `jitter` the standard deviation; `residual` is the track's distance in pixels of a
+    128 x 128 picture from its motion class; `radius` is in the same pixels.
+    """
+
+    size: str | None
+    colour: str
+    shape: str | None
+    motion: str | None
+    radius: float
+    overlap: dict[str, float] = field(repr=False)
+    jitter: dict[str, float] = field(repr=False)
+    residual: float | None = None
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A clip as read: background and objects, largest first; or neither, with the reason in `unreadable`."""
+
+    background: str | None = None
+    objects: tuple[ObjectReading, ...] = ()
+    unreadable: str | None = None
+
+    def object_like(self, colour: str | None) -> ObjectReading | None:
+        """The object of this colour, the largest one where none is, None where there is no object at all."""
+        return next((found for found in self.objects if found.colour == colour), next(iter(self.objects), None))
+
+
+def read_attributes(frames: np.ndarray) -> Reading:
+    """What a video (T, H, W, 3) uint8 shows: background, and size, colour, shape and motion of each object.
+
+    Raises: ValueError for anything but a uint8 video in RGB.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
+        raise ValueError(f"a video is uint8 (T, H, W, 3), not {frames.dtype} {frames.shape}")
+    try:
+        video_CThw = _at_world_size(frames)
+        background, picture = find_background(video_CThw)
+        objects = tuple(_read_object(outline) for outline in find_outlines(video_CThw, picture))
+        _check_whole(objects)
+    except Unreadable as reason:
+        return Reading(unreadable=str(reason))
+    return Reading(background, objects)
+
+
+def _at_world_size(frames: np.ndarray) -> np.ndarray:
+    """The video as (C, T, 128, 128). Raises Unreadable when it is not square."""
+    height, width = frames.shape[1:3]
+    if height != width:
+        raise Unreadable(f"a picture of the world is square, not {width}x{height}")
+    video = np.ascontiguousarray(frames.transpose(3, 0, 1, 2))
+    if height != SIDE:
+        zoom = SIDE / height
+        video = ndimage.zoom(video, (1, 1, zoom, zoom), order=1, grid_mode=True, mode="nearest")
+    return video
+
+
+def _read_object(outline: Outline) -> ObjectReading:
+    times = np.flatnonzero(outline.clear)
+    area, centre = outline.area[times], outline.centre[times]
+    few = slice(None, None, 2) if len(times) > 12 else slice(None)
+    found = overlaps(outline.alpha[times[few]], area[few], centre[few])
+    overlap = {shape: float(values.mean()) for shape, values in found.items()}
+    jitter = {shape: float(values.std()) for shape, values in found.items()}
+    best = max(overlap, key=lambda shape: overlap[shape])
+    if overlap[best] < GARBLED:
+        raise Unreadable(f"the {outline.colour} part has no shape: {overlap[best]:.2f} IoU with a {best}")
+    track = read_track(times, centre, radius_of(best, area))
+    reasons = [track.reason] if track.reason else []
+    size = "small" if track.radius < SMALL_LARGE else "large"
+    if not RADIUS_RANGE[0] <= track.radius <= RADIUS_RANGE[1]:
+        reasons.append(f"a radius of {track.radius:.0f} px is neither small nor large")
+        size = None
+    shape = best
+    if overlap[best] < LEAST_OVERLAP:
+        reasons.append(f"no shape fits: {overlap[best]:.2f} IoU with a {best}")
+        shape = None
+    return ObjectReading(
+        size, outline.colour, shape, track.motion, track.radius, overlap, jitter, track.residual, tuple(reasons)
+    )
+
+
+def _check_whole(objects: tuple[ObjectReading, ...]) -> None:
+    """Raises Unreadable for a clip in pieces, or whose main object is clear in too little to trust the rest."""
+    if len(objects) > MOST_OBJECTS:
+        raise Unreadable(f"{len(objects)} pieces are not a scene of one or two objects")
+    main = objects[0]
+    if sum(found is None for found in (main.size, main.shape, main.motion)) >= 2:
+        raise Unreadable("; ".join(main.reasons))
