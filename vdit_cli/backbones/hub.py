@@ -29,7 +29,8 @@ class Listing:
 def list_files(hub_id: str, progress: Progress) -> Listing:
     """The files of `hub_id`; without a connection, those that were fetched before.
 
-    Raises EvditError (3) for a model that is not there or not open to this person, or a hub that does not answer.
+    Raises EvditError: 2 for no hub id, 3 for a model that is not there or not open to this person, or a hub that does
+    not answer.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
@@ -48,7 +49,9 @@ def list_files(hub_id: str, progress: Progress) -> Listing:
         why = "the hub has no such model, or it is private"
         raise _refused(hub_id, why, "check the spelling of owner/name") from error
     except HFValidationError as error:
-        raise _refused(hub_id, "that is no valid owner/name", "evdit models") from error
+        raise EvditError(
+            f"{hub_id} is no hub id: it must be owner/name", where=hub_id, next_steps=["evdit models"]
+        ) from error
     except (OfflineModeIsEnabled, HTTPError, OSError) as error:
         local = _fetched_before(hub_id)
         if local is None:

@@ -121,7 +121,7 @@ def find_source(model: str, where: str = "--model") -> ModelSource:
         return ModelSource(model, "hub", OPEN_SORA_PLAN, hub_id=model)
     names = [entry.name for entry in ENTRIES] + [point.name for point in entry_points(group=ENTRY_POINTS)]
     if model and path.is_file():
-        raise EvditError(f"--model {model} is a file: a model is a folder", where=where, next_steps=[str(path.parent)])
+        raise EvditError(f"{model} is a file: a model is a folder", where=where, next_steps=[f"--model {path.parent}"])
     if path.is_absolute() or model.startswith((".", "~")):
         raise EvditError(f"there is no model folder {model}", where=where, next_steps=[f"--model {n}" for n in names])
     raise unknown_name("model", model, names, where)

@@ -1,0 +1,148 @@
+"""A hub on the loopback device; each case runs in a process of its own, since the hub's address is read at import."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.hub_stand_in import COMMIT, StandIn, serving
+from tests.tiny_pipeline import write_published
+from vdit_cli.errors import ENVIRONMENT, FAILED, USAGE
+
+ASK = """
+import json, sys
+from vdit_cli.backbones import hub
+from vdit_cli.errors import EvditError
+from vdit_cli.timing import Silent
+
+model, suffixes = sys.argv[1], tuple(sys.argv[2:])
+progress = Silent()
+answer = {}
+try:
+    listing = hub.list_files(model, progress)
+    answer["files"] = dict(listing.files)
+    answer["folder"] = str(hub.fetch(listing, [path for path in listing.files if path.endswith(suffixes)], progress))
+except EvditError as error:
+    answer["error"], answer["code"] = error.text(), error.exit_code
+print(json.dumps({**answer, "said": progress.lines, "torch": "torch" in sys.modules}))
+"""
+
+OPEN = """
+import sys
+from vdit_cli.backbones.registry import find_source, open_backbone
+from vdit_cli.errors import EvditError
+from vdit_cli.timing import Silent
+
+progress = Silent()
+try:
+    frames = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    backbone = open_backbone(
+        find_source(sys.argv[1]), device="cpu", text_encoder=sys.argv[2] or None, video_frames=frames, progress=progress
+    )
+    print(backbone.name, backbone.transformer_folder.name, tuple(backbone.encode_text(["a red circle"]).states_BLC.shape))
+except EvditError as error:
+    print(error.text())
+    sys.exit(error.exit_code)
+finally:
+    print(*progress.lines, sep="\\n", file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A published folder with a text encoder in it, code and pickles beside the weights."""
+    folder = write_published(tmp_path_factory.mktemp("published") / "model", with_text=True)
+    (folder / "29x720p" / "pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "modeling.py").write_text("raise SystemExit", encoding="utf-8")
+    return folder
+
+
+def ask(code, url, home, *arguments, **environment):
+    changes = {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=kept | changes | environment, capture_output=True, encoding="utf-8", check=False)
+
+
+def answer_of(url, home, *arguments, **environment):
+    done = ask(ASK, url, home, *arguments, **environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_only_what_is_asked_for_is_fetched_once_and_works_without_the_hub_afterwards(published, tmp_path):
+    with serving(StandIn({"own/tiny": published})) as hub:
+        first = answer_of(hub.url, tmp_path, "own/tiny", "vae/config.json", "29x720p/config.json")
+        assert first["folder"].endswith(f"models--own--tiny/snapshots/{COMMIT}")
+        assert first["said"][0].startswith("fetching 2 kB of own/tiny (2 files)")
+        assert sorted(hub.fetched) == ["29x720p/config.json", "vae/config.json"]
+        second = answer_of(hub.url, tmp_path, "own/tiny", "vae/config.json")
+        assert second["said"] == []
+        assert len(hub.fetched) == 2
+        assert not first["torch"]
+    for offline in ({}, {"HF_HUB_OFFLINE": "1"}):
+        later = answer_of(hub.url, tmp_path, "own/tiny", "vae/config.json", **offline)
+        assert later["folder"] == first["folder"]
+        assert set(later["files"]) == {"29x720p/config.json", "vae/config.json"}
+        assert "does not answer" in later["said"][0]
+
+
+def test_refusals_of_the_hub_name_the_next_step(published, tmp_path):
+    with serving(StandIn({"own/tiny": published}, gated=("own/gated",), broken=("vae/config.json",))) as hub:
+        gated = answer_of(hub.url, tmp_path, "own/gated", ".json")
+        absent = answer_of(hub.url, tmp_path, "own/absent", ".json")
+        wrong = answer_of(hub.url, tmp_path, "own--x/a..b", ".json")
+        broken = answer_of(hub.url, tmp_path, "own/tiny", "vae/config.json")
+    assert gated["code"] == absent["code"] == broken["code"] == ENVIRONMENT
+    assert "approved accounts" in gated["error"] and "hf auth login" in gated["error"]
+    assert "no such model" in absent["error"] and "spelling" in absent["error"]
+    assert wrong["code"] == USAGE
+    assert "vae/config.json can't be fetched" in broken["error"]
+    unreachable = answer_of(hub.url, tmp_path / "other", "own/tiny", ".json")
+    assert unreachable["code"] == ENVIRONMENT
+    assert hub.url in unreachable["error"] and "with a connection" in unreachable["error"]
+
+
+def test_paths_that_leave_the_folder_are_not_even_listed(published, tmp_path):
+    names = ("../evil.json", "/etc/evil.json", "vae/../../evil.json", "C:evil.json", "a\\..\\evil.json")
+    with serving(StandIn({"own/tiny": published}, extra_names=names)) as hub:
+        listed = answer_of(hub.url, tmp_path, "own/tiny", "vae/config.json")["files"]
+    assert not [path for path in listed if "evil" in path]
+    assert "modeling.py" in listed
+
+
+def test_a_disk_that_is_too_full_is_said_before_anything_is_fetched(published, tmp_path):
+    lie = ASK.replace(
+        "import json, sys", "import json, sys, shutil\nshutil.disk_usage = lambda _: type('U', (), {'free': 9})"
+    )
+    with serving(StandIn({"own/tiny": published})) as hub:
+        done = json.loads(ask(lie, hub.url, tmp_path, "own/tiny", ".safetensors").stdout)
+        assert hub.fetched == []
+    assert done["code"] == FAILED
+    assert "of disk" in done["error"]
+
+
+def test_a_model_opens_by_hub_id_with_the_folder_that_fits(published, tmp_path):
+    with serving(StandIn({"own/tiny": published})) as hub:
+        done = ask(OPEN, hub.url, tmp_path, "own/tiny", "", "93")
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("open-sora-plan-93 93x720p (1, ")
+    assert "fetching" in done.stderr
+    folders = {name.split("/")[0] for name in hub.fetched}
+    assert folders == {"93x720p", "vae", "mt5-xxl"}
+    assert not [name for name in hub.fetched if name.endswith((".bin", ".py"))]
+
+
+def test_without_a_text_encoder_nothing_is_fetched_and_with_one_by_id_it_is(published, tmp_path):
+    bare = write_published(tmp_path / "bare", sizes=("29x720p",))
+    with serving(StandIn({"own/bare": bare, "text/mt5": published / "mt5-xxl"})) as hub:
+        refused = ask(OPEN, hub.url, tmp_path, "own/bare", "")
+        assert refused.returncode == ENVIRONMENT
+        assert "--text-encoder google/mt5-xxl" in refused.stdout
+        assert hub.fetched == []
+        done = ask(OPEN, hub.url, tmp_path, "own/bare", "text/mt5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("open-sora-plan 29x720p")
+    assert "model.safetensors" in hub.fetched
