@@ -69,7 +69,7 @@ class Backbone(Protocol):
     def part_bytes(self, part: str) -> int:
         """Bytes of a part's weights once loaded, from file headers alone."""
 
-    def working_bytes(self, part: str, batch: int, video_frames: int, height: int, width: int) -> int:
+    def working_bytes(self, part: str, batch: int, video_frames: int, height: int, width: int, vae_tiling: bool) -> int:
         """Bytes that the part "transformer" (a network batch) or "vae" (decoding) needs beside its weights.
 
         Found without loading any.

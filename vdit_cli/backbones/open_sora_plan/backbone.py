@@ -132,7 +132,7 @@ class OpenSoraPlan:
         shapes = loading.stored_shapes(folder).values()
         return sum(torch.Size(shape).numel() for shape in shapes) * self.dtype.itemsize
 
-    def working_bytes(self, part: str, batch: int, video_frames: int, height: int, width: int) -> int:
+    def working_bytes(self, part: str, batch: int, video_frames: int, height: int, width: int, vae_tiling: bool) -> int:
         """Bytes that the part "transformer" (a network batch) or "vae" (decoding) needs beside its weights.
 
         Found by running it on tensors without data; work space inside an operation is not seen.
@@ -141,7 +141,7 @@ class OpenSoraPlan:
         with torch.device("meta"):
             if part == "vae":
                 vae = CausalVAEModel(self.vae_config).to(self.dtype)
-                if self.vae_tiling:
+                if vae_tiling:
                     vae.enable_tiling()
                 latents = torch.empty(shape, dtype=self.dtype)
                 return working_bytes(lambda: vae.decode(latents).sample)
