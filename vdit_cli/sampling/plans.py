@@ -1,0 +1,83 @@
+"""What `--masks` means for an opened model: a plan that fits it, bound to kernels before any weight is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from vdit_cli.attention.bind import KERNELS, Attend
+from vdit_cli.backbones.base import Backbone
+from vdit_cli.errors import FALLBACK, EvditError, unknown_name
+from vdit_cli.sampling.sample import SampleSpec
+from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.plan import MaskPlan
+from vdit_cli.timing import Progress
+
+MASK_NAME = re.compile(r"(?:[a-z-]+/)?\d+:\d+", re.ASCII)
+DENSE = "none"
+
+
+def find_plan(masks: str | None, backbone: Backbone, spec: SampleSpec, allow_other_weights: bool) -> MaskPlan:
+    """The plan that `masks` names: a mask for all layers, a plan file, a run folder with one; None or "none" is dense.
+
+    Raises EvditError for a mask that does not exist at this length and for a plan of another backbone, grid or weights.
+    """
+    grid = backbone.grid(spec.video_frames, spec.height, spec.width)
+    if masks is None or masks == DENSE:
+        return MaskPlan.uniform(backbone.name, grid, backbone.layers, TileMask.dense(grid.frames))
+    if not Path(masks).exists():
+        if ":" not in masks:
+            raise EvditError(
+                f"{masks} is no mask plan: there is no such file or folder, and a mask's name is k:F-k",
+                where=f"--masks {masks}",
+                next_steps=[
+                    f"--masks {max(1, grid.frames // 4)}:{grid.frames - max(1, grid.frames // 4)}",
+                    "--masks none",
+                ],
+            )
+        mask = TileMask.parse(masks, grid.frames, where=f"--masks {masks}")
+        return MaskPlan.uniform(backbone.name, grid, backbone.layers, mask)
+    plan = MaskPlan.read(masks)
+    plan.check_fits(backbone.name, backbone.layers, grid)
+    if plan.searched_on is not None and not allow_other_weights:
+        plan.check_weights(backbone.weights_digest, backbone.lineage)
+    return plan
+
+
+def check_kernel(kernel: str) -> None:
+    """Raise EvditError (exit 2) for a kernel that is in no table."""
+    if kernel not in ("auto", *KERNELS):
+        raise unknown_name("kernel", kernel, ("auto", *KERNELS), where=f"--kernel {kernel}")
+
+
+def fallbacks(attends: Sequence[Attend], kernel: str) -> list[str]:
+    """Where another kernel runs than the one asked for, in words, one entry a reason; "auto" asks for none."""
+    if kernel == "auto":
+        return []
+    told = Counter(
+        f"kernel {kernel} could not take mask {attend.mask.name} ({dict(attend.refused).get(kernel, 'refused')}): "
+        f"{attend.kernel} runs instead"
+        for attend in attends
+        if attend.kernel != kernel
+    )
+    return [f"{text}, in {layers} layer{'' if layers == 1 else 's'}" for text, layers in told.items()]
+
+
+def bind_plan(
+    backbone: Backbone, plan: MaskPlan, network_batch: int, kernel: str, strict: bool, progress: Progress
+) -> tuple[tuple[Attend, ...], list[str]]:
+    """The plan bound on the backbone for that batch, and the fallbacks, which are also said on stderr.
+
+    Raises EvditError (exit 6) for a fallback where `strict`.
+    """
+    attends = backbone.apply_plan(plan, network_batch, kernel)
+    told = fallbacks(attends, kernel)
+    if told and strict:
+        raise EvditError(
+            f"--strict: {told[0]}", where=f"--kernel {kernel}", next_steps=["--kernel auto"], exit_code=FALLBACK
+        )
+    for line in told:
+        progress.say(f"warning: {line}")
+    return attends, told
