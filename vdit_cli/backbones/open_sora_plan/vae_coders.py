@@ -6,11 +6,10 @@ F, h, w latent frames and size. Source: Open-Sora-Plan v1.2.0.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vdit_cli.backbones.open_sora_plan.vae_config import VaeConfig, layer
-from vdit_cli.backbones.open_sora_plan.vae_layers import group_norm
+from vdit_cli.backbones.open_sora_plan.vae_layers import group_norm, norm_silu
 
 RGB = 3
 
@@ -95,7 +94,7 @@ class Encoder(nn.Module):
             if number < last:
                 x = x if level.downsample is None else level.downsample(x)
                 x = x if level.time_downsample is None else level.time_downsample(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return self.conv_out(norm_silu(self.norm_out, self.mid(x)))
 
 
 class Decoder(nn.Module):
@@ -129,4 +128,4 @@ class Decoder(nn.Module):
             x = level(x)
             x = x if level.upsample is None else level.upsample(x)
             x = x if level.time_upsample is None else level.time_upsample(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(norm_silu(self.norm_out, x))

@@ -27,7 +27,13 @@ def repeat_first(x_BCThw: Tensor, count: int) -> Tensor:
     """The video with its first frame `count` more times in front, so that a layer sees no later frame."""
     if not count:
         return x_BCThw
-    return torch.cat([x_BCThw[:, :, :1].expand(-1, -1, count, -1, -1), x_BCThw], dim=2)
+    # Not `expand`: a tensor without strides in time would make `cat` forget that channels are stored last.
+    return torch.cat([x_BCThw[:, :, :1]] * count + [x_BCThw], dim=2)
+
+
+def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """SiLU of the normed tensor; without gradients it overwrites the norm's result, to save memory."""
+    return F.silu(norm(x), inplace=not torch.is_grad_enabled())
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
@@ -65,6 +71,11 @@ class CausalConv3d(nn.Module):
         return self.conv(repeat_first(x_BCThw, self.conv.kernel_size[0] - 1))
 
 
+def pointwise(conv: CausalConv3d, x_BCThw: Tensor) -> Tensor:
+    """A 1x1x1 convolution as the matrix product that it is: torch's own path is slow on small videos on a CPU."""
+    return F.linear(x_BCThw.movedim(1, -1), conv.conv.weight.flatten(1), conv.conv.bias).movedim(-1, 1)
+
+
 class ResnetBlock2D(nn.Module):
     """Two 3x3 convolutions with norm and SiLU before each, added to the input; every frame by itself, norms too."""
 
@@ -80,10 +91,10 @@ class ResnetBlock2D(nn.Module):
     def forward(self, x_BCThw: Tensor) -> Tensor:
         """(B, C, T, h, w) to (B, C', T, h, w)."""
         x = as_frames(x_BCThw)
-        hidden = self.conv1(F.silu(self.norm1(x)))
-        hidden = self.conv2(self.dropout(F.silu(self.norm2(hidden))))
+        hidden = self.conv1(norm_silu(self.norm1, x))
+        hidden = self.conv2(self.dropout(norm_silu(self.norm2, hidden)))
         x = x if self.nin_shortcut is None else self.nin_shortcut(x)
-        return as_video(x + hidden, x_BCThw.shape[0])
+        return as_video(hidden.add_(x), x_BCThw.shape[0])
 
 
 class ResnetBlock3D(nn.Module):
@@ -104,10 +115,10 @@ class ResnetBlock3D(nn.Module):
 
     def forward(self, x_BCThw: Tensor) -> Tensor:
         """(B, C, T, h, w) to (B, C', T, h, w)."""
-        hidden = self.conv1(F.silu(self.norm1(x_BCThw)))
-        hidden = self.conv2(self.dropout(F.silu(self.norm2(hidden))))
-        x_BCThw = x_BCThw if self.nin_shortcut is None else self.nin_shortcut(x_BCThw)
-        return x_BCThw + hidden
+        hidden = self.conv1(norm_silu(self.norm1, x_BCThw))
+        hidden = self.conv2(self.dropout(norm_silu(self.norm2, hidden)))
+        x_BCThw = x_BCThw if self.nin_shortcut is None else pointwise(self.nin_shortcut, x_BCThw)
+        return hidden.add_(x_BCThw)
 
 
 def _attend(q_NChw: Tensor, k_NChw: Tensor, v_NChw: Tensor) -> Tensor:
@@ -156,8 +167,8 @@ class AttnBlock3DFix(nn.Module):
     def forward(self, x_BCThw: Tensor) -> Tensor:
         """(B, C, T, h, w) to the same shape."""
         normed = self.norm(x_BCThw)
-        q, k, v = (self.images(layer(normed)) for layer in (self.q, self.k, self.v))
-        return x_BCThw + self.proj_out(self.video(_attend(q, k, v), x_BCThw.shape))
+        q, k, v = (self.images(pointwise(layer, normed)) for layer in (self.q, self.k, self.v))
+        return x_BCThw + pointwise(self.proj_out, self.video(_attend(q, k, v), x_BCThw.shape))
 
 
 class AttnBlock3D(AttnBlock3DFix):
