@@ -1,0 +1,73 @@
+"""One writer at a time: a lock of the operating system's on a file, which a dead owner's process can't keep."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+from vdit_cli.errors import EvditError
+
+OWNER_AT = 1
+"""Where the owner's process number stands in the file; the byte before it is the one that Windows locks."""
+
+
+class FolderLock:
+    """The lock of a run folder, its file `.lock`; held from `take` until `release` or the end of the process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ".lock"
+        self.file: BinaryIO | None = None
+
+    def take(self) -> None:
+        """Hold the lock. Raises EvditError when another process holds it."""
+        file = self.path.open("a+b")
+        if not grasp(file):
+            file.seek(OWNER_AT)
+            owner = file.read(20).decode("ascii", errors="replace").strip() or "unknown"
+            file.close()
+            raise EvditError(
+                f"{self.path.parent} is in use by process {owner}",
+                where=str(self.path),
+                next_steps=["wait until it has ended", "another folder with -o"],
+            )
+        file.truncate(0)
+        file.write(b" " + str(os.getpid()).encode("ascii"))
+        file.flush()
+        self.file = file
+
+    def release(self) -> None:
+        """Let go of the lock, if it is held."""
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+    def is_held(self) -> bool:
+        """Whether any process holds the lock now."""
+        if self.file is not None:
+            return True
+        if not self.path.exists():
+            return False
+        with self.path.open("rb") as file:
+            return not grasp(file)
+
+
+def grasp(file: BinaryIO) -> bool:
+    """Lock an open file for this process without waiting; whether that went well. Closing the file lets go."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(0)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,126 @@
+"""The receipt of a run or a video: what was asked, what really ran, how long it took, on which machine. No torch."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from vdit_cli import __version__
+from vdit_cli.artifacts.atomic import write_json
+from vdit_cli.errors import EvditError
+
+SCHEMA = "evdit.receipt/1"
+PACKAGES = ("torch", "triton", "diffusers", "transformers", "safetensors", "numpy")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where something ran; `memory_bytes` is the machine's own, `accelerators` are names, told by who asked torch."""
+
+    system: str
+    processor: str
+    cores: int
+    memory_bytes: int
+    accelerators: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What the denoising loop really did.
+
+    `layers` has one `Attend.receipt()` a layer (mask, kernel, refused kernels with reasons); the shares are of tiles,
+    averaged over the layers; `fallbacks` are the lines that were said about kernels that could not be had.
+    """
+
+    model: str
+    weights: str | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    scheduler: str = ""
+    timesteps: tuple[float, ...] = ()
+    guidance: float | None = None
+    layers: tuple[Mapping[str, Any], ...] = ()
+    kept_share: float = 1.0
+    skipped_share: float = 0.0
+    fallbacks: tuple[str, ...] = ()
+    plan: str | None = None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """`asked`: the resolved options with the prompt and seed; `seconds`: load, text, denoise, decode, write."""
+
+    asked: Mapping[str, Any]
+    ran: Ran
+    seconds: Mapping[str, float]
+    peak_memory_bytes: int | None = None
+    versions: Mapping[str, str] = field(default_factory=lambda: versions())
+    machine: Machine = field(default_factory=lambda: this_machine())
+    output: str | None = None
+
+    def content(self) -> dict[str, Any]:
+        """The receipt as JSON values, its schema first."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    def write(self, path: Path | str) -> None:
+        """Write the receipt as JSON, whole or not at all. Raises EvditError for a full disk or an unwritable place."""
+        write_json(path, self.content())
+
+    @staticmethod
+    def read(path: Path | str) -> Receipt:
+        """The receipt of a JSON file. Raises EvditError for another file."""
+        content = read_object(Path(path), SCHEMA)
+        try:
+            ran = Ran(**{**content["ran"], **tuples(content["ran"], ("timesteps", "layers", "fallbacks"))})
+            machine = Machine(**{**content["machine"], **tuples(content["machine"], ("accelerators",))})
+            del content["schema"]
+            return Receipt(**{**content, "ran": ran, "machine": machine})
+        except (KeyError, TypeError) as error:
+            raise EvditError(f"{path} is no whole receipt: {error}", where=str(path)) from error
+
+
+def tuples(content: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
+    """The lists at `keys`, as tuples."""
+    return {key: tuple(content[key]) for key in keys}
+
+
+def versions() -> dict[str, str]:
+    """The versions of evdit, Python and the packages that decide numbers; a package that is not installed is left out."""
+    found = {"evdit": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def this_machine(accelerators: tuple[str, ...] = ()) -> Machine:
+    """The machine at hand; memory in bytes."""
+    return Machine(
+        system=f"{platform.system()} {platform.release()}",
+        processor=platform.processor() or platform.machine(),
+        cores=psutil.cpu_count() or 1,
+        memory_bytes=psutil.virtual_memory().total,
+        accelerators=accelerators,
+    )
+
+
+def read_object(path: Path, schema: str) -> dict[str, Any]:
+    """The JSON object of a file, which must carry `schema`. Raises EvditError for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"it is not JSON ({error})"
+        raise EvditError(f"{path} can't be read: {why}", where=str(path)) from error
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != schema:
+        raise EvditError(f"{path} has the schema {found}: it must be {schema}", where=str(path))
+    return content

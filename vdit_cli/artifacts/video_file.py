@@ -1,0 +1,138 @@
+"""Videos on disk: .mp4, animated .gif and .webp, and folders of PNGs. Numpy only, no torch.
+
+T frames, H and W pixels; a video is a uint8 array (T, H, W, 3), RGB. Metadata is a flat dict of text; in the file it is
+one JSON object in the container's comment (and in an mp4 a tag for each key besides).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from vdit_cli.artifacts import mp4, stills
+from vdit_cli.artifacts.atomic import replacing
+from vdit_cli.errors import EvditError
+
+WRITTEN = (".mp4", ".gif", ".webp")
+"""Suffixes that can be written, besides a folder of PNGs (no suffix, or a slash at the end)."""
+READ_BY_FFMPEG = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
+
+
+def write_video(
+    path: Path | str,
+    frames: np.ndarray,
+    fps: float,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write `frames` (uint8 T, H, W, 3) at `fps` frames a second, whole or not at all.
+
+    Raises EvditError as `check_output` does, and with exit 1 for a full disk; ValueError for another array.
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+        raise ValueError(f"a video is uint8 (T, H, W, 3), not {frames.dtype} {frames.shape}")
+    if not (math.isfinite(fps) and fps > 0):
+        raise EvditError(f"{fps} frames a second can't be: it must be a positive number", where=f"--fps {fps}")
+    check_output(path, overwrite)
+    kind = kind_of(path)
+    comment = {str(key): str(value).replace("\0", "") for key, value in (metadata or {}).items()}
+    with replacing(Path(path)) as beside:
+        if kind == ".mp4":
+            mp4.write(beside, frames, fps, comment)
+        elif kind == ".gif":
+            stills.write_gif(beside, frames, fps, comment)
+        elif kind == ".webp":
+            stills.write_webp(beside, frames, fps, comment)
+        else:
+            stills.write_folder(beside, frames, fps, comment)
+
+
+def read_video(path: Path | str) -> tuple[np.ndarray, float]:
+    """(frames uint8 (T, H, W, 3), frames a second) of a video file or a folder of PNGs.
+
+    Raises EvditError for what is missing, damaged, or no video.
+    """
+    path = existing(path)
+    if path.is_dir():
+        return stills.read_folder(path)
+    if path.suffix.lower() in (".gif", ".webp"):
+        return stills.read_animation(path)
+    if path.suffix.lower() in READ_BY_FFMPEG:
+        return mp4.read(path)
+    raise unknown_suffix(path, (*READ_BY_FFMPEG, ".gif", ".webp"))
+
+
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """The metadata that `write_video` was given, {} where there is none of ours. Raises EvditError as `read_video`."""
+    path = existing(path)
+    if path.is_dir() or path.suffix.lower() in (".gif", ".webp"):
+        text = stills.read_comment(path)
+    elif path.suffix.lower() in READ_BY_FFMPEG:
+        text = mp4.read_comment(path)
+    else:
+        raise unknown_suffix(path, (*READ_BY_FFMPEG, ".gif", ".webp"))
+    try:
+        content = json.loads(text) if text else {}
+    except ValueError:  # a comment that another program wrote
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {key: str(value) for key, value in content.items() if key != stills.FPS_KEY}
+
+
+def kind_of(path: Path | str) -> str:
+    """The suffix that decides the format, "" for a folder of PNGs. Raises EvditError for one that can't be written."""
+    if str(path).endswith(("/", os.sep)):
+        return ""
+    suffix = Path(path).suffix.lower()
+    if suffix and suffix not in WRITTEN:
+        raise unknown_suffix(Path(path), WRITTEN)
+    return suffix
+
+
+def check_output(path: Path | str, overwrite: bool = False) -> None:
+    """Whether a video could be written to `path`, asked before the work that makes it.
+
+    Raises EvditError (exit 2) for an unknown suffix, an existing result without `overwrite`, a folder that holds
+    anything but numbered PNGs, and a place that can't be written.
+    """
+    is_folder = kind_of(path) == ""
+    path = Path(path)
+    told = f"-o {path}"
+    if path.is_dir() and not is_folder:
+        raise EvditError(
+            f"{path} is a folder: a {path.suffix} is a file", where=told, next_steps=[f"-o {path}/video.mp4"]
+        )
+    if path.is_file() and is_folder:
+        raise EvditError(
+            f"{path} is a file: without a suffix a folder of PNGs is made", where=told, next_steps=[f"-o {path}.mp4"]
+        )
+    if path.is_dir() and not stills.holds_only_frames(path):
+        raise EvditError(f"{path} holds other files than frames", where=told, next_steps=["an empty or new folder"])
+    taken = any(path.iterdir()) if path.is_dir() else path.exists()
+    if taken and not overwrite:
+        raise EvditError(f"{path} exists", where=told, next_steps=["--overwrite", "another name"])
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise EvditError(f"{path} can't be written: {parent} is no folder that you may write to", where=told)
+
+
+def existing(path: Path | str) -> Path:
+    """`path`, if something is there. Raises EvditError otherwise."""
+    if not Path(path).exists():
+        raise EvditError(f"{path} is not there", where=str(path))
+    return Path(path)
+
+
+def unknown_suffix(path: Path, known: tuple[str, ...]) -> EvditError:
+    """The error for a suffix that is none of `known`."""
+    return EvditError(
+        f"{path.name} is no known kind of video: it must end in {', '.join(known)}, or be a folder of PNGs",
+        where=str(path),
+        next_steps=[str(path.with_suffix(".mp4"))],
+    )
