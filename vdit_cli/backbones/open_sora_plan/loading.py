@@ -1,0 +1,250 @@
+"""Configs and weights of a model folder: strict reading, and writing that never leaves half a file.
+
+A folder holds config.json and either one safetensors file or shards beside an `*.safetensors.index.json`, as diffusers
+and transformers write them. Tensors are mapped from the file, so reading needs no second copy in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vdit_cli.artifacts.atomic import replacing, write_json
+from vdit_cli.errors import ENVIRONMENT, EvditError
+
+CONFIG = "config.json"
+STEM = "diffusion_pytorch_model"
+STEMS = (STEM, "model")
+"""Names of weight files without their endings: diffusers', then transformers'."""
+MAX_SHARD_BYTES = 5_000_000_000
+HEADER_LENGTH_BYTES = 8
+NAMED = 3
+"""Of wrong keys so many are named; the rest is counted."""
+
+
+def read_config(folder: Path | str) -> dict[str, Any]:
+    """The JSON object in `folder`/config.json.
+
+    Raises EvditError (exit 3) when it is missing or is no JSON object.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise _broken(f"{path} is missing: a model folder holds {CONFIG} and safetensors weights")
+    return _read_object(path)
+
+
+def weight_files(folder: Path | str) -> list[Path]:
+    """The safetensors files that together hold the weights in `folder`: one file, or the shards of its index.
+
+    Raises EvditError (exit 3) when there are none, or when an index is damaged, leaves the folder or names a file that
+    is not there.
+    """
+    folder = Path(folder)
+    for stem in STEMS:
+        if (folder / f"{stem}.safetensors").is_file():
+            return [folder / f"{stem}.safetensors"]
+    for stem in STEMS:
+        index = folder / f"{stem}.safetensors.index.json"
+        if index.is_file():
+            return _indexed(index)
+    raise _broken(f"{folder / f'{STEM}.safetensors'} is missing, and no {STEM}.safetensors.index.json is beside it")
+
+
+def read_state(folder: Path | str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Every tensor in `folder`'s weights by its key, in the stored type; on the CPU they are mapped, not copied.
+
+    Raises EvditError (exit 3) for missing or damaged files.
+    """
+    return {key: tensor for path in weight_files(folder) for key, tensor in read_tensors(path, device)}
+
+
+def read_tensors(path: Path, device: torch.device | str = "cpu") -> Iterator[tuple[str, Tensor]]:
+    """Keys and tensors of one safetensors file, one at a time.
+
+    Raises EvditError (exit 3) when the file is damaged.
+    """
+    check_whole(path)
+    with _opened(path, device) as file:
+        for key in file.keys():  # noqa: SIM118  a safetensors file is no mapping
+            yield key, file.get_tensor(key)
+
+
+def stored_shapes(folder: Path | str) -> dict[str, tuple[int, ...]]:
+    """The shape of every stored tensor, from the headers alone.
+
+    Raises EvditError (exit 3) for missing or damaged files.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(folder):
+        check_whole(path)
+        with _opened(path) as file:
+            shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    return shapes
+
+
+def load_strict(
+    module: nn.Module,
+    folder: Path | str,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Put `folder`'s weights into `module`, whose own parameters are replaced and may be on the meta device.
+
+    `dtype` (None: as stored) is that of floating-point weights afterwards.
+    Raises EvditError (exit 3) for damaged files and, before any weight is read, for missing, unknown or misshapen keys.
+    """
+    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    check_keys(wanted, stored_shapes(folder), type(module).__name__, folder)
+    state: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        for key, tensor in read_tensors(path, device):
+            state[key] = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+    module.load_state_dict(state, strict=True, assign=True)
+
+
+def check_keys(
+    wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]], model: str, folder: Path | str
+) -> None:
+    """Raise EvditError (exit 3), naming the first few, unless `stored` has exactly the keys and shapes of `wanted`."""
+    misshapen = [
+        f"{key} {list(stored[key])} instead of {list(shape)}"
+        for key, shape in wanted.items()
+        if key in stored and stored[key] != shape
+    ]
+    faults = [
+        _counted("missing", [key for key in wanted if key not in stored]),
+        _counted("unknown", [key for key in stored if key not in wanted]),
+        _counted("misshapen", misshapen),
+    ]
+    if any(faults):
+        raise _broken(f"the weights in {folder} do not fit {model}: {'; '.join(filter(None, faults))}")
+
+
+def check_whole(path: Path) -> None:
+    """Raise EvditError (exit 3) unless the file at `path` has the length that its safetensors header announces."""
+    if not path.is_file():
+        raise _broken(f"{path} is missing")
+    actual = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(HEADER_LENGTH_BYTES)
+        if start == b"version ":
+            raise _broken(f"{path} ({actual} bytes) is a git-lfs pointer: the weights themselves were not fetched")
+        length = int.from_bytes(start, "little")
+        if len(start) < HEADER_LENGTH_BYTES or HEADER_LENGTH_BYTES + length > actual:
+            needed = (
+                f"at least {HEADER_LENGTH_BYTES + length} bytes" if len(start) == HEADER_LENGTH_BYTES else "a header"
+            )
+            raise _broken(f"{path} is truncated or not safetensors: it has {actual} bytes and needs {needed}")
+        try:
+            header = json.loads(file.read(length))
+            ends = [int(entry["data_offsets"][1]) for key, entry in header.items() if key != "__metadata__"]
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise _broken(f"{path} ({actual} bytes) is damaged: its safetensors header can't be read") from error
+    expected = HEADER_LENGTH_BYTES + length + max(ends, default=0)
+    if actual != expected:
+        raise _broken(f"{path} is damaged: its header announces {expected} bytes and it has {actual}")
+
+
+def save_weights(
+    module: nn.Module,
+    folder: Path | str,
+    config: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write `module`'s weights and `config` to `folder`, each file whole or not at all.
+
+    Floating-point weights become `dtype` if given. More than `max_shard_bytes` are split over several files, an index
+    beside them; weight files of an earlier save that no longer belong there are removed. `metadata` goes into each file.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = module.state_dict()
+    sizes = {key: value.numel() * _stored_type(value, dtype).itemsize for key, value in state.items()}
+    shards = _split(sizes, max_shard_bytes)
+    names = [f"{STEM}.safetensors"]
+    if len(shards) > 1:
+        names = [f"{STEM}-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
+    for name, keys in zip(names, shards, strict=True):
+        tensors = {key: state[key].detach().to("cpu", _stored_type(state[key], dtype)).contiguous() for key in keys}
+        with replacing(folder / name) as partial:
+            save_file(tensors, partial, metadata={**(metadata or {}), "format": "pt"})
+    index = folder / f"{STEM}.safetensors.index.json"
+    if len(shards) > 1:
+        places = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
+        write_json(index, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places})
+        names.append(index.name)
+    write_json(folder / CONFIG, dict(config))
+    for stale in folder.glob(f"{STEM}*.safetensors*"):
+        if stale.name not in names:
+            stale.unlink()
+
+
+def _stored_type(value: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    return dtype if dtype is not None and value.is_floating_point() else value.dtype
+
+
+def _split(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for key, size in sizes.items():
+        if shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(key)
+        filled += size
+    return shards
+
+
+def _indexed(index: Path) -> list[Path]:
+    places = _read_object(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise _broken(f"{index} is damaged: it has no weight_map of keys to file names")
+    names = sorted(set(places.values()))
+    for name in names:
+        # Checked as text: a hub's cache holds symbolic links that do lead out of the folder.
+        if not name.endswith(".safetensors") or PurePosixPath(name).name != name or {"\\", ":"} & set(name):
+            raise _broken(f"{index} names {name!r}: a shard is a safetensors file in the same folder")
+    absent = [name for name in names if not (index.parent / name).is_file()]
+    if absent:
+        raise _broken(f"{index} names files that are not there: {_listed(absent)}")
+    return [index.parent / name for name in names]
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _broken(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise _broken(f"{path} is not a JSON object")
+    return content
+
+
+def _opened(path: Path, device: torch.device | str = "cpu") -> safe_open:
+    try:
+        return safe_open(path, framework="pt", device=str(device))
+    except SafetensorError as error:
+        raise _broken(f"{path} is damaged: {error}") from error
+
+
+def _counted(fault: str, names: list[str]) -> str:
+    return f"{len(names)} {fault} ({_listed(names)})" if names else ""
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    rest = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _broken(what: str) -> EvditError:
+    return EvditError(what, next_steps=["fetch the folder's files again"], exit_code=ENVIRONMENT)

@@ -1,0 +1,174 @@
+"""OpenSoraT2V: the video diffusion transformer of Open-Sora-Plan v1.2, with its state-dict keys.
+
+Letters: B batch, C channels, F latent frames, h, w latent size, N = F * rows * cols video tokens, L text tokens.
+Source: Open-Sora-Plan v1.2.0; tests/golden/ holds outputs of the original code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vdit_cli.backbones.open_sora_plan import loading
+from vdit_cli.backbones.open_sora_plan.rope import rotary_tables
+from vdit_cli.backbones.open_sora_plan.transformer_config import complete, position_scales
+from vdit_cli.backbones.open_sora_plan.transformer_layers import (
+    Block,
+    PatchEmbedding,
+    TimeModulation,
+    TwoLinear,
+    modulated_norm,
+)
+from vdit_cli.errors import EvditError
+
+MASKED = -10000.0
+"""What upstream adds to the score of a masked key; where all keys are masked, they all count the same."""
+KEPT_TABLES = 4
+"""Rotary tables of so many grids are kept; at 93 x 720p one takes 33 MB."""
+
+
+class OpenSoraT2V(nn.Module):
+    """A transformer over video latents, conditioned on a timestep and on text states.
+
+    `transformer_blocks[i].attn1` are the attention sites. `checkpoint_blocks` trades a second forward pass of each block
+    for its activations while training. `config` holds every key of the given one.
+    Raises EvditError for a config value that is not implemented, naming its key.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.config = complete(dict(config))
+        self.checkpoint_blocks = False
+        heads, channels = self.config["num_attention_heads"], self.channels
+        patch, outputs = self.config["patch_size"], self.config["out_channels"]
+        self.pos_embed = PatchEmbedding(self.config["in_channels"], channels, patch)
+        self.adaln_single = TimeModulation(channels)
+        self.caption_projection = TwoLinear(self.config["caption_channels"], channels, nn.GELU(approximate="tanh"))
+        self.transformer_blocks = nn.ModuleList(
+            Block(channels, heads, self.config["norm_eps"]) for _ in range(self.config["num_layers"])
+        )
+        self.scale_shift_table = nn.Parameter(torch.randn(2, channels) / math.sqrt(channels))
+        self.proj_out = nn.Linear(channels, patch * patch * outputs)
+        self._tables: dict[tuple[tuple[int, int, int], torch.device], tuple[Tensor, Tensor]] = {}
+
+    @property
+    def channels(self) -> int:
+        """C, the width of a token."""
+        return self.config["num_attention_heads"] * self.config["attention_head_dim"]
+
+    def token_grid(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
+        """(F, rows, cols) of the tokens of latents whose shape ends in (F, h, w).
+
+        Raises EvditError when h or w does not divide by the patch.
+        """
+        frames, height, width = latent_shape[-3:]
+        patch = self.config["patch_size"]
+        if height % patch or width % patch:
+            raise EvditError(f"latents of {height} x {width} do not fit patches of {patch} x {patch}: both must divide")
+        return frames, height // patch, width // patch
+
+    def rotary(self, grid: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the grid's positions in float32, made once for a grid and device."""
+        key = (grid, device)
+        if key not in self._tables:
+            while len(self._tables) >= KEPT_TABLES:
+                del self._tables[next(iter(self._tables))]
+            scales = position_scales(self.config)
+            with torch.inference_mode(False):
+                self._tables[key] = rotary_tables(grid, self.config["attention_head_dim"], scales, device)
+        return self._tables[key]
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """The prediction for noisy latents, in their shape (but for out_channels) and type.
+
+        `hidden_states` (B, C, F, h, w), `timestep` (B,) whole or fractional, `encoder_hidden_states` (B, 1, L, C') or
+        (B, L, C'), `encoder_attention_mask` (B, 1, L) or (B, L) with 1 = keep, `attention_mask` (B, F, h, w) with
+        1 = keep: leave it out when nothing is padded, since looking at it waits for the device.
+        """
+        grid = self.token_grid(hidden_states.shape)
+        cos, sin = self.rotary(grid, hidden_states.device)
+        padding_bias = self._padding_bias(attention_mask)
+        text_bias = None if encoder_attention_mask is None else _bias(encoder_attention_mask.flatten(1))
+        modulation_B6C, embedded_BC = self.adaln_single(timestep)
+        stream = self.scale_shift_table.dtype
+        modulation_B6C = modulation_B6C.unflatten(-1, (6, -1)).to(stream)
+        text = encoder_hidden_states.flatten(1, -2).to(self.caption_projection.linear_1.weight.dtype)
+        text = self.caption_projection(text)
+        x = self.pos_embed(hidden_states.to(self.pos_embed.proj.weight.dtype)).to(stream)
+        for block in self.transformer_blocks:
+            arguments = (x, modulation_B6C, text, text_bias, cos, sin, padding_bias)
+            if self.checkpoint_blocks and torch.is_grad_enabled():
+                x = checkpoint(block, *arguments, use_reentrant=False)
+            else:
+                x = block(*arguments)
+        shift, scale = (self.scale_shift_table + embedded_BC[:, None]).chunk(2, dim=1)
+        x = self.proj_out(modulated_norm(x, shift, scale, self.config["norm_eps"]))
+        return self._unpatch(x, grid).to(hidden_states.dtype)
+
+    def _unpatch(self, x_BNP: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        patch = self.config["patch_size"]
+        frames, rows, cols = grid
+        x = x_BNP.view(-1, frames, rows, cols, patch, patch, self.config["out_channels"])
+        return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(-1, x.shape[-1], frames, rows * patch, cols * patch)
+
+    def _padding_bias(self, mask_BFhw: Tensor | None) -> Tensor | None:
+        if mask_BFhw is None or bool((mask_BFhw == 1).all()):
+            return None
+        return _bias(F.max_pool2d(mask_BFhw.float(), self.config["patch_size"]).flatten(1))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Start weights for training from scratch, drawn from `generator` in the order of the state dict.
+
+        Matrices Xavier-uniform, biases zero, time embedder and modulation normal .02, tables normal / sqrt(C), output
+        projection zero so that the first prediction is zero. The output of cross-attention is not zero [ours;
+        PixArt-alpha starts it at zero, for fine-tuning an image model]: text is learnt from the first step.
+        """
+        for name, parameter in self.named_parameters():
+            start = torch.empty(parameter.shape, device=generator.device)
+            if name.endswith("bias") or name.startswith("proj_out."):
+                start.zero_()
+            elif name.endswith("scale_shift_table"):
+                start.normal_(0, 1 / math.sqrt(self.channels), generator=generator)
+            elif name.startswith("adaln_single."):
+                start.normal_(0, 0.02, generator=generator)
+            else:
+                nn.init.xavier_uniform_(start.flatten(1), generator=generator)
+            with torch.no_grad():
+                parameter.copy_(start)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Self:
+        """The model in `folder` (config.json and safetensors, sharded or not), ready to sample.
+
+        Raises EvditError for missing, damaged or unfitting files.
+        """
+        with torch.device("meta"):
+            model = cls(loading.read_config(folder))
+        loading.load_strict(model, folder, dtype=dtype, device=device)
+        return model.eval()
+
+    def save_pretrained(
+        self, folder: Path | str, dtype: torch.dtype | None = None, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Write config.json and weights, the latter as `dtype` if given, so that `from_pretrained` reads them."""
+        loading.save_weights(self, folder, self.config, dtype=dtype, metadata=metadata)
+
+
+def _bias(mask_BN: Tensor) -> Tensor:
+    return ((1 - mask_BN.float()) * MASKED)[:, None, None, :]

@@ -1,0 +1,211 @@
+"""The parts of the transformer: self- and cross-attention, feed-forward, block, and its embeddings of time and text.
+
+Letters: B batch, N video tokens, L text tokens, H heads, D head width, C = H * D channels.
+Source: Open-Sora-Plan v1.2.0, after PixArt-alpha (arXiv 2310.00426); attribute names are those of its state dict.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vdit_cli.backbones.open_sora_plan.rope import rotate
+from vdit_cli.errors import EvditError
+
+if TYPE_CHECKING:
+    from vdit_cli.attention.bind import Attend
+
+TIME_CHANNELS = 256
+
+
+class Attention(nn.Module):
+    """Projections to queries, keys, values and back, shared by both kinds of attention."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def project(self, queries_BNC: Tensor, keys_BNC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the first, keys and values of the second argument, each (B, N, H, D)."""
+        heads = (self.heads, -1)
+        return (
+            self.to_q(queries_BNC).unflatten(-1, heads),
+            self.to_k(keys_BNC).unflatten(-1, heads),
+            self.to_v(keys_BNC).unflatten(-1, heads),
+        )
+
+
+class SelfAttention(Attention):
+    """An attention site: `attend` is a bound mask, or None for dense attention.
+
+    `attend` is called with q, k, v of (B, N, H, D), positions already in them, and returns (B, N, H, D).
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__(channels, heads)
+        self.attend: Attend | None = None
+
+    def forward(self, x_BNC: Tensor, cos: Tensor, sin: Tensor, padding_bias: Tensor | None = None) -> Tensor:
+        """Attention among video tokens; `padding_bias` (B, 1, 1, N) is added to the scores of padded keys.
+
+        Raises EvditError when both a bound mask and padding are asked for.
+        """
+        q, k, v = self.project(x_BNC, x_BNC)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if self.attend is None:
+            return self.to_out[0](dense(q, k, v, padding_bias).flatten(-2))
+        if padding_bias is not None:
+            raise EvditError(
+                "a tile mask and a video attention_mask with padding can't be combined: tile attention has no padded keys",
+                next_steps=["leave attention_mask out", "run without --masks"],
+            )
+        return self.to_out[0](self.attend(q, k, v).flatten(-2))
+
+
+class CrossAttention(Attention):
+    """Attention of video tokens to text tokens."""
+
+    def forward(self, x_BNC: Tensor, text_BLC: Tensor, text_bias: Tensor | None) -> Tensor:
+        """What each video token reads from the text; `text_bias` (B, 1, 1, L) is added to the scores."""
+        return self.to_out[0](dense(*self.project(x_BNC, text_BLC), text_bias).flatten(-2))
+
+
+def dense(q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, bias: Tensor | None) -> Tensor:
+    """Fused softmax attention with an additive bias on keys, (B, N, H, D) in and out."""
+    bias = None if bias is None else bias.to(q_BNHD.dtype)
+    out = F.scaled_dot_product_attention(
+        q_BNHD.transpose(1, 2), k_BNHD.transpose(1, 2), v_BNHD.transpose(1, 2), attn_mask=bias
+    )
+    return out.transpose(1, 2)
+
+
+class GeluProjection(nn.Module):
+    """A linear layer and the tanh form of GELU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """GELU of the projected last dimension."""
+        return F.gelu(self.proj(x), approximate="tanh")
+
+
+class FeedForward(nn.Module):
+    """C -> 4C -> C. The identity stands where upstream has a dropout, so that keys keep their numbers."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            GeluProjection(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)
+        )
+
+    def forward(self, x_BNC: Tensor) -> Tensor:
+        """The same shape as `x_BNC`."""
+        return self.net(x_BNC)
+
+
+class Block(nn.Module):
+    """Self-attention and feed-forward under a modulation by time, with cross-attention between them, which has no norm."""
+
+    def __init__(self, channels: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.attn1 = SelfAttention(channels, heads)
+        self.attn2 = CrossAttention(channels, heads)
+        self.ff = FeedForward(channels)
+        self.scale_shift_table = nn.Parameter(torch.randn(6, channels) / math.sqrt(channels))
+
+    def forward(
+        self,
+        x_BNC: Tensor,
+        modulation_B6C: Tensor,
+        text_BLC: Tensor,
+        text_bias: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        padding_bias: Tensor | None = None,
+    ) -> Tensor:
+        """One layer; `modulation_B6C` are shift, scale, gate of attention and of feed-forward before this layer's own."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table + modulation_B6C).chunk(6, dim=1)
+        x = x_BNC + gate1 * self.attn1(modulated_norm(x_BNC, shift1, scale1, self.eps), cos, sin, padding_bias)
+        x = x + self.attn2(x, text_BLC, text_bias)
+        return x + gate2 * self.ff(modulated_norm(x, shift2, scale2, self.eps))
+
+
+def modulated_norm(x_BNC: Tensor, shift_B1C: Tensor, scale_B1C: Tensor, eps: float) -> Tensor:
+    """Layer norm without parameters, then `* (1 + scale) + shift`."""
+    return F.layer_norm(x_BNC, x_BNC.shape[-1:], eps=eps) * (1 + scale_B1C) + shift_B1C
+
+
+def sinusoid(t_B: Tensor) -> Tensor:
+    """Timesteps, whole or fractional, as (B, 256) in float32: cosines, then sines, of 128 frequencies.
+
+    Source: section 3.5 of arXiv 1706.03762, cosines first as in DiT (arXiv 2212.09748).
+    """
+    half = TIME_CHANNELS // 2
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=t_B.device, dtype=torch.float32) / half)
+    angles = t_B.float()[:, None] * frequencies
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+class TwoLinear(nn.Module):
+    """Linear, activation, linear: the embedders of time (SiLU) and of text (tanh GELU)."""
+
+    def __init__(self, inputs: int, channels: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(inputs, channels)
+        self.act = activation
+        self.linear_2 = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The last dimension becomes `channels`."""
+        return self.linear_2(self.act(self.linear_1(x)))
+
+
+class TimeEmbedding(nn.Module):
+    """Holds the embedder under the name that its keys have."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.timestep_embedder = TwoLinear(TIME_CHANNELS, channels, nn.SiLU())
+
+    def forward(self, t_B: Tensor) -> Tensor:
+        """Timesteps as (B, C) in the type of the weights."""
+        return self.timestep_embedder(sinusoid(t_B).to(self.timestep_embedder.linear_1.weight.dtype))
+
+
+class TimeModulation(nn.Module):
+    """Timesteps to the modulation that all blocks share (adaLN-single, section 2.3 of arXiv 2310.00426)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.emb = TimeEmbedding(channels)
+        self.linear = nn.Linear(channels, 6 * channels)
+
+    def forward(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 6C) for the blocks, and the embedded time (B, C) for the output."""
+        embedded_BC = self.emb(t_B)
+        return self.linear(F.silu(embedded_BC)), embedded_BC
+
+
+class PatchEmbedding(nn.Module):
+    """Square patches of each latent frame as tokens; positions enter by rotation, so none are added."""
+
+    def __init__(self, inputs: int, channels: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(inputs, channels, kernel_size=patch, stride=patch)
+
+    def forward(self, x_BCFhw: Tensor) -> Tensor:
+        """Tokens (B, N, C) in (t, y, x) order."""
+        batch = x_BCFhw.shape[0]
+        tokens = self.proj(x_BCFhw.transpose(1, 2).flatten(0, 1)).flatten(2).transpose(1, 2)
+        return tokens.unflatten(0, (batch, -1)).flatten(1, 2)
