@@ -62,9 +62,7 @@ def serving(stand_in: StandIn) -> Iterator[StandIn]:
             return {"id": model, "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "siblings": siblings}
 
         def send_file(self, folder: Path, name: str, with_body: bool) -> None:
-            if name in stand_in.broken:
-                self.refuse(404, "EntryNotFound")
-            elif not (folder / name).is_file():
+            if name in stand_in.broken or not (folder / name).is_file():
                 self.refuse(404, "EntryNotFound")
             else:
                 if with_body:

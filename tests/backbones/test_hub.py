@@ -41,7 +41,8 @@ try:
     backbone = open_backbone(
         find_source(sys.argv[1]), device="cpu", text_encoder=sys.argv[2] or None, video_frames=frames, progress=progress
     )
-    print(backbone.name, backbone.transformer_folder.name, tuple(backbone.encode_text(["a red circle"]).states_BLC.shape))
+    states = backbone.encode_text(["a red circle"]).states_BLC
+    print(backbone.name, backbone.transformer_folder.name, tuple(states.shape))
 except EvditError as error:
     print(error.text())
     sys.exit(error.exit_code)

@@ -260,4 +260,4 @@ def _around(value: int, step: int, least: int) -> list[int]:
     """The multiples of `step` just below and above `value`, none under `least`, the nearer first."""
     below = value // step * step
     found = {max(least, below), max(least, below + step)}
-    return sorted(found, key=lambda multiple: abs(multiple - value))
+    return sorted(found, key=lambda multiple: (abs(multiple - value), multiple))
