@@ -49,32 +49,49 @@ class GenerateOptions(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VaeTraining(Section):
-    """The video autoencoder of `shapes`."""
+class ShapesVaeOptions(Section):
+    """The video autoencoder of `shapes`: its size and its training."""
 
-    iterations: int = knob(4000, "optimiser steps", at_least=1)
+    iterations: int = knob(6000, "optimiser steps", at_least=1)
     batch_size: int = knob(4, "clips a step", at_least=1)
-    learning_rate: float = knob(1e-3, "peak learning rate")
+    learning_rate: float = knob(1e-3, "peak learning rate", at_least=0)
     warmup: int = knob(100, "steps to reach the peak", at_least=0)
-    flat: float = knob(0.3, "share of the steps at the peak; then a linear fall to 1 %")
-    ema: float = knob(0.995, "decay of the averaged weights that are kept")
-    two_objects: float = knob(0.4, "share of clips with a second object")
-    config: dict[str, Any] = knob({}, "CausalVAEModel config, laid over the built-in one")
+    flat_share: float = knob(0.3, "share of the steps before the rate begins to fall", at_least=0)
+    final_share: float = knob(0.01, "share of the peak rate at the end", at_least=0)
+    average_keep: float = knob(0.995, "decay of the averaged weights, which are what is kept", at_least=0)
+    two_objects: float = knob(0.4, "share of clips with a second object", at_least=0)
+    edge_weight: float = knob(0.5, "weight of the loss on differences between neighbours", at_least=0)
+    kl_weight: float = knob(1e-4, "weight of the divergence from a normal distribution", at_least=0)
+    hidden_size: int = knob(32, "channels of the first level", at_least=1)
+    hidden_size_mult: tuple[int, ...] = knob((1, 2, 3, 3), "channels of each level, as multiples of the first")
+    norm_groups: int = knob(8, "groups of the group norms", at_least=1)
+    measured_clips: int = knob(256, "unseen clips that normalise the latents and measure the PSNR", at_least=2)
+    checkpoint_every: int = knob(500, "steps between checkpoints", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerTraining(Section):
-    """The text encoder and transformer of `shapes`."""
+class ShapesTransformerOptions(Section):
+    """The transformer and text encoder of `shapes`: their sizes and their training."""
 
     iterations: int = knob(6000, "optimiser steps", at_least=1)
     batch_size: int = knob(256, "latent clips a step", at_least=1)
-    learning_rate: float = knob(1.5e-3, "peak learning rate")
+    learning_rate: float = knob(1.5e-3, "peak learning rate", at_least=0)
     warmup: int = knob(300, "steps to reach the peak", at_least=0)
-    flat: float = knob(0.3, "share of the steps at the peak; then a linear fall to 1 %")
-    ema: float = knob(0.999, "decay of the averaged weights that are kept")
-    two_objects: float = knob(0.3, "share of clips with a second object")
-    prompt_dropout: float = knob(0.1, "share of clips whose prompt is blanked, for guidance")
-    config: dict[str, Any] = knob({}, "OpenSoraT2V config, laid over the built-in one")
+    flat_share: float = knob(0.3, "share of the steps before the rate begins to fall", at_least=0)
+    final_share: float = knob(0.01, "share of the peak rate at the end", at_least=0)
+    average_keep: float = knob(0.999, "decay of the averaged weights, which are what is kept", at_least=0)
+    two_objects: float = knob(0.3, "share of clips with a second object", at_least=0)
+    prompt_dropout: float = knob(0.1, "share of clips whose prompt is blanked, for guidance", at_least=0)
+    clips: int = knob(32768, "clips encoded beforehand", at_least=1)
+    fresh_clips: int = knob(64, "clips encoded anew each time", at_least=1)
+    fresh_every: int = knob(16, "steps between fresh clips", at_least=1)
+    layers: int = knob(8, "transformer layers", at_least=1)
+    heads: int = knob(6, "attention heads", at_least=1)
+    head_dim: int = knob(48, "width of a head, a multiple of 6", at_least=6)
+    text_layers: int = knob(2, "text encoder layers", at_least=1)
+    text_width: int = knob(192, "width of the text encoder, a multiple of 6", at_least=6)
+    text_length: int = knob(40, "tokens of a prompt", at_least=1)
+    checkpoint_every: int = knob(500, "steps between checkpoints", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +100,8 @@ class TrainShapesOptions(Section):
 
     seed: int = knob(0, "of data, initial weights and noise", at_least=0)
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps")
-    vae: VaeTraining = section(VaeTraining, "the autoencoder")
-    transformer: TransformerTraining = section(TransformerTraining, "the transformer and its text encoder")
+    vae: ShapesVaeOptions = section(ShapesVaeOptions, "the autoencoder")
+    transformer: ShapesTransformerOptions = section(ShapesTransformerOptions, "the transformer and its text encoder")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,7 +92,7 @@ def tuples(content: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, tuple
 
 
 def versions() -> dict[str, str]:
-    """The versions of evdit, Python and the packages that decide numbers; a package that is not installed is left out."""
+    """The versions of evdit, Python and the packages that decide numbers, as far as they are installed."""
     found = {"evdit": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -154,7 +154,7 @@ class RunDir:
             self.lock.release()
 
     def add_output(self, role: str, relative: str) -> None:
-        """Note a finished file or folder of the run under `role`, with its digest. Raises EvditError for one outside."""
+        """Note a finished file or folder under `role`, with its digest. Raises EvditError for one outside."""
         self.manifest["outputs"][role] = {"path": relative, "sha256": path_digest(self.inside(relative))}
         self.save()
 

@@ -19,13 +19,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import MarkupMode, TyperCommand, TyperGroup
 
 from vdit_cli import __version__
 from vdit_cli.cli.help_page import HelpPage, HelpPages, markup_mode
 from vdit_cli.errors import DONE, FAILED, INTERRUPTED, OUT_OF_MEMORY, EvditError, nearest, unknown_name
 
-COMMANDS: tuple[tuple[str, str], ...] = ()
+COMMANDS: tuple[tuple[str, str], ...] = (
+    ("doctor", "Check this machine: Python, torch, GPU, kernels, memory and disk, each problem with its fix."),
+    ("models", "List the models that --model takes by name, and whether their weights are here."),
+)
 """(name, one line of help) of every command, in the order in which a person needs them."""
 
 EXAMPLE = 'evdit generate "a large red circle moving right over a black background" -o out.mp4'
@@ -46,18 +49,18 @@ class FrontDoor(HelpPages):
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple[str, TyperCommand | TyperGroup, list[str]]:
         """The command itself, its file now imported. Raises EvditError for a name that is not in COMMANDS."""
         name, *rest = args
-        return name, load_command(name), rest
+        return name, load_command(name, self.rich_markup_mode), rest
 
 
-def load_command(name: str) -> TyperCommand | TyperGroup:
+def load_command(name: str, mode: MarkupMode = None) -> TyperCommand | TyperGroup:
     """Import the file of the command `name` and build its Typer command. Raises EvditError for an unknown name."""
     if name not in dict(COMMANDS):
         raise unknown_name("command", name, [known for known, _ in COMMANDS], where=f"evdit {name}")
     module = importlib.import_module(f"vdit_cli.cli.{name.replace('-', '_')}")
     if hasattr(module, "app"):
-        module.app.rich_markup_mode = markup_mode()
+        module.app.rich_markup_mode = mode
         return named(typer.main.get_group(module.app), name)
-    single = typer.Typer(add_completion=False, rich_markup_mode=markup_mode())
+    single = typer.Typer(add_completion=False, rich_markup_mode=mode)
     single.command(name, cls=HelpPage, epilog=module.EXAMPLE)(module.command)
     return named(typer.main.get_command(single), name)
 
@@ -86,12 +89,12 @@ def front_door(
     """Efficient video diffusion transformers: fewer attention tiles, fewer steps, and proof that the video stays."""
 
 
-def command_line() -> TyperGroup:
-    """The whole command line as one Typer group."""
+def command_line(mode: MarkupMode = None) -> TyperGroup:
+    """The whole command line as one Typer group, its pages in panels ("rich") or plain (None)."""
     app = typer.Typer(
         cls=FrontDoor,
         add_completion=False,
-        rich_markup_mode=markup_mode(),
+        rich_markup_mode=mode,
         pretty_exceptions_enable=False,
         epilog=EXAMPLE,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -107,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in own
     args = [arg for arg in own if arg != "--debug"] + args[len(own) :]
     try:
-        code = command_line().main(args=args, prog_name="evdit", standalone_mode=False)
+        code = command_line(markup_mode()).main(args=args, prog_name="evdit", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
