@@ -26,8 +26,8 @@ from vdit_cli.cli.help_page import HelpPage, HelpPages, markup_mode
 from vdit_cli.errors import DONE, FAILED, INTERRUPTED, OUT_OF_MEMORY, EvditError, nearest, unknown_name
 
 COMMANDS: tuple[tuple[str, str], ...] = (
-    ("doctor", "Check this machine: Python, torch, GPU, kernels, memory and disk, each problem with its fix."),
-    ("models", "List the models that --model takes by name, and whether their weights are here."),
+    ("doctor", "Check this machine; each problem comes with its fix"),
+    ("models", "List the models, and whether their weights are here"),
 )
 """(name, one line of help) of every command, in the order in which a person needs them."""
 

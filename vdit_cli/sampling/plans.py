@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Progress
 
-MASK_NAME = re.compile(r"(?:[a-z-]+/)?\d+:\d+", re.ASCII)
 DENSE = "none"
 
 

@@ -94,12 +94,12 @@ def _branches(spec: SampleSpec, text: TextStates, null_text: TextStates | None, 
     null_states = null_text.states_BLC.expand(batch, -1, -1)
     null_mask = null_text.mask_BL.expand(batch, -1)
     return TextStates(
-        torch.cat([_padded(text.states_BLC, length), _padded(null_states, length)]),
-        torch.cat([_padded(text.mask_BL, length), _padded(null_mask, length)]),
+        torch.cat([padded(text.states_BLC, length), padded(null_states, length)]),
+        torch.cat([padded(text.mask_BL, length), padded(null_mask, length)]),
     )
 
 
-def _padded(x: Tensor, length: int) -> Tensor:
+def padded(x: Tensor, length: int) -> Tensor:
     """x (B, L, ...) with zeros behind its second axis up to `length`; zeros in a text mask mean padding."""
     missing = length - x.shape[1]
     return x if missing == 0 else torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], dim=1)

@@ -1,0 +1,153 @@
+"""Prompt to file: everything that can be wrong is found before weights load; `making.py` then makes the videos."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdit_cli.artifacts.receipt import Receipt
+from vdit_cli.artifacts.run_dir import Request
+from vdit_cli.backbones.base import Backbone
+from vdit_cli.backbones.registry import find_source, open_backbone
+from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
+from vdit_cli.errors import EvditError, unknown_name
+from vdit_cli.recipe import GenerateOptions
+from vdit_cli.sampling.making import Job, Making
+from vdit_cli.sampling.memory import Placing, check_memory, gib
+from vdit_cli.sampling.outputs import Clip, check_file, check_folder, clips_in, is_single, open_run, waiting
+from vdit_cli.sampling.plans import bind_plan, check_kernel, find_plan
+from vdit_cli.sampling.prompts import EXAMPLE, collect_prompts
+from vdit_cli.sampling.sample import SampleSpec
+from vdit_cli.timing import Progress, Stopwatch
+
+HOW = ("strict", "offload", "device", "batch", "kernel")
+"""Options that change where and how a video is computed, not which: a folder may be gone on with under others."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person asked for beside the options: prompts as words or as a file, and the place of the result."""
+
+    prompts: tuple[str, ...] = ()
+    prompts_file: Path | None = None
+    out: Path | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished video: where it is, and its receipt, which also lies beside it."""
+
+    path: Path
+    receipt: Receipt
+
+
+def generate(options: GenerateOptions, asked: Asked, progress: Progress) -> list[Made]:
+    """Make the videos and return where each is and its receipt, in order, those of an earlier start included.
+
+    All of `options` and `asked` is checked before any weight is loaded. Raises EvditError with the exit code that
+    fits, Interrupted when the person asked to stop; what is finished by then stays.
+    """
+    prompts = collect_prompts(asked.prompts, asked.prompts_file)
+    check_options(options)
+    clock = Stopwatch()
+    if asked.out is not None and is_single(asked.out, prompts, options.num, asked.prompts_file is not None):
+        clip = Clip(prompts[0], options.seed, asked.out)
+        check_file(clip, asked.overwrite)
+        with clock.phase("load"):
+            job = prepare(options, prompts, progress)
+        Making(job, [clip], None, asked.overwrite, clock, progress).videos()
+        return [Made(clip.path, Receipt.read(clip.sidecar))]
+    if asked.out is not None:
+        check_folder(asked.out, asked.overwrite)
+    with clock.phase("load"):
+        job = prepare(options, prompts, progress)
+    with open_run(asked.out, request_of(job, prompts), asked.overwrite) as run:
+        clips = clips_in(run.path, prompts, options.num, options.seed)
+        left = waiting(run, clips)
+        if len(left) < len(clips):
+            progress.say(f"{len(clips) - len(left)} of {len(clips)} videos in {run.path} are done already")
+        Making(job, left, run, True, clock, progress).videos()
+        return [Made(clip.path, Receipt.read(clip.sidecar)) for clip in clips]
+
+
+def check_options(options: GenerateOptions) -> None:
+    """Raise EvditError (exit 2) for names that are in no table and numbers that mean nothing; opens nothing."""
+    for key in ("num", "batch", "steps", "fps", "video_frames"):
+        value = getattr(options, key)
+        if value is not None and value < 1:
+            flag = "--frames" if key == "video_frames" else f"--{key}"
+            raise EvditError(f"{key} is {value}: it must be at least 1", where=f"{flag} {value}")
+    if options.guidance is not None and not math.isfinite(options.guidance):
+        raise EvditError(f"guidance is {options.guidance}: it must be a number", where=f"--guidance {options.guidance}")
+    if options.scheduler is not None and options.scheduler not in SCHEDULERS:
+        raise unknown_name("scheduler", options.scheduler, SCHEDULERS, where=f"--scheduler {options.scheduler}")
+    check_kernel(options.kernel)
+
+
+def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress) -> Job:
+    """Open the model and check prompts, size, steps, masks, kernel and memory against it. Loads no weights."""
+    source = find_source(options.model, where=f"--model {options.model}")
+    backbone = open_backbone(
+        source,
+        device=options.device,
+        dtype=options.dtype,
+        text_encoder=options.text_encoder,
+        offload=options.offload,
+        vae_tiling=options.vae_tiling,
+        checkpoint=options.checkpoint,
+        progress=progress,
+        video_frames=options.video_frames,
+        height=options.height,
+        width=options.width,
+    )
+    own = backbone.defaults
+    spec = SampleSpec(
+        video_frames=own.video_frames if options.video_frames is None else options.video_frames,
+        height=own.height if options.height is None else options.height,
+        width=own.width if options.width is None else options.width,
+        steps=own.steps if options.steps is None else options.steps,
+        guidance=own.guidance if options.guidance is None else options.guidance,
+        scheduler=own.scheduler if options.scheduler is None else options.scheduler,
+    )
+    backbone.latent_shape(spec.video_frames, spec.height, spec.width)
+    timesteps = set_steps(make_scheduler(spec.scheduler, backbone.scheduler_config), spec.steps).tolist()
+    if spec.video_frames != own.video_frames:
+        progress.say(
+            f"warning: {backbone.name} was made for {own.video_frames} frames: "
+            f"{spec.video_frames} may look worse (--frames {own.video_frames})"
+        )
+    for prompt in prompts:
+        check_words(backbone, prompt, progress)
+    plan = find_plan(options.masks, backbone, spec, options.allow_other_weights)
+    batch = options.batch * (2 if spec.guided else 1)
+    _, told = bind_plan(backbone, plan, batch, options.kernel, options.strict, progress)
+    need = check_memory(backbone, spec, Placing(options.offload, options.vae_tiling, options.batch))
+    progress.say(f"memory: about {gib(max(need.values()))} on {backbone.device}")
+    negative = own.negative if options.negative is None else options.negative
+    return Job(options, backbone, spec, plan, tuple(timesteps), negative, options.fps or own.fps, tuple(told))
+
+
+def check_words(backbone: Backbone, prompt: str, progress: Progress) -> None:
+    """Name the words that the model has no token for. Raises EvditError (exit 2) where it knows none of them."""
+    known, unknown = backbone.unknown_words(prompt)
+    if unknown and not known:
+        raise EvditError(
+            f"{backbone.name} knows none of the words in {prompt!r}", where="the prompt", next_steps=[f'"{EXAMPLE}"']
+        )
+    if unknown:
+        progress.say(f"warning: {backbone.name} does not know {', '.join(map(repr, unknown))} and will ignore it")
+
+
+def request_of(job: Job, prompts: Sequence[str]) -> Request:
+    """What decides the videos of a folder: the prompts, and the options but for `HOW` with the defaults filled in."""
+    values = {name: value for name, value in job.values.items() if name not in HOW}
+    return Request(
+        command="generate",
+        model=job.options.model,
+        values={**values, "plan": job.plan.digest, "prompts": list(prompts)},
+        origins=dict(job.options.origins),
+        lineage=(job.backbone.weights_digest, *job.backbone.lineage),
+    )

@@ -1,0 +1,208 @@
+"""The work of a generation: text of all prompts, then batch after batch denoised, decoded and written.
+
+Letters: B batch, C channels, F latent frames, L text tokens, T pixel frames, H, W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vdit_cli.artifacts.receipt import Receipt
+from vdit_cli.artifacts.run_dir import RunDir
+from vdit_cli.artifacts.video_file import write_video
+from vdit_cli.attention.bind import Attend
+from vdit_cli.backbones.base import Backbone, TextStates
+from vdit_cli.errors import FAILED, EvditError, Interrupted
+from vdit_cli.recipe import GenerateOptions
+from vdit_cli.sampling.noise import generators_for
+from vdit_cli.sampling.outputs import Clip, note_finished
+from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
+from vdit_cli.sampling.sample import SampleSpec, padded, sample
+from vdit_cli.sampling.sidecar import metadata_of, receipt_of
+from vdit_cli.tiles.plan import MaskPlan
+from vdit_cli.timing import Progress, Stopwatch
+
+TEXT_CHUNK = 8
+"""Prompts encoded at once."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model opened for a command, weights not yet loaded, and all that decides its videos."""
+
+    options: GenerateOptions
+    backbone: Backbone
+    spec: SampleSpec
+    plan: MaskPlan
+    timesteps: tuple[float, ...]
+    negative: str
+    fps: int
+    fallbacks: tuple[str, ...]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The options with the model's own defaults filled in: what decides the videos, and how they are computed."""
+        spec = {name: getattr(self.spec, name) for name in ("video_frames", "height", "width", "steps", "guidance")}
+        filled = {**spec, "scheduler": self.spec.scheduler, "negative": self.negative, "fps": self.fps}
+        return {**self.options.values(), **filled, "masks": self.options.masks or "none"}
+
+    def said(self, prompt: str) -> str:
+        """The prompt in the model's template, as the text encoder reads it."""
+        return self.backbone.defaults.prompt_template.replace("{prompt}", prompt)
+
+    def network_batch(self, videos: int) -> int:
+        """Rows in one call of the network for so many videos, their null branches included."""
+        return videos * (2 if self.spec.guided else 1)
+
+
+class Making:
+    """The clips of a command that are still to be made; without a `run` it is one clip in a file of its own."""
+
+    def __init__(
+        self,
+        job: Job,
+        clips: Sequence[Clip],
+        run: RunDir | None,
+        overwrite: bool,
+        clock: Stopwatch,
+        progress: Progress,
+    ) -> None:
+        self.job = job
+        self.clips = list(clips)
+        self.run = run
+        self.overwrite = overwrite
+        self.clock = clock
+        self.progress = progress
+        self.made: list[Receipt] = []
+        self.memory = PeakMemory(job.backbone.device)
+
+    def videos(self) -> list[Receipt]:
+        """Make every clip; the receipts in order. Raises Interrupted, saying how many are finished."""
+        if not self.clips:
+            return []
+        batch = self.job.options.batch
+        with self.memory:
+            texts, null_text = self.encode()
+            for start in range(0, len(self.clips), batch):
+                clips = self.clips[start : start + batch]
+                attends, latents, seconds = self.denoise(clips, texts, null_text)
+                for clip, latents_CFhw in zip(clips, latents, strict=True):
+                    self.stop_here_if_asked()
+                    self.write(clip, latents_CFhw, attends, {"denoise": seconds / len(clips)})
+                self.stop_here_if_asked()
+        return self.made
+
+    def stop_here_if_asked(self) -> None:
+        """Raise Interrupted where the person asked to stop and clips are left."""
+        if self.progress.should_stop() and len(self.made) < len(self.clips):
+            raise self.interrupted("stopped")
+
+    def interrupted(self, what: str) -> Interrupted:
+        """What is finished, and that the same command goes on."""
+        left = len(self.clips) - len(self.made)
+        kept = f"{len(self.made)} videos are finished, {left} are left" if self.run else "nothing was written"
+        return Interrupted(f"{what}: {kept}", next_steps=["the same command again"])
+
+    def encode(self) -> tuple[dict[str, TextStates], TextStates | None]:
+        """Text states of each different prompt, on the CPU, and those of the negative prompt where guidance asks."""
+        backbone, guided = self.job.backbone, self.job.spec.guided
+        prompts = list(dict.fromkeys(clip.prompt for clip in self.clips))
+        texts = [self.job.said(prompt) for prompt in prompts] + ([self.job.negative] if guided else [])
+        states: list[TextStates] = []
+        with ExitStack() as stack, out_of_memory_told("read the prompts", ["--dtype bfloat16"]):
+            with self.clock.phase("load"):
+                stack.enter_context(backbone.resident("text"))
+            self.progress.stage("reading the prompts", math.ceil(len(texts) / TEXT_CHUNK))
+            for start in range(0, len(texts), TEXT_CHUNK):
+                self.stop_here_if_asked()
+                with self.clock.phase("text"):
+                    chunk = backbone.encode_text(texts[start : start + TEXT_CHUNK]).to("cpu", backbone.dtype)
+                rows = range(len(chunk.states_BLC))
+                states += [TextStates(chunk.states_BLC[i : i + 1], chunk.mask_BL[i : i + 1]) for i in rows]
+                self.progress.advance()
+        return dict(zip(prompts, states, strict=False)), states[-1] if guided else None
+
+    def denoise(
+        self, clips: Sequence[Clip], texts: dict[str, TextStates], null_text: TextStates | None
+    ) -> tuple[tuple[Attend, ...], Tensor, float]:
+        """Each layer's bound attention, the latents (B, C, F, h, w) of a batch of clips, and the seconds they took."""
+        job, clock = self.job, Stopwatch()
+        first = len(self.made) + 1
+        which = f" {first}-{first + len(clips) - 1} of {len(self.clips)}" if len(self.clips) > 1 else ""
+        less = ["--offload model", "--offload block", "fewer --frames", "--set generate.batch=1"]
+        with ExitStack() as stack, out_of_memory_told("denoise", less):
+            with self.clock.phase("load"):
+                stack.enter_context(job.backbone.resident("transformer"))
+                attends = job.backbone.apply_plan(job.plan, job.network_batch(len(clips)), job.options.kernel)
+            self.progress.stage(f"denoising{which}", job.spec.steps)
+            text = joined([texts[clip.prompt] for clip in clips])
+            generators = generators_for(clip.seed for clip in clips)
+            try:
+                with clock.phase("denoise"):
+                    latents = sample(job.backbone, job.spec, text, null_text, generators, self.progress)
+            except Interrupted as stopped:
+                raise self.interrupted(stopped.what) from stopped
+        return attends, latents, clock.seconds["denoise"]
+
+    def write(
+        self, clip: Clip, latents_CFhw: Tensor, attends: tuple[Attend, ...], batch_seconds: dict[str, float]
+    ) -> None:
+        """Decode one clip and write video, receipt and the run's note, in this order."""
+        job, clock = self.job, Stopwatch()
+        with ExitStack() as stack, out_of_memory_told("decode", ["--vae-tiling", "--offload model", "fewer --frames"]):
+            with self.clock.phase("load"):
+                stack.enter_context(job.backbone.resident("vae"))
+            self.progress.stage("decoding", 1)
+            with clock.phase("decode"):
+                frames = to_frames(job.backbone.decode_video(latents_CFhw[None]), job.backbone.dtype)
+            self.progress.advance()
+        with clock.phase("write"):
+            told = metadata_of(clip, job.spec, job.backbone.name, job.plan) if job.options.metadata else {}
+            write_video(clip.path, frames, job.fps, told, self.overwrite)
+        receipt = receipt_of(
+            clip=clip,
+            values=job.values,
+            backbone=job.backbone,
+            scheduler=job.spec.scheduler,
+            timesteps=job.timesteps,
+            guidance=job.spec.guidance,
+            plan=job.plan,
+            attends=attends,
+            fallbacks=job.fallbacks,
+            # Loading and text are of the whole command so far; denoising is the batch's share of a video.
+            seconds={**self.clock.seconds, **batch_seconds, **clock.seconds},
+            peak_bytes=self.memory.read(),
+        )
+        receipt.write(clip.sidecar)
+        self.made.append(receipt)
+        if self.run is not None:
+            note_finished(self.run, clip)
+
+
+def joined(texts: Sequence[TextStates]) -> TextStates:
+    """Several prompts, each (1, L, C), as one batch, shorter ones padded."""
+    length = max(text.states_BLC.shape[1] for text in texts)
+    return TextStates(
+        torch.cat([padded(text.states_BLC, length) for text in texts]),
+        torch.cat([padded(text.mask_BL, length) for text in texts]),
+    )
+
+
+def to_frames(video_BCTHW: Tensor, dtype: torch.dtype) -> np.ndarray:
+    """One video in [-1, 1], (1, 3, T, H, W), as uint8 (T, H, W, 3). Raises EvditError where it is not finite."""
+    video = video_BCTHW[0].float()
+    if not bool(torch.isfinite(video).all()):
+        raise EvditError(
+            f"the decoded video holds values that are not finite, in {str(dtype).removeprefix('torch.')}",
+            next_steps=["--dtype float32"],
+            exit_code=FAILED,
+        )
+    return ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy()

@@ -1,0 +1,81 @@
+"""What is told about a video: the receipt beside it (out.json of out.mp4) and the metadata inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine, versions
+from vdit_cli.attention.bind import Attend
+from vdit_cli.backbones.base import Backbone
+from vdit_cli.sampling.outputs import Clip
+from vdit_cli.sampling.sample import SampleSpec
+from vdit_cli.tiles.plan import MaskPlan
+
+PHASES = ("load", "text", "denoise", "decode", "write")
+
+
+def masks_text(plan: MaskPlan) -> str:
+    """The masks of a plan in one word: "none", "2:6", or layers by mask as in "3x8:0 5x2:6"."""
+    if all(mask.is_dense for mask in plan.masks):
+        return "none"
+    histogram = plan.histogram()
+    if len(histogram) == 1:
+        return next(iter(histogram))
+    return " ".join(f"{layers}x{name}" for name, layers in histogram.items())
+
+
+def metadata_of(clip: Clip, spec: SampleSpec, model: str, plan: MaskPlan) -> dict[str, str]:
+    """What travels inside the video file."""
+    return {
+        "prompt": clip.prompt,
+        "seed": str(clip.seed),
+        "model": model,
+        "masks": masks_text(plan),
+        "steps": str(spec.steps),
+        "guidance": str(spec.guidance),
+        "scheduler": spec.scheduler,
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+    }
+
+
+def receipt_of(
+    *,
+    clip: Clip,
+    values: Mapping[str, Any],
+    backbone: Backbone,
+    scheduler: str,
+    timesteps: Sequence[float],
+    guidance: float,
+    plan: MaskPlan,
+    attends: Sequence[Attend],
+    fallbacks: Sequence[str],
+    seconds: Mapping[str, float],
+    peak_bytes: int,
+) -> Receipt:
+    """The receipt of one video; `values` are the resolved options, `attends` has one entry a layer."""
+    kept = sum(attend.mask.kept_share for attend in attends) / len(attends)
+    gpus = (torch.cuda.get_device_name(backbone.device),) if backbone.device.type == "cuda" else ()
+    return Receipt(
+        asked={"prompt": clip.prompt, **values, "seed": clip.seed, "num": 1},
+        ran=Ran(
+            model=backbone.name,
+            weights=backbone.weights_digest,
+            device=str(backbone.device),
+            dtype=str(backbone.dtype).removeprefix("torch."),
+            scheduler=scheduler,
+            timesteps=tuple(timesteps),
+            guidance=guidance,
+            layers=tuple(attend.receipt() for attend in attends),
+            kept_share=kept,
+            skipped_share=1 - kept,
+            fallbacks=tuple(fallbacks),
+            plan=plan.digest,
+        ),
+        seconds={phase: round(seconds.get(phase, 0.0), 4) for phase in PHASES},
+        peak_memory_bytes=peak_bytes,
+        machine=this_machine(gpus),
+        output=clip.path.name,
+    )
