@@ -25,6 +25,8 @@ LEAST_EXPLAINED = 0.6
 LEAST_AREA = 20.0
 LEAST_PLAIN_PIXELS = 12.0
 LEAST_SEEN = 0.4
+LEAST_SEEN_MAIN = 0.75
+"""Share of the frames in which an object must be there: any object, and the largest one, which nothing hides."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,7 @@ def find_background(video_CThw: np.ndarray) -> tuple[str, np.ndarray]:
     sample = video_CThw[:, ::4]
     shares = {}
     for name in BACKGROUND_RGB:
-        shares[name] = float((_gap(sample, background_picture(name, video_CThw.shape[-1])[:, None]) <= FAR).mean())
+        shares[name] = float((_far_from(sample, background_picture(name, video_CThw.shape[-1])) <= FAR).mean())
     best = max(shares, key=lambda name: shares[name])
     if shares[best] < LEAST_BACKGROUND:
         raise Unreadable(f"no background: the best match, {best}, holds for {shares[best]:.0%} of the pixels")
@@ -71,8 +73,7 @@ def find_outlines(video_CThw: np.ndarray, background_Chw: np.ndarray) -> list[Ou
     Raises: Unreadable when the background comes and goes, the foreground has no colours of the palette, or nothing
     lasts.
     """
-    gap_Thw = _gap(video_CThw, background_Chw[:, None])
-    front = gap_Thw > FAR
+    front = _far_from(video_CThw, background_Chw) > FAR
     crowded = front.mean(axis=(1, 2)) > 1 - LEAST_BACKGROUND
     if crowded.mean() > 0.1:
         raise Unreadable(f"the background is missing in {crowded.sum()} of {len(crowded)} frames")
@@ -81,6 +82,19 @@ def find_outlines(video_CThw: np.ndarray, background_Chw: np.ndarray) -> list[Ou
     tubes, count = ndimage.label(front, structure=np.ones((3, 3, 3)))
     colours_of = _tube_colours(video_CThw, front, tubes, count)
     return _split(video_CThw, background_Chw, tubes, colours_of)
+
+
+def _far_from(video_CThw: np.ndarray, background_Chw: np.ndarray) -> np.ndarray:
+    """How far each pixel is from the background, uint8 (T, h, w).
+
+    The blurred border between two fields of a board is background too: within 2 pixels of it any mixture of both is.
+    """
+    low, high = (extreme(background_Chw[0], 5) for extreme in (ndimage.minimum_filter, ndimage.maximum_filter))
+    if np.array_equal(low, high):
+        return _gap(video_CThw, background_Chw[:, None])
+    brightness = (video_CThw.sum(axis=0, dtype=np.uint16) // 3).astype(np.uint8)  # the fields of a board are grey
+    mixture = np.clip(brightness, low, high)
+    return _gap(video_CThw, np.broadcast_to(mixture, video_CThw.shape))
 
 
 def _gap(a_C: np.ndarray, b_C: np.ndarray) -> np.ndarray:
@@ -147,6 +161,8 @@ def _split(
     if not outlines:
         raise Unreadable("no object lasts")
     outlines.sort(key=lambda outline: -float(outline.area.sum()))
+    if outlines[0].seen.mean() < LEAST_SEEN_MAIN:
+        raise Unreadable(f"the {outlines[0].colour} part is there in {outlines[0].seen.sum()} of {frames} frames")
     return [_mark_clear(outline, [o for o in outlines if o is not outline]) for outline in outlines]
 
 

@@ -18,6 +18,8 @@ from vdit_cli.evaluation.tracks import read_track
 LEAST_OVERLAP = 0.7
 """Below this mean IoU with every template an outline has no shape; below GARBLED the whole clip is unreadable."""
 GARBLED = 0.5
+HIDDEN = 0.08
+"""A frame whose IoU is this much below that of the frames where nothing touches the outline is partly hidden."""
 SMALL_LARGE = 20.0
 RADIUS_RANGE = (10.5, 36.0)
 MOST_OBJECTS = 3
@@ -85,25 +87,22 @@ def _at_world_size(frames: np.ndarray) -> np.ndarray:
 
 
 def _read_object(outline: Outline) -> ObjectReading:
-    times = np.flatnonzero(outline.clear)
-    area, centre = outline.area[times], outline.centre[times]
-    few = slice(None, None, 2) if len(times) > 12 else slice(None)
-    found = overlaps(outline.alpha[times[few]], area[few], centre[few])
-    overlap = {shape: float(values.mean()) for shape, values in found.items()}
-    jitter = {shape: float(values.std()) for shape, values in found.items()}
+    found = overlaps(outline.alpha[outline.seen], outline.area[outline.seen], outline.centre[outline.seen])
+    clear = outline.clear[outline.seen]
+    overlap = {shape: float(values[clear].mean()) for shape, values in found.items()}
+    jitter = {shape: float(values[clear].std()) for shape, values in found.items()}
     best = max(overlap, key=lambda shape: overlap[shape])
-    if overlap[best] < GARBLED:
-        raise Unreadable(f"the {outline.colour} part has no shape: {overlap[best]:.2f} IoU with a {best}")
-    track = read_track(times, centre, radius_of(best, area))
+    whole = found[best] >= np.median(found[best][clear]) - HIDDEN
+    times = np.flatnonzero(outline.seen)[whole]
+    track = read_track(times, outline.centre[times], radius_of(best, outline.area[times]), len(outline.area))
     reasons = [track.reason] if track.reason else []
-    size = "small" if track.radius < SMALL_LARGE else "large"
+    size, shape = "small" if track.radius < SMALL_LARGE else "large", best
     if not RADIUS_RANGE[0] <= track.radius <= RADIUS_RANGE[1]:
         reasons.append(f"a radius of {track.radius:.0f} px is neither small nor large")
         size = None
-    shape = best
     if overlap[best] < LEAST_OVERLAP:
-        reasons.append(f"no shape fits: {overlap[best]:.2f} IoU with a {best}")
-        shape = None
+        reasons.append(f"no shape fits the {outline.colour} part: {overlap[best]:.2f} IoU with a {best}")
+        size, shape = None if overlap[best] < GARBLED else size, None
     return ObjectReading(
         size, outline.colour, shape, track.motion, track.radius, overlap, jitter, track.residual, tuple(reasons)
     )
@@ -111,8 +110,11 @@ def _read_object(outline: Outline) -> ObjectReading:
 
 def _check_whole(objects: tuple[ObjectReading, ...]) -> None:
     """Raises Unreadable for a clip in pieces, or whose main object is clear in too little to trust the rest."""
-    if len(objects) > MOST_OBJECTS:
-        raise Unreadable(f"{len(objects)} pieces are not a scene of one or two objects")
     main = objects[0]
-    if sum(found is None for found in (main.size, main.shape, main.motion)) >= 2:
+    garbled = [found for found in objects if max(found.overlap.values()) < GARBLED]
+    in_pieces = len({found.colour for found in objects}) < len(objects) or len(objects) > 2
+    if len(objects) > MOST_OBJECTS or (garbled and in_pieces):
+        raise Unreadable(f"{len(objects)} pieces are not a scene of one or two objects")
+    unclear = sum(found is None for found in (main.size, main.shape, main.motion))
+    if main in garbled or unclear >= 2:
         raise Unreadable("; ".join(main.reasons))

@@ -40,9 +40,7 @@ def template(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np
         distance = np.maximum(y, 0.75**0.5 * across - 0.5 * y) - TRIANGLE_CIRCUMRADIUS / 2 * radius
     else:
         arm = CROSS_ARM_HALF_WIDTH * radius
-        distance = np.minimum(
-            np.maximum(across - radius, along - arm), np.maximum(across - arm, along - radius)
-        )
+        distance = np.minimum(np.maximum(across - radius, along - arm), np.maximum(across - arm, along - radius))
     return np.clip(0.5 - distance, 0, 1)
 
 

@@ -32,17 +32,21 @@ class TrackReading:
     reason: str | None = None
 
 
-def read_track(times: np.ndarray, centre: np.ndarray, radius: np.ndarray) -> TrackReading:
-    """The motion of an object seen at frame numbers `times` (n) with `centre` (n, 2) and `radius` (n)."""
+def read_track(times: np.ndarray, centre: np.ndarray, radius: np.ndarray, frames: int) -> TrackReading:
+    """The motion of an object seen at frame numbers `times` (n) with `centre` (n, 2) and `radius` (n).
+
+    A change of radius is judged over all the `frames` of the clip, the line through `radius` prolonged.
+    """
     middle = float(radius.mean())
     if len(times) < LEAST_FRAMES:
         return TrackReading(None, None, middle, f"{len(times)} frames are too few for a motion")
-    line, growth = _line(times, radius)
-    ratio = max(line[-1], 0.1) / max(line[0], 0.1)
+    line, rise = _line(times, radius)
+    start, end = line[0] - rise * times[0], line[-1] + rise * (frames - 1 - times[-1])
+    ratio = max(end, 0.1) / max(start, 0.1)
     if not 1 / GROWTH_RATIO < ratio < GROWTH_RATIO:
         name = "growing" if ratio > 1 else "shrinking"
         fits = {name: float(np.hypot(_spread(centre), np.sqrt(np.mean((radius - line) ** 2))))}
-        middle = float((line[0] + line[-1]) / 2)
+        middle = float((start + end) / 2)
     else:
         fits = {
             "standing still": _spread(centre),
@@ -50,6 +54,7 @@ def read_track(times: np.ndarray, centre: np.ndarray, radius: np.ndarray) -> Tra
             "bouncing": _bouncing(times, centre),
             "circling": _circling(times, centre),
         }
+        fits = {name: float(np.hypot(off, _spread(radius))) for name, off in fits.items()}
     best = min(fits, key=lambda name: fits[name])
     if fits[best] > LARGEST_RESIDUAL:
         return TrackReading(None, fits[best], middle, f"no motion fits the track: {best} misses by {fits[best]:.1f} px")
@@ -62,15 +67,16 @@ def _spread(values: np.ndarray) -> float:
 
 
 def _line(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
-    """The straight line through values over time, and its rise from the first to the last frame used."""
+    """The straight line through values over time, and its rise a frame."""
     slope, start = np.polyfit(times, values, 1)
-    return start + slope * times, float(slope * (times[-1] - times[0]))
+    return start + slope * times, float(slope)
 
 
 def _linear(times: np.ndarray, centre: np.ndarray) -> dict[str, float]:
     fits = {}
     for axis, (back, ahead) in enumerate((("moving left", "moving right"), ("moving up", "moving down"))):
-        line, way = _line(times, centre[:, axis])
+        line, rise = _line(times, centre[:, axis])
+        way = rise * (times[-1] - times[0])
         if WAY[0] <= abs(way) <= WAY[1]:
             off = np.hypot(_spread(centre[:, axis] - line), _spread(centre[:, 1 - axis]))
             fits[ahead if way > 0 else back] = float(off)
