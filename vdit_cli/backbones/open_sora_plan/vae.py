@@ -1,5 +1,7 @@
 """The causal video VAE of Open-Sora-Plan v1.2: 1 + 4n frames in [-1, 1] to 1 + n latent frames, and back.
 
+Causal: no convolution sees a later frame. What does reach back is stated where it is: norms of 3D layers take their
+statistics over all frames, and doubling the frame rate looks half a frame ahead.
 Letters: B batch, C channels, T pixel frames, H, W pixel size, F, h, w latent frames and size.
 Source: Open-Sora-Plan v1.2.0; the encode and decode forms are those of diffusers' autoencoders.
 """
@@ -64,7 +66,7 @@ class Decoded:
 
 
 class CausalVAEModel(nn.Module):
-    """Video autoencoder in which no convolution sees a later frame; built from the layer names of its config.
+    """The video autoencoder, built from the layer names of its config; `encode` and `decode` in place of `forward`.
 
     `config` is kept whole, unknown keys too. Tiling is steered by five attributes, in pixels, latents and frames:
     `tile_sample_min_size`, `tile_latent_min_size`, `tile_sample_min_size_t`, `tile_latent_min_size_t` and
@@ -93,25 +95,13 @@ class CausalVAEModel(nn.Module):
     def encode(self, video_BCTHW: Tensor) -> Encoded:
         """The posterior of a video in [-1, 1], tiled if tiling is on and the video is larger than a tile."""
         if self.use_tiling and _exceeds(video_BCTHW, self.tile_sample_min_size, self.tile_sample_min_size_t):
-            tiling = Tiling.of(
-                self.tile_sample_min_size,
-                self.tile_sample_min_size_t,
-                self.tile_latent_min_size,
-                self.tile_overlap_factor,
-            )
-            return Encoded(Posterior(run_tiled(self.moments, video_BCTHW, tiling)))
+            return Encoded(Posterior(run_tiled(self.moments, video_BCTHW, self.tilings()[0])))
         return Encoded(Posterior(self.moments(video_BCTHW)))
 
     def decode(self, z_BCFhw: Tensor) -> Decoded:
         """The video of latents as `encode` gives them, tiled if tiling is on and they are more than a tile."""
         if self.use_tiling and _exceeds(z_BCFhw, self.tile_latent_min_size, self.tile_latent_min_size_t):
-            tiling = Tiling.of(
-                self.tile_latent_min_size,
-                self.tile_latent_min_size_t,
-                self.tile_sample_min_size,
-                self.tile_overlap_factor,
-            )
-            return Decoded(run_tiled(self.pixels, z_BCFhw, tiling))
+            return Decoded(run_tiled(self.pixels, z_BCFhw, self.tilings()[1]))
         return Decoded(self.pixels(z_BCFhw))
 
     def moments(self, video_BCTHW: Tensor) -> Tensor:
@@ -127,6 +117,23 @@ class CausalVAEModel(nn.Module):
     def enable_tiling(self) -> None:
         """Encode and decode in tiles from now on, as the five tile attributes say."""
         self.use_tiling = True
+
+    def tilings(self) -> tuple[Tiling, Tiling]:
+        """How the five tile attributes cut a video to encode and latents to decode.
+
+        Raises EvditError when the tiles of pixels and of latents are not of the same extent.
+        """
+        pixels, frames = self.tile_sample_min_size, self.tile_sample_min_size_t
+        latents, latent_frames = self.tile_latent_min_size, self.tile_latent_min_size_t
+        if pixels != latents * self.space_ratio or frames - 1 != (latent_frames - 1) * self.time_ratio:
+            raise EvditError(
+                f"VAE tiles of {frames} x {pixels} x {pixels} pixels and {latent_frames} x {latents} x {latents} "
+                f"latents do not fit: a latent is {self.time_ratio} frames of {self.space_ratio} x {self.space_ratio}, "
+                f"the first one of a tile a single frame",
+                next_steps=[f"tile_sample_min_size {latents * self.space_ratio}"],
+            )
+        encoding = Tiling.of(pixels, frames, latents, self.tile_overlap_factor)
+        return encoding, Tiling.of(latents, latent_frames, pixels, self.tile_overlap_factor)
 
     def disable_tiling(self) -> None:
         """Encode and decode in one piece from now on."""

@@ -100,8 +100,7 @@ class ResnetBlock2D(nn.Module):
 class ResnetBlock3D(nn.Module):
     """Two causal 3x3x3 convolutions with norm and SiLU before each, added to the input.
 
-    Its norms take their statistics over all frames: the one place besides `AttnBlock3DFix`'s norm where a later
-    frame reaches an earlier one.
+    The convolutions see no later frame, but the norms take their statistics over all frames.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float, groups: int) -> None:

@@ -43,9 +43,9 @@ def double_and_convolve(x_BCThw: Tensor, weight_OI33: Tensor, bias: Tensor | Non
     """Nearest-neighbour doubling of each frame and a 3x3 convolution of it, zeros around, as a transposed convolution.
 
     Where two of the three taps of a row fall on copies of the same pixel they add up: 4 products in place of 9, and no
-    doubled frame in memory. Sums of taps are taken in float32.
+    doubled frame in memory. Sums of taps are taken in float32 at least.
     """
-    taps = weight_OI33.float().flip(2, 3).transpose(0, 1)
+    taps = weight_OI33.to(torch.promote_types(weight_OI33.dtype, torch.float32)).flip(2, 3).transpose(0, 1)
     kernel = F.pad(taps, (0, 1, 0, 0)) + F.pad(taps, (1, 0, 0, 0))
     kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
     frames = F.conv_transpose2d(as_frames(x_BCThw), kernel.to(weight_OI33.dtype), bias, stride=2, padding=1)
