@@ -1,0 +1,57 @@
+# make demo   a virtual environment, the package, and demo.mp4 from the embedded model
+# make test   the same, then ruff, mypy and the whole suite
+# make docs   write the generated pages again        make clean   remove what was made here
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+# CPU builds of torch: tried first where there is no NVIDIA GPU. Where it does not answer, the plain registry serves $(TORCH).
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+WORKERS ?= 2
+PROMPT ?= a large red circle moving right over a black background
+DEMO ?= demo.mp4
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/installed
+	$(BIN)/evdit generate "$(PROMPT)" -o "$(DEMO)" --overwrite
+	@echo "The video: $(abspath $(DEMO))"
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/installed-dev
+	$(BIN)/python docs/build.py
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "evdit needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing: on Debian, apt install python3-venv"; rm -rf $(VENV); exit 1; }
+
+# An open range for torch would bring gigabytes of CUDA to a machine without a GPU, so it is pinned first.
+$(VENV)/torch-installed: $(VENV)/bin/python
+	@if nvidia-smi > /dev/null 2>&1 || [ "$$(uname)" != Linux ]; then $(PIP) install -q "$(TORCH)"; \
+	elif $(PYTHON) -c "import urllib.request as web; web.urlopen('$(TORCH_INDEX)/torch/', timeout=5)" 2> /dev/null; then \
+		$(PIP) install -q --index-url "$(TORCH_INDEX)" "$(TORCH)"; \
+	else echo "$(TORCH_INDEX) does not answer: taking $(TORCH) from the plain registry"; $(PIP) install -q "$(TORCH)"; fi
+	@touch $@
+
+$(VENV)/installed: pyproject.toml $(VENV)/torch-installed
+	$(PIP) install -q -e .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml $(VENV)/installed
+	$(PIP) install -q -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache "$(DEMO)" "$(basename $(DEMO)).json"
+	find vdit_cli tests docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,47 @@
+"""What every test may use. No test reaches the network, and none writes outside its temporary folder."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vdit_cli.cli.app import main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def evdit(capfd: pytest.CaptureFixture[str]):
+    """Run a command line in this process: `code, out, err = evdit("models", "--json")`."""
+
+    def run(*args: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = main(args)
+        told = capfd.readouterr()
+        return code, told.out, told.err
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test stands in a folder of its own, so that a default place for results never lands in the repository."""
+    monkeypatch.chdir(tmp_path)
+    yield
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only this machine answers: a connection to any other address is an error."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else "localhost"
+        if host not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"a test tried to reach {host}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)

@@ -1,0 +1,52 @@
+"""The generated pages say what the code says: run `make docs` when this fails."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    """docs/build.py as a module."""
+    spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pages_are_fresh(build: ModuleType):
+    """Commands, recipes, the list of flags and every table of figures."""
+    stale = [
+        path.relative_to(ROOT).as_posix()
+        for path, text in build.pages().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    assert stale == []
+
+
+def test_a_table_is_made_from_its_data(build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Titles, formats, dotted keys, a dash where there is no figure; what was between the marks goes."""
+    (tmp_path / "docs" / "data").mkdir(parents=True)
+    columns = [["mask", "mask", ""], ["seconds", "median.seconds", ".2f"]]
+    rows = [{"mask": "1:7", "median": {"seconds": 0.0151}}, {"mask": "a|b"}]
+    content = {"tables": {"cpu": {"columns": columns, "rows": rows}}}
+    (tmp_path / "docs" / "data" / "speed.json").write_text(json.dumps(content), encoding="utf-8")
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    page = "before\n<!-- table: data/speed.json cpu -->\nold\n<!-- end -->\nafter\n"
+    table = "| mask | seconds |\n| --- | --- |\n| 1:7 | 0.02 |\n| a\\|b | - |\n"
+    assert build.with_tables(page) == f"before\n<!-- table: data/speed.json cpu -->\n{table}<!-- end -->\nafter\n"
+    assert build.with_tables(build.with_tables(page)) == build.with_tables(page)
+
+
+def test_every_figure_file_says_where_it_was_measured():
+    """A number without its machine and command can't be checked."""
+    for path in sorted((ROOT / "docs" / "data").glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        assert {"machine", "command"} <= content.keys(), path.name
