@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -254,6 +256,47 @@ def test_blocks_are_streamed_from_shards_too(ours, tmp_path):
     for offload in ("none", "block"):
         assert torch.equal(made(opened(sharded, offload=offload))[1], expected)
     assert opened(sharded).weights_digest == opened(ours).weights_digest
+
+
+PEAK = """
+import resource, sys, torch
+from vdit_cli.backbones.base import TextStates
+from vdit_cli.backbones.registry import find_source, open_backbone
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+backbone = open_backbone(find_source(sys.argv[1]), device="cpu", offload=sys.argv[2])
+text = TextStates(torch.randn(1, 4, 16), torch.ones(1, 4, dtype=torch.long))
+before = peak()
+with torch.no_grad():
+    with backbone.resident("vae"):
+        x = backbone.encode_video(torch.zeros(1, 3, 1, 16, 16))
+    with backbone.resident("transformer"):
+        x = backbone.denoise(x, torch.tensor([5]), text)
+        x = backbone.denoise(x, torch.tensor([5]), text)
+    with backbone.resident("vae"):
+        backbone.decode_video(x)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak as Linux tells it")
+def test_offload_lowers_the_peak_of_the_process(ours, tmp_path):
+    folder = copied(ours, tmp_path / "larger")
+    write_transformer(folder / "transformer", num_layers=8, num_attention_heads=16, cross_attention_dim=384)
+    write_vae(folder / "vae", hidden_size=128)
+    backbone = opened(folder)
+    transformer, vae = backbone.part_bytes("transformer"), backbone.part_bytes("vae")
+    peaks = {}
+    for offload in ("none", "model", "block"):
+        command = [sys.executable, "-c", PEAK, str(folder), offload]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+        assert done.returncode == 0, done.stderr
+        peaks[offload] = int(done.stdout)
+    assert peaks["none"] > transformer + vae
+    assert peaks["model"] < peaks["none"] - 0.7 * vae
+    assert peaks["block"] < peaks["model"] - 0.3 * (transformer - vae)
 
 
 def test_part_bytes_are_those_that_loading_takes(ours):

@@ -1,0 +1,114 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from vdit_cli.bench import machine
+from vdit_cli.bench.machine import Finding
+from vdit_cli.cli.app import main
+from vdit_cli.errors import DONE, ENVIRONMENT
+
+
+def test_this_machine_can_run_the_suite(capsys):
+    assert main(["doctor"]) == DONE
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    for name in ("python", "torch", "ffmpeg", "kernel sdpa", "memory", "runs/"):
+        assert any(line.split("  ")[1].strip() == name for line in lines), name
+    assert "kernel sdpa" in printed.out and "binds on" in printed.out
+
+
+def test_each_problem_has_a_fix_and_only_essential_ones_fail(capsys, monkeypatch):
+    mild = Finding("memory", "1 GB", "little memory", "close programs")
+    monkeypatch.setattr(machine, "examine", lambda: [Finding("python", "3.11"), mild])
+    assert main(["doctor"]) == DONE
+    printed = capsys.readouterr()
+    assert "!!  memory  1 GB" in printed.out
+    assert "fix: close programs" in printed.out
+    assert printed.err == "1 to mend\n"
+    grave = Finding("ffmpeg", "none", "no mp4", "pip install it", is_essential=True)
+    monkeypatch.setattr(machine, "examine", lambda: [mild, grave])
+    assert main(["doctor", "--json"]) == ENVIRONMENT
+    told = json.loads(capsys.readouterr().out)
+    assert (told["schema"], told["problems"]) == ("evdit.doctor/1", 2)
+    assert told["findings"][1] == {
+        "name": "ffmpeg",
+        "found": "none",
+        "problem": "no mp4",
+        "fix": "pip install it",
+        "is_essential": True,
+    }
+
+
+def test_every_finding_of_this_machine_that_is_a_problem_has_a_fix():
+    findings = machine.examine()
+    assert all(finding.fix for finding in findings if finding.problem)
+    assert len({finding.name for finding in findings}) == len(findings)
+
+
+def test_a_kernel_says_why_it_does_not_bind(monkeypatch):
+    class Refusing:
+        @staticmethod
+        def supports(case):
+            return f"no {case.dtype} here"
+
+    def kernel_module(name):
+        if name == "absent":
+            raise ImportError("No module named 'absent'")
+        return Refusing
+
+    monkeypatch.setattr(machine, "KERNELS", ("refusing", "absent"))
+    monkeypatch.setattr(machine, "kernel_module", kernel_module)
+    found = machine.kernels()
+    assert found[0].found.startswith("does not bind: no torch.")
+    assert "No module named 'absent'" in found[1].found
+    assert found[2].is_essential and found[2].problem
+
+
+def test_a_folder_that_can_not_be_written_is_a_problem(tmp_path, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(machine.tempfile, "TemporaryFile", refuse)
+    finding = machine.writable("runs/", tmp_path / "runs", is_essential=True)
+    assert finding.is_essential and "Permission denied" in finding.problem and str(tmp_path) in finding.fix
+
+
+def test_little_disk_and_little_memory_are_problems(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "LEAST_FREE_DISK", 10**30)
+    monkeypatch.setattr(machine, "LEAST_FREE_MEMORY", 10**30)
+    for finding in (machine.disk("disk", tmp_path / "not" / "made"), machine.memory()):
+        assert finding.problem and finding.fix and not finding.is_essential
+    assert str(tmp_path) in machine.disk("disk", tmp_path / "not" / "made").found
+
+
+def test_no_ffmpeg_is_a_problem(monkeypatch):
+    def absent():
+        raise RuntimeError("No ffmpeg exe could be found")
+
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", absent)
+    assert machine.ffmpeg().is_essential
+    assert "No ffmpeg exe" in machine.ffmpeg().problem
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(machine, "needed_packages", lambda: ["no-such-package"])
+    finding = machine.packages()[-1]
+    assert finding.is_essential and finding.fix == "pip install no-such-package"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_needed_packages_come_from_the_metadata_where_there_is_any(monkeypatch, installed):
+    def requires(name):
+        if not installed:
+            raise machine.importlib.metadata.PackageNotFoundError(name)
+        return ["torch<3,>=2.11", "rich>=14", "scipy>=1.16", "pytest>=9; extra == 'dev'"]
+
+    monkeypatch.setattr(machine.importlib.metadata, "requires", requires)
+    assert machine.needed_packages() == (["rich", "scipy"] if installed else list(machine.CORE_PACKAGES))
+
+
+def test_importing_the_command_imports_no_torch():
+    code = "import sys, vdit_cli.cli.doctor; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
