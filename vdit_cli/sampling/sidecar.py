@@ -12,6 +12,7 @@ from vdit_cli.attention.bind import Attend
 from vdit_cli.backbones.base import Backbone
 from vdit_cli.sampling.outputs import Clip
 from vdit_cli.sampling.sample import SampleSpec
+from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 
 PHASES = ("load", "text", "denoise", "decode", "write")
@@ -19,7 +20,7 @@ PHASES = ("load", "text", "denoise", "decode", "write")
 
 def masks_text(plan: MaskPlan) -> str:
     """The masks of a plan in one word: "none", "2:6", or layers by mask as in "3x8:0 5x2:6"."""
-    if all(mask.is_dense for mask in plan.masks):
+    if all(mask == TileMask.dense(mask.frames) for mask in plan.masks):
         return "none"
     histogram = plan.histogram()
     if len(histogram) == 1:
