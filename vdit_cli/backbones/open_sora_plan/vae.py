@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from vdit_cli.backbones.open_sora_plan import loading
 from vdit_cli.backbones.open_sora_plan.vae_coders import Decoder, Encoder
 from vdit_cli.backbones.open_sora_plan.vae_config import VaeConfig, layer
-from vdit_cli.backbones.open_sora_plan.vae_layers import CausalConv3d
 from vdit_cli.backbones.open_sora_plan.vae_tiling import Tiling, run_tiled
 from vdit_cli.errors import EvditError
 
@@ -166,16 +165,18 @@ class CausalVAEModel(nn.Module):
         """
         if not self.use_quant_layer:
             raise EvditError(
-                "latents of a VAE with use_quant_layer false can't be rescaled: it has no layer to hold it"
+                "latents of a VAE with use_quant_layer false can't be rescaled: it has no layer to hold the scale"
             )
-        inner, outer = _plain(self.quant_conv), _plain(self.post_quant_conv)
-        mean, std = mean_C.to(inner.bias), std_C.to(inner.bias)
-        means, logvars = inner.bias.chunk(2)
-        inner.weight[: len(std)] /= std.view(-1, *[1] * (inner.weight.ndim - 1))
-        means.sub_(mean).div_(std)
-        logvars.sub_(2 * std.log())
-        outer.bias += outer.weight.flatten(1) @ mean
-        outer.weight *= std.view(1, -1, *[1] * (outer.weight.ndim - 2))
+        weight, bias = self.quant_conv.parameters()
+        mean, std = mean_C.to(bias), std_C.to(bias)
+        # The first half of the moments is the mean, the second the log-variance, which no shift of the mean changes.
+        weight[: len(std)] /= std.view(-1, *[1] * (weight.ndim - 1))
+        bias[: len(std)] -= mean
+        bias[: len(std)] /= std
+        bias[len(std) :] -= 2 * std.log()
+        weight, bias = self.post_quant_conv.parameters()
+        bias += weight.flatten(1) @ mean
+        weight *= std.view(1, -1, *[1] * (weight.ndim - 2))
 
 
 def _exceeds(x_BCTHW: Tensor, size: int, frames: int) -> bool:
@@ -186,8 +187,3 @@ def _exceeds(x_BCTHW: Tensor, size: int, frames: int) -> bool:
 def _channels_last(x_BCTHW: Tensor) -> Tensor:
     """The same tensor with channels stored last: every layer keeps that, and convolutions are then 3 times as fast."""
     return x_BCTHW.contiguous(memory_format=torch.channels_last_3d)
-
-
-def _plain(conv: nn.Module) -> nn.Conv2d | nn.Conv3d:
-    """The torch layer that holds the weights of a convolution of ours."""
-    return conv.conv if isinstance(conv, CausalConv3d) else conv

@@ -27,7 +27,7 @@ class _Level(nn.Module):
         self.block = nn.ModuleList(resnet(width, channels, config.dropout, groups) for width in widths)
         self.attn = nn.ModuleList(attention(channels, groups) for _ in range(blocks if attends else 0))
 
-    def forward(self, x_BCThw: Tensor) -> Tensor:
+    def residual(self, x_BCThw: Tensor) -> Tensor:
         """(B, C, T, h, w) to (B, C', T, h, w)."""
         for number, block in enumerate(self.block):
             x_BCThw = block(x_BCThw)
@@ -41,6 +41,39 @@ def _sampling(config: VaeConfig, key: str, level: int) -> nn.Module | None:
     name, channels = getattr(config, key)[level], config.channels[level]
     role = "downsampling" if key.startswith("encoder") else "upsampling"
     return layer(role, name, key)(channels, channels) if name else None
+
+
+class _DownLevel(_Level):
+    """A level of the encoder: half the resolution or frame rate after it, where the config says so."""
+
+    def __init__(self, config: VaeConfig, level: int, chan_in: int, attends: bool) -> None:
+        super().__init__(config, "encoder", level, chan_in, config.num_res_blocks, attends)
+        self.downsample = _sampling(config, "encoder_spatial_downsample", level)
+        self.time_downsample = _sampling(config, "encoder_temporal_downsample", level)
+
+    def forward(self, x_BCThw: Tensor, is_last: bool = False) -> Tensor:
+        """(B, C, T, h, w) to (B, C', T', h', w'), what the next level takes."""
+        x_BCThw = self.residual(x_BCThw)
+        if is_last:
+            # Upstream goes on from the last level's blocks: a sampling layer there has weights but no say.
+            return x_BCThw
+        x_BCThw = x_BCThw if self.downsample is None else self.downsample(x_BCThw)
+        return x_BCThw if self.time_downsample is None else self.time_downsample(x_BCThw)
+
+
+class _UpLevel(_Level):
+    """A level of the decoder, with one block more than the encoder's: twice the resolution or frame rate after it."""
+
+    def __init__(self, config: VaeConfig, level: int, chan_in: int, attends: bool) -> None:
+        super().__init__(config, "decoder", level, chan_in, config.num_res_blocks + 1, attends)
+        self.upsample = _sampling(config, "decoder_spatial_upsample", level)
+        self.time_upsample = _sampling(config, "decoder_temporal_upsample", level)
+
+    def forward(self, x_BCThw: Tensor) -> Tensor:
+        """(B, C, T, h, w) to (B, C', T', h', w'), what the next level takes."""
+        x_BCThw = self.residual(x_BCThw)
+        x_BCThw = x_BCThw if self.upsample is None else self.upsample(x_BCThw)
+        return x_BCThw if self.time_upsample is None else self.time_upsample(x_BCThw)
 
 
 class _Mid(nn.Module):
@@ -69,16 +102,14 @@ class Encoder(nn.Module):
         conv_in = layer("convolution", config.encoder_conv_in, "encoder_conv_in")
         conv_out = layer("convolution", config.encoder_conv_out, "encoder_conv_out")
         self.conv_in = conv_in(RGB, config.hidden_size, kernel_size=3, padding=1)
-        self.down = nn.ModuleList()
+        levels: list[_DownLevel] = []
         chan_in, resolution = config.hidden_size, config.resolution
         for number, channels in enumerate(config.channels):
-            attends = resolution in config.attn_resolutions
-            level = _Level(config, "encoder", number, chan_in, config.num_res_blocks, attends)
-            level.downsample = _sampling(config, "encoder_spatial_downsample", number)
-            level.time_downsample = _sampling(config, "encoder_temporal_downsample", number)
+            level = _DownLevel(config, number, chan_in, attends=resolution in config.attn_resolutions)
             resolution //= 2 if level.downsample is not None else 1
-            self.down.append(level)
+            levels.append(level)
             chan_in = channels
+        self.down = nn.ModuleList(levels)
         self.mid = _Mid(config, "encoder")
         self.norm_out = group_norm(chan_in, config.norm_num_groups)
         moments = 2 * config.z_channels if config.double_z else config.z_channels
@@ -87,13 +118,9 @@ class Encoder(nn.Module):
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         """(B, 3, T, H, W) to moments (B, 2 z_channels, F, h, w)."""
         x = self.conv_in(video_BCTHW)
-        last = len(self.down) - 1
-        for number, level in enumerate(self.down):
+        for level in self.down[:-1]:
             x = level(x)
-            # Upstream goes on from the last level's blocks: a sampling layer there has weights but no say.
-            if number < last:
-                x = x if level.downsample is None else level.downsample(x)
-                x = x if level.time_downsample is None else level.time_downsample(x)
+        x = self.down[-1](x, is_last=True)
         return self.conv_out(norm_silu(self.norm_out, self.mid(x)))
 
 
@@ -108,12 +135,9 @@ class Decoder(nn.Module):
         self.conv_in = conv_in(config.z_channels, chan_in, kernel_size=3, padding=1)
         self.mid = _Mid(config, "decoder")
         resolution = config.resolution // 2 ** (len(config.channels) - 1)
-        levels = []
+        levels: list[_UpLevel] = []
         for number in reversed(range(len(config.channels))):
-            attends = resolution in config.attn_resolutions
-            level = _Level(config, "decoder", number, chan_in, config.num_res_blocks + 1, attends)
-            level.upsample = _sampling(config, "decoder_spatial_upsample", number)
-            level.time_upsample = _sampling(config, "decoder_temporal_upsample", number)
+            level = _UpLevel(config, number, chan_in, attends=resolution in config.attn_resolutions)
             resolution *= 2 if level.upsample is not None else 1
             levels.insert(0, level)
             chan_in = config.channels[number]
@@ -126,6 +150,4 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(z_BCFhw))
         for level in reversed(self.up):
             x = level(x)
-            x = x if level.upsample is None else level.upsample(x)
-            x = x if level.time_upsample is None else level.time_upsample(x)
         return self.conv_out(norm_silu(self.norm_out, x))

@@ -6,13 +6,12 @@ Source: Open-Sora-Plan v1.2.0, whose published weights fix the names.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-
-from torch import nn
+from typing import Any
 
 from vdit_cli.backbones.open_sora_plan import vae_layers, vae_resample
 from vdit_cli.errors import EvditError, unknown_name
 
-LAYERS: dict[str, dict[str, type[nn.Module]]] = {
+LAYERS: dict[str, dict[str, type[Any]]] = {
     "convolution": {
         "Conv2d": vae_layers.Conv2d,
         "CausalConv3d": vae_layers.CausalConv3d,
@@ -82,8 +81,11 @@ class VaeConfig:
 
         Raises EvditError when a list does not have one entry a level.
         """
-        known = {field.name: config[field.name] for field in fields(cls) if field.name in config}
-        read = cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
+        given = {field.name: config[field.name] for field in fields(cls) if field.name in config}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
+        }
+        read = cls(**values)
         for name in _ONE_A_LEVEL:
             if len(getattr(read, name)) != len(read.hidden_size_mult):
                 raise EvditError(
@@ -122,7 +124,7 @@ _ONE_A_LEVEL = (
 )
 
 
-def layer(role: str, name: str, key: str) -> type[nn.Module]:
+def layer(role: str, name: str, key: str) -> type[Any]:
     """The class that a config names at `key` for `role`.
 
     Raises EvditError for a name that is not in the role's table.

@@ -59,9 +59,11 @@ def run_tiled(run: Callable[[Tensor], Tensor], x_BCTHW: Tensor, tiling: Tiling) 
 
 def _run_frames(run: Callable[[Tensor], Tensor], x_BCTHW: Tensor, tiling: Tiling, drop: int) -> Tensor:
     """Every tile of one run of frames, blended and joined, without the first `drop` frames of the result."""
-    rows, above = [], {}
+    rows = []
+    above: dict[int, Tensor] = {}
     for top in range(0, x_BCTHW.shape[3], tiling.step):
-        row, left = [], None
+        row = []
+        left: Tensor | None = None
         for start in range(0, x_BCTHW.shape[4], tiling.step):
             tile = run(x_BCTHW[..., top : top + tiling.size, start : start + tiling.size])[:, :, drop:]
             if start in above:
