@@ -121,7 +121,7 @@ def _tube_colours(video_CThw: np.ndarray, front: np.ndarray, tubes: np.ndarray, 
         raise Unreadable("the foreground has no plain colour")
     distance = np.stack([np.abs(pixels - entry[:, None]).max(axis=0) for entry in _palette()])
     nearest = distance.argmin(axis=0)
-    explained = distance.min(axis=0) <= PALETTE_REACH
+    explained = np.less_equal(distance.min(axis=0), PALETTE_REACH)
     places = tubes[::3][plain]
     shown = np.bincount((places * len(COLOURS) + nearest)[explained], minlength=(count + 1) * len(COLOURS))
     has = shown.reshape(count + 1, len(COLOURS)) >= LEAST_PLAIN_PIXELS * LEAST_SEEN * len(plain)

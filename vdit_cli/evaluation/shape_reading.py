@@ -29,8 +29,8 @@ MOST_OBJECTS = 3
 class ObjectReading:
     """One object as read: None for what is not clear, with `reasons`; IoU with each shape's template and its jitter.
 
-    `overlap` is the mean over frames, `jitter` the standard deviation; `residual` is the track's distance in pixels of a
-    128 x 128 picture from its motion class; `radius` is in the same pixels.
+    `overlap` is the mean over frames, `jitter` the standard deviation; `residual` is the track's distance from its
+    motion class, in pixels of a 128 x 128 picture, and so is `radius`.
     """
 
     size: str | None
@@ -96,7 +96,8 @@ def _read_object(outline: Outline) -> ObjectReading:
     times = np.flatnonzero(outline.seen)[whole]
     track = read_track(times, outline.centre[times], radius_of(best, outline.area[times]), len(outline.area))
     reasons = [track.reason] if track.reason else []
-    size, shape = "small" if track.radius < SMALL_LARGE else "large", best
+    size: str | None = "small" if track.radius < SMALL_LARGE else "large"
+    shape: str | None = best
     if not RADIUS_RANGE[0] <= track.radius <= RADIUS_RANGE[1]:
         reasons.append(f"a radius of {track.radius:.0f} px is neither small nor large")
         size = None

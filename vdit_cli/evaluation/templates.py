@@ -45,7 +45,7 @@ def template(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np
 
 
 def overlaps(alpha_nhw: np.ndarray, area: np.ndarray, centre: np.ndarray) -> dict[str, np.ndarray]:
-    """Intersection over union, (n) for each shape, of soft outlines with the templates of equal area at their centres."""
+    """Intersection over union, (n) for each shape, of soft outlines with templates of equal area and centre."""
     area, centre = area.astype(np.float32), centre.astype(np.float32)
     reach = TRIANGLE_CIRCUMRADIUS * float(radius_of("triangle", area).max())
     windows, x, y = _windows(alpha_nhw, centre, int(np.ceil(reach)) + 1)
