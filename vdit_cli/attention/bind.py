@@ -55,7 +55,7 @@ class Attend:
     run: Run = field(repr=False, compare=False)
 
     def __call__(self, q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor) -> Tensor:
-        """Softmax attention over the kept pairs, scaled by D ** -0.5: (B, N, H, D). Raises ValueError for other sizes."""
+        """Softmax over the kept pairs, scores times D ** -0.5: (B, N, H, D). Raises ValueError for other shapes."""
         if not q_BNHD.shape == k_BNHD.shape == v_BNHD.shape or not q_BNHD.dtype == k_BNHD.dtype == v_BNHD.dtype:
             raise ValueError(f"q, k, v differ: {[(tuple(x.shape), x.dtype) for x in (q_BNHD, k_BNHD, v_BNHD)]}")
         if q_BNHD.shape[1] != self.case.grid.tokens:

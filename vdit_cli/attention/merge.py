@@ -5,6 +5,7 @@ Letters: B batch, N tokens in the order of the passes, H heads, D head width, P 
 
 from __future__ import annotations
 
+from functools import reduce
 from itertools import groupby
 from typing import Any
 
@@ -46,17 +47,12 @@ class _ByPasses(Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, passes: tuple[Pass, ...], call: DenseCall, scale: float
     ) -> Tensor:
         """Compute each pass and join those that share their queries."""
-        outs, lses = [], []
+        out, lse = q.new_empty(q.shape), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
         for queries, group in groupby(passes, key=lambda each: each.queries):
-            out, lse = None, None
-            for keys, parts in ((keys, each.parts) for each in group for keys in each.keys):
-                operands = cut(q, queries, parts), cut(k, keys, parts), cut(v, keys, parts)
-                found = call.forward(*operands, scale)
-                found_out, found_lse = uncut(found[0], parts), uncut(found[1].unsqueeze(-1), parts).squeeze(-1)
-                out, lse = (found_out, found_lse) if out is None else join(out, lse, found_out, found_lse)
-            outs.append(out)
-            lses.append(lse)
-        out, lse = torch.cat(outs, 1), torch.cat(lses, 1)
+            calls = [(keys, each.parts) for each in group for keys in each.keys]
+            found = [attend_part(q, k, v, queries, keys, parts, call, scale) for keys, parts in calls]
+            rows = slice(queries.start, queries.stop)
+            out[:, rows], lse[:, rows] = reduce(lambda one, other: join(*one, *other), found)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.passes, ctx.call, ctx.scale = passes, call, scale
         return out
@@ -79,6 +75,21 @@ class _ByPasses(Function):
                 for total, places, piece in zip((dq, dk, dv), (rows, keys, keys), found, strict=True):
                     total[:, places.start : places.stop] += uncut(piece, parts)
         return dq, dk, dv, None, None, None
+
+
+def attend_part(
+    q_BNHD: Tensor,
+    k_BNHD: Tensor,
+    v_BNHD: Tensor,
+    queries: range,
+    keys: range,
+    parts: int,
+    call: DenseCall,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Output (B, Q, H, D) and lse (B, Q, H) of `queries` against `keys`, in `parts` diagonal blocks."""
+    out, lse = call.forward(cut(q_BNHD, queries, parts), cut(k_BNHD, keys, parts), cut(v_BNHD, keys, parts), scale)
+    return uncut(out, parts), uncut(lse.unsqueeze(-1), parts).squeeze(-1)
 
 
 def cut(x_BNHD: Tensor, places: range, parts: int) -> Tensor:
