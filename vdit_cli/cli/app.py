@@ -28,6 +28,7 @@ from vdit_cli.errors import DONE, FAILED, INTERRUPTED, OUT_OF_MEMORY, EvditError
 COMMANDS: tuple[tuple[str, str], ...] = (
     ("doctor", "Check this machine; each problem comes with its fix"),
     ("models", "List the models, and whether their weights are here"),
+    ("generate", "Make a video from a prompt"),
     ("score", "Compare shapes videos with their prompts by image analysis"),
 )
 """(name, one line of help) of every command, in the order in which a person needs them."""

@@ -67,7 +67,8 @@ def sample(
         x_in = scheduler.scale_model_input(x, t).to(backbone.dtype).repeat(copies, 1, 1, 1, 1)
         output = backbone.denoise(x_in, t_of_step[step].expand(len(x_in)), branches).float()
         if spec.guided:
-            output = combine(*output.chunk(2), spec.guidance)
+            cond, null = output.chunk(2)
+            output = combine(cond, null, spec.guidance)
         x = scheduler.step(output, t, x, **draws).prev_sample
         progress.advance(f"{pace.seconds():.2f} s a step")
         if progress.should_stop() and step + 1 < spec.steps:
