@@ -54,6 +54,8 @@ def vae_config(options: ShapesVaeOptions) -> dict[str, Any]:
         "decoder_resnet_blocks": ["ResnetBlock2D", "ResnetBlock3D", "ResnetBlock3D", "ResnetBlock3D"],
         "decoder_spatial_upsample": ["", "SpatialUpsample2x", "Spatial2xTime2x3DUpsample", "Spatial2xTime2x3DUpsample"],
         "decoder_temporal_upsample": ["", "", "", ""],
+        # `normalise_latents` folds the scale into the weights; without the key a loader takes upstream's 0.18215.
+        "scaling_factor": 1.0,
     }
 
 
