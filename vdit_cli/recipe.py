@@ -22,7 +22,7 @@ class GenerateOptions(Section):
     model: str = knob("shapes", "a registered name, a folder, or owner/name on a hub")
     text_encoder: str | None = knob(None, "folder or hub id of the text encoder, where the model has none inside")
     checkpoint: str | None = knob(None, "a training run (or its folder) whose transformer replaces the model's own")
-    masks: str | None = knob(None, "attention masks: a plan file, a run that made one, k:F-k for all layers, or none")
+    masks: str = knob("none", "attention masks: a plan file, a run that made one, k:F-k for all layers, or none")
     allow_other_weights: bool = knob(False, "take a plan that was searched on other weights")
     steps: int | None = knob(None, "denoising steps", at_least=1)
     scheduler: str | None = knob(None, "sampler: ddim, euler-ancestral, dpm++2m or unipc")

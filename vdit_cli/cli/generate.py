@@ -18,7 +18,7 @@ evdit generate --prompts-file prompts.txt --masks 2:6 -o videos/"""
 def command(
     prompts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PROMPT...", help="What the video shows; quote each.", show_default=False),
+        typer.Argument(metavar="PROMPT", help="What the video shows; quote each.", show_default=False),
     ] = None,
     prompts_file: Annotated[
         Path | None, typer.Option("--prompts-file", help="A UTF-8 file with a prompt a line.", show_default=False)
@@ -70,7 +70,6 @@ def command(
     flags = {f"generate.{name}": value for name, value in given.items() if name not in beside}
     recipe = load(config, sets or (), flags)
     console = Console()
-    console.say(recipe.resolved_text("generate"))
 
     from vdit_cli.sampling.generate import Asked, generate
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,9 +126,22 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
     batch = options.batch * (2 if spec.guided else 1)
     _, told = bind_plan(backbone, plan, batch, options.kernel, options.strict, progress)
     need = check_memory(backbone, spec, Placing(options.offload, options.vae_tiling, options.batch))
-    progress.say(f"memory: about {gib(max(need.values()))} on {backbone.device}")
     negative = own.negative if options.negative is None else options.negative
-    return Job(options, backbone, spec, plan, tuple(timesteps), negative, options.fps or own.fps, tuple(told))
+    job = Job(options, backbone, spec, plan, tuple(timesteps), negative, options.fps or own.fps, tuple(told))
+    for line in resolved_lines(job):
+        progress.say(line)
+    progress.say(f"memory: about {gib(max(need.values()))} on {backbone.device}")
+    return job
+
+
+def resolved_lines(job: Job) -> list[str]:
+    """Every option with the value that counts and its origin, in the form of a recipe's keys."""
+    given = job.options.values()
+    lines = []
+    for name, value in job.values.items():
+        origin = job.options.where(name) or ("default" if given[name] == value else f"default of {job.backbone.name}")
+        lines.append(f"generate.{name}: {json.dumps(value, ensure_ascii=False)}  # {origin}")
+    return lines
 
 
 def check_words(backbone: Backbone, prompt: str, progress: Progress) -> None:

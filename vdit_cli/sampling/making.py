@@ -52,7 +52,7 @@ class Job:
         """The options with the model's own defaults filled in: what decides the videos, and how they are computed."""
         spec = {name: getattr(self.spec, name) for name in ("video_frames", "height", "width", "steps", "guidance")}
         filled = {**spec, "scheduler": self.spec.scheduler, "negative": self.negative, "fps": self.fps}
-        return {**self.options.values(), **filled, "masks": self.options.masks or "none"}
+        return {**self.options.values(), **filled}
 
     def said(self, prompt: str) -> str:
         """The prompt in the model's template, as the text encoder reads it."""

@@ -17,13 +17,13 @@ from vdit_cli.timing import Progress
 DENSE = "none"
 
 
-def find_plan(masks: str | None, backbone: Backbone, spec: SampleSpec, allow_other_weights: bool) -> MaskPlan:
-    """The plan that `masks` names: a mask for all layers, a plan file, a run folder with one; None or "none" is dense.
+def find_plan(masks: str, backbone: Backbone, spec: SampleSpec, allow_other_weights: bool) -> MaskPlan:
+    """The plan that `masks` names: a mask for all layers, a plan file, a run folder with one; "none" is dense.
 
     Raises EvditError for a mask that does not exist at this length and for a plan of another backbone, grid or weights.
     """
     grid = backbone.grid(spec.video_frames, spec.height, spec.width)
-    if masks is None or masks == DENSE:
+    if masks == DENSE:
         return MaskPlan.uniform(backbone.name, grid, backbone.layers, TileMask.dense(grid.frames))
     if not Path(masks).exists():
         if ":" not in masks:
