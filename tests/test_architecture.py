@@ -111,8 +111,12 @@ def public_things(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AS
 
 
 def names_bound(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, name) of everything that a file gives a name to."""
+    """(line, name) of everything that a file gives a name to, but for what the libraries' own protocols name."""
+    protocol = [node for node in functions_of(path) if node.name in ("__torch_dispatch__", "__torch_function__")]
+    given = {argument for node in protocol for argument in ast.walk(node.args)}
     for node in ast.walk(tree_of(path)):
+        if node in given or re.fullmatch("do_[A-Z]+", getattr(node, "name", None) or ""):
+            continue
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.lineno, node.name
         elif isinstance(node, ast.arg):

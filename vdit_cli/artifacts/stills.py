@@ -20,7 +20,7 @@ from vdit_cli.errors import EvditError
 FRAME_NAME = re.compile(r"\d{5,}\.png")
 IMAGE_DESCRIPTION = 0x010E
 """The Exif tag that holds a WebP's comment."""
-FPS_KEY = "evdit_fps"
+FPS_KEY, COUNT_KEY = "evdit_fps", "evdit_frames"
 FOLDER_FPS = 24.0
 """The rate of a folder of PNGs that another program wrote and that tells none."""
 
@@ -29,14 +29,14 @@ def write_gif(path: Path, frames: np.ndarray, fps: float, comment: Mapping[str, 
     """An endless GIF, each frame with a palette of its own."""
     pictures = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in frames]
     times = durations(len(frames), fps, 10)
-    text = with_fps(comment, fps).encode("utf-8")
+    text = comment_text(comment, fps, len(frames)).encode("utf-8")
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=times, loop=0, comment=text)
 
 
 def write_webp(path: Path, frames: np.ndarray, fps: float, comment: Mapping[str, str]) -> None:
     """An endless WebP of quality 92."""
     exif = Image.Exif()
-    exif[IMAGE_DESCRIPTION] = with_fps(comment, fps)
+    exif[IMAGE_DESCRIPTION] = comment_text(comment, fps, len(frames))
     pictures = [Image.fromarray(frame) for frame in frames]
     times = durations(len(frames), fps, 1)
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=times, loop=0, exif=exif, quality=92)
@@ -48,7 +48,7 @@ def write_folder(path: Path, frames: np.ndarray, fps: float, comment: Mapping[st
     for index, frame in enumerate(frames):
         info = PngInfo()
         if index == 0:
-            info.add_itxt("Comment", with_fps(comment, fps))
+            info.add_itxt("Comment", comment_text(comment, fps, len(frames)))
         Image.fromarray(frame).save(path / f"{index:05d}.png", pnginfo=info)
 
 
@@ -58,9 +58,9 @@ def durations(count: int, fps: float, unit: int) -> list[int]:
     return [end - start for start, end in zip(ends, ends[1:], strict=False)]
 
 
-def with_fps(comment: Mapping[str, str], fps: float) -> str:
-    """The comment as JSON, in ASCII for Exif's sake, with the rate as its first key."""
-    return json.dumps({FPS_KEY: f"{fps:.6g}", **comment})
+def comment_text(comment: Mapping[str, str], fps: float, count: int) -> str:
+    """The comment as JSON, in ASCII for Exif's sake, with the rate and the number of frames first."""
+    return json.dumps({FPS_KEY: f"{fps:.6g}", COUNT_KEY: str(count), **comment})
 
 
 def read_animation(path: Path) -> tuple[np.ndarray, float]:
@@ -73,12 +73,14 @@ def read_animation(path: Path) -> tuple[np.ndarray, float]:
                 lasting.append(max(float(picture.info.get("duration", 0)), 1.0))
     except (OSError, SyntaxError, ValueError) as error:
         raise EvditError(f"{path} can't be read as an animation: {error}", where=str(path)) from error
-    told = told_fps(read_comment(path))
+    told = told_rate(read_comment(path))
     if told is None:
         return np.stack(frames), 1000 * len(frames) / sum(lasting)
-    ends = np.rint(np.cumsum(lasting) * told / 1000).astype(int)
+    fps, count = told
+    ends = np.rint(np.cumsum(lasting) * fps / 1000).astype(int)
+    ends[-1] = count
     repeats = np.maximum(np.diff(ends, prepend=0), 1)
-    return np.repeat(np.stack(frames), repeats, axis=0), told
+    return np.repeat(np.stack(frames), repeats, axis=0), fps
 
 
 def read_folder(path: Path) -> tuple[np.ndarray, float]:
@@ -95,7 +97,8 @@ def read_folder(path: Path) -> tuple[np.ndarray, float]:
             raise EvditError(f"{file} can't be read as a picture: {error}", where=str(file)) from error
         if frames[-1].shape != frames[0].shape:
             raise EvditError(f"{file.name} is not as large as {files[0].name}", where=str(file))
-    return np.stack(frames), told_fps(read_comment(path)) or FOLDER_FPS
+    told = told_rate(read_comment(path))
+    return np.stack(frames), told[0] if told else FOLDER_FPS
 
 
 def read_comment(path: Path) -> str:
@@ -111,10 +114,11 @@ def read_comment(path: Path) -> str:
     return text.decode("utf-8", errors="replace") if isinstance(text, bytes) else str(text or "")
 
 
-def told_fps(comment: str) -> float | None:
-    """The rate that a comment of ours tells, else None."""
+def told_rate(comment: str) -> tuple[float, int] | None:
+    """The rate and the number of frames that a comment of ours tells, else None."""
     try:
-        return float(json.loads(comment)[FPS_KEY])
+        content = json.loads(comment)
+        return float(content[FPS_KEY]), int(content[COUNT_KEY])
     except (ValueError, KeyError, TypeError):
         return None
 

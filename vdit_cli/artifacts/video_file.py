@@ -82,7 +82,7 @@ def read_metadata(path: Path | str) -> dict[str, str]:
         return {}
     if not isinstance(content, dict):
         return {}
-    return {key: str(value) for key, value in content.items() if key != stills.FPS_KEY}
+    return {key: str(value) for key, value in content.items() if key not in (stills.FPS_KEY, stills.COUNT_KEY)}
 
 
 def kind_of(path: Path | str) -> str:

@@ -1,0 +1,140 @@
+"""Runs: created, resumed, refused, found; locks that a dead owner can't keep."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vdit_cli.artifacts.atomic import write_json, write_text
+from vdit_cli.artifacts.lock import FolderLock
+from vdit_cli.artifacts.receipt import Ran, Receipt
+from vdit_cli.artifacts.run_dir import Request, RunDir
+from vdit_cli.errors import EvditError, Interrupted
+
+
+@pytest.fixture
+def request_of(tmp_path: Path):
+    """A request whose one input is a file of the given text."""
+
+    def make(r: float = 0.1, text: str = "plan") -> Request:
+        (tmp_path / "plan.json").write_text(text, encoding="utf-8")
+        return Request(
+            "search-masks", "owner/name", {"search_masks.r": r}, {"plan": tmp_path / "plan.json"}, {}, ("abc",)
+        )
+
+    return make
+
+
+def test_a_run_from_start_to_end(tmp_path: Path, request_of):
+    """State, outputs by role, lineage; the inputs' folders are not told."""
+    with RunDir.start(tmp_path / "run", request_of()) as run:
+        assert run.state() == "running"
+        write_text(run.path / "plan.json", "{}")
+        run.add_output("plan", "plan.json")
+    again = RunDir.open(tmp_path / "run")
+    assert again.is_done() and again.state() == "done"
+    assert again.find("plan") == tmp_path / "run" / "plan.json" and again.lineage() == ("abc",)
+    text = (tmp_path / "run" / "run.json").read_text(encoding="utf-8")
+    assert json.loads(text)["schema"] == "evdit.run/1" and str(tmp_path) not in text
+    assert RunDir.resume(tmp_path / "run", request_of()).is_done()
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [(Interrupted("x"), "interrupted"), (KeyboardInterrupt(), "interrupted"), (OSError("y"), "failed")],
+)
+def test_how_it_ended_is_kept(tmp_path: Path, request_of, error: BaseException, state: str):
+    """And the same command goes on."""
+    with pytest.raises(type(error)), RunDir.start(tmp_path / "run", request_of()):
+        raise error
+    run = RunDir.start(tmp_path / "run", request_of())
+    assert run.state() == state and not run.is_done()
+    with run:
+        assert "failure" not in run.manifest
+    assert RunDir.open(tmp_path / "run").is_done()
+
+
+def test_another_recipe_or_input_is_refused(tmp_path: Path, request_of):
+    """The keys that differ are named; `allow_changed` insists."""
+    RunDir.create(tmp_path / "run", request_of())
+    for other, told in [(request_of(0.2), "search_masks.r: was 0.1, is 0.2"), (request_of(0.1, "b"), "input plan")]:
+        with pytest.raises(EvditError) as error:
+            RunDir.start(tmp_path / "run", other)
+        assert told in error.value.what and error.value.exit_code == 2
+    assert RunDir.resume(tmp_path / "run", request_of(0.2, "b"), allow_changed=True).manifest["values"] == {
+        "search_masks.r": 0.2
+    }
+
+
+def test_places_without_a_name(tmp_path: Path, request_of):
+    """-2 where another recipe has the name, the same folder for the same recipe."""
+    first = RunDir.start(None, request_of())
+    assert first.path.parent == Path("runs") and first.path.name.endswith("-search-masks-name")
+    second = RunDir.start(None, request_of(0.2))
+    assert second.path.name == first.path.name + "-2"
+    assert RunDir.start(None, request_of()).path == first.path
+    assert RunDir.start(None, request_of(0.2)).path == second.path
+
+
+def test_folders_that_are_no_runs(tmp_path: Path, request_of):
+    """A folder with other files is never taken over; damaged manifests are told as such."""
+    write_text(tmp_path / "home" / "letter.txt", "x")
+    with pytest.raises(EvditError, match="not an empty folder"):
+        RunDir.start(tmp_path / "home", request_of())
+    with pytest.raises(EvditError, match="no run"):
+        RunDir.open(tmp_path / "home")
+    for content, why in [({"schema": "evdit.run/9"}, "evdit.run/9"), ({"schema": "evdit.run/1"}, "lacks")]:
+        write_json(tmp_path / "home" / "run.json", content)
+        with pytest.raises(EvditError, match=why):
+            RunDir.open(tmp_path / "home")
+
+
+def test_outputs_never_leave_the_folder(tmp_path: Path, request_of):
+    """Neither by .., nor from the root, nor through a link; unknown roles get the nearest."""
+    run = RunDir.create(tmp_path / "run", request_of())
+    (tmp_path / "run" / "link").symlink_to(tmp_path)
+    for relative in ("../plan.json", str(tmp_path / "plan.json"), "link/plan.json"):
+        run.manifest["outputs"]["plan"] = {"path": relative, "sha256": ""}
+        with pytest.raises(EvditError, match="leaves"):
+            run.find("plan")
+    with pytest.raises(EvditError, match="unknown output") as told:
+        run.find("plans")
+    assert told.value.next_steps == ("plan",)
+
+
+def test_one_writer_at_a_time(tmp_path: Path, request_of):
+    """Another process is refused and told who; when the owner dies, the lock is free and the run interrupted."""
+    run = RunDir.create(tmp_path / "run", request_of())
+    program = (
+        "import sys; from vdit_cli.artifacts.run_dir import RunDir\n"
+        f"run = RunDir.open({str(run.path)!r}).__enter__(); print('in', flush=True); sys.stdin.read()"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert owner.stdout is not None and owner.stdout.readline().strip() == b"in"
+    assert RunDir.open(run.path).state() == "running"
+    with pytest.raises(EvditError, match=f"in use by process {owner.pid}"):
+        run.__enter__()
+    owner.kill()
+    owner.communicate()
+    assert RunDir.open(run.path).state() == "interrupted"
+    with run:
+        assert FolderLock(run.path).is_held()
+    assert not FolderLock(run.path).is_held()
+
+
+def test_a_receipt_comes_back(tmp_path: Path):
+    """Equal after writing and reading; another file is refused."""
+    layers = ({"mask": "1:7", "kernel": "sdpa", "refused": {}},)
+    ran = replace(Ran("shapes"), layers=layers, timesteps=(999.0, 500.0), kept_share=0.25, skipped_share=0.75)
+    receipt = Receipt({"prompt": "a"}, ran, {"load": 1.5}, peak_memory_bytes=3)
+    receipt.write(tmp_path / "out.json")
+    assert Receipt.read(tmp_path / "out.json") == receipt
+    assert receipt.versions["evdit"] and receipt.machine.cores
+    write_json(tmp_path / "other.json", {"schema": "evdit.receipt/1", "ran": {}})
+    with pytest.raises(EvditError, match="no whole receipt"):
+        Receipt.read(tmp_path / "other.json")
