@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
-from vdit_cli.errors import EvditError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "open_sora_plan"
 CALLS = [("transformer-a", call) for call in range(6)] + [("transformer-b", call) for call in range(2)]

@@ -163,7 +163,7 @@ def save_weights(
     """Write `module`'s weights and `config` to `folder`, each file whole or not at all.
 
     Floating-point weights become `dtype` if given. More than `max_shard_bytes` are split over several files, an index
-    beside them; weight files of an earlier save that no longer belong there are removed. `metadata` goes into each file.
+    beside them; weight files of an earlier save that no longer belong are removed. `metadata` goes into each file.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

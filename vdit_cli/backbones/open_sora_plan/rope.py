@@ -1,7 +1,7 @@
 """Rotary positions over (t, y, x): tables in float32 whatever the weights, and their use on queries and keys.
 
-Letters: B batch, H heads, D head width, N tokens in (t, y, x) order. The head is cut into three equal parts, one an axis;
-in each part the first half is paired with the second half. Source: Open-Sora-Plan v1.2.0, after arXiv 2104.09864.
+Letters: B batch, H heads, D head width, N tokens in (t, y, x) order. The head is cut into three equal parts, one an
+axis; in each part the first half is paired with the second half. Source: Open-Sora-Plan v1.2.0, after arXiv 2104.09864.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ KEPT_TABLES = 4
 class OpenSoraT2V(nn.Module):
     """A transformer over video latents, conditioned on a timestep and on text states.
 
-    `transformer_blocks[i].attn1` are the attention sites. `checkpoint_blocks` trades a second forward pass of each block
-    for its activations while training. `config` holds every key of the given one.
+    `transformer_blocks[i].attn1` are the attention sites. `checkpoint_blocks` trades a second forward pass of each
+    block for its activations while training. `config` holds every key of the given one.
     Raises EvditError for a config value that is not implemented, naming its key.
     """
 

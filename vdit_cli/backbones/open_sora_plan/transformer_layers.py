@@ -64,7 +64,7 @@ class SelfAttention(Attention):
             return self.to_out[0](dense(q, k, v, padding_bias).flatten(-2))
         if padding_bias is not None:
             raise EvditError(
-                "a tile mask and a video attention_mask with padding can't be combined: tile attention has no padded keys",
+                "a tile mask and a padded video attention_mask can't be combined: tile attention has no padded keys",
                 next_steps=["leave attention_mask out", "run without --masks"],
             )
         return self.to_out[0](self.attend(q, k, v).flatten(-2))
@@ -114,7 +114,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention and feed-forward under a modulation by time, with cross-attention between them, which has no norm."""
+    """Self-attention, cross-attention (which has no norm) and feed-forward; the first and last are modulated by time."""
 
     def __init__(self, channels: int, heads: int, eps: float) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class Block(nn.Module):
         sin: Tensor,
         padding_bias: Tensor | None = None,
     ) -> Tensor:
-        """One layer; `modulation_B6C` are shift, scale, gate of attention and of feed-forward before this layer's own."""
+        """One layer; `modulation_B6C`: shift, scale, gate of attention and of feed-forward, to which its own are added."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table + modulation_B6C).chunk(6, dim=1)
         x = x_BNC + gate1 * self.attn1(modulated_norm(x_BNC, shift1, scale1, self.eps), cos, sin, padding_bias)
         x = x + self.attn2(x, text_BLC, text_bias)

@@ -1,0 +1,229 @@
+"""Prompts to text states by the encoder half of a T5, mT5 or umT5, read from a local folder.
+
+The folder holds config.json, weights (safetensors or PyTorch's `.bin`, whole models too: decoder weights are left in
+the file) and a tokenizer (tokenizer.json or spiece.model). Letters: B batch, L text tokens, C channels.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import (
+    MT5Config,
+    MT5EncoderModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+from vdit_cli.backbones.base import TextStates
+from vdit_cli.backbones.open_sora_plan import loading
+from vdit_cli.backbones.open_sora_plan.prompt_cleaning import clean_prompt
+from vdit_cli.errors import ENVIRONMENT, EvditError, unknown_name
+
+ENCODERS: dict[str, tuple[type[Any], type[Any]]] = {
+    "t5": (T5Config, T5EncoderModel),
+    "mt5": (MT5Config, MT5EncoderModel),
+    "umt5": (UMT5Config, UMT5EncoderModel),
+}
+"""Configuration and encoder by the `model_type` of config.json."""
+
+MAX_LENGTH = 512
+"""Longer prompts are cut here, or at the tokenizer's own limit where that is lower. Source: Open-Sora-Plan v1.2.0."""
+BIG_PARAMETERS = 1_000_000_000
+EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
+"""Two names of one matrix; a file may hold either or both."""
+OTHER_HALF = ("decoder.", "lm_head.")
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+BIN = "pytorch_model.bin"
+
+
+class TextEncoder:
+    """A tokenizer and an encoder. `clean` is what happens to a prompt first; `max_length` counts tokens."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        encoder: PreTrainedModel,
+        max_length: int = MAX_LENGTH,
+        clean: Callable[[str], str] = clean_prompt,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        self.max_length = min(max_length, tokenizer.model_max_length)
+        self.clean = clean
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: Path | str,
+        tokenizer: Path | str | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """The encoder in `folder` with the tokenizer in another folder or the same one.
+
+        `dtype` is treated as `text_dtype` says. Raises EvditError (exit 3) for missing, damaged or unfitting files.
+        """
+        words = read_tokenizer(tokenizer or folder)
+        encoder = read_encoder(folder, dtype, device)
+        if len(words) > encoder.config.vocab_size:
+            raise EvditError(
+                f"the tokenizer in {tokenizer or folder} has {len(words)} tokens: "
+                f"the encoder in {folder} knows {encoder.config.vocab_size}",
+                next_steps=["a tokenizer and an encoder from one model"],
+                exit_code=ENVIRONMENT,
+            )
+        return cls(words, encoder)
+
+    @staticmethod
+    def weights_bytes(folder: Path | str, dtype: torch.dtype | None = None) -> int:
+        """Bytes that the encoder in `folder` will take once loaded, from its config alone."""
+        parameters = sum(weight.numel() for weight in _empty_encoder(folder).parameters())
+        return parameters * text_dtype(parameters, dtype).itemsize
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> TextStates:
+        """States (B, L, C) of the prompts, padded to the longest of them, and their mask.
+
+        Padding is masked inside the encoder, so a prompt's states do not depend on what else is in the batch.
+        """
+        tokens = self.tokenizer(
+            [self.clean(prompt) for prompt in prompts],
+            padding="longest",
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        ).to(self.encoder.device)
+        states = self.encoder(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state
+        return TextStates(states, tokens["attention_mask"])
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the encoder to `device`."""
+        self.encoder.to(device)
+        return self
+
+
+def text_dtype(parameters: int, asked: torch.dtype | None) -> torch.dtype:
+    """The type an encoder of so many parameters is used in: bfloat16 if it is big, float32 if not, unless asked.
+
+    Asked for float16, it is bfloat16 [ours; the alternative is infinities: activations of T5 exceed float16's range].
+    """
+    if asked is None:
+        return torch.bfloat16 if parameters >= BIG_PARAMETERS else torch.float32
+    return torch.bfloat16 if asked is torch.float16 else asked
+
+
+def read_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
+    """The T5 tokenizer in `folder`, from tokenizer.json or from spiece.model alone.
+
+    Raises EvditError (exit 3) when neither is there or what is there can't be read.
+    """
+    folder = Path(folder)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise _missing(folder, "tokenizer", TOKENIZER_FILES)
+    # Nothing but spiece.model says how many sentinel tokens were added; prompts need none, and none is always in range.
+    bare = {} if (folder / "tokenizer_config.json").is_file() else {"extra_ids": 0}
+    try:
+        return T5Tokenizer.from_pretrained(folder, local_files_only=True, **bare)
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise EvditError(
+            f"the tokenizer in {folder} can't be read: {error}",
+            next_steps=["fetch the folder's files again"],
+            exit_code=ENVIRONMENT,
+        ) from error
+
+
+def read_encoder(
+    folder: Path | str, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> PreTrainedModel:
+    """The encoder half in `folder`, one tensor at a time, as `text_dtype` says.
+
+    Raises EvditError (exit 3) for missing or damaged files, or weights that do not fit the config.
+    """
+    encoder = _empty_encoder(folder)
+    wanted = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
+    dtype = text_dtype(sum(weight.numel() for weight in encoder.parameters()), dtype)
+    state: dict[str, Tensor] = {}
+    stored: dict[str, tuple[int, ...]] = {}
+    for key, tensor in _tensors(Path(folder)):
+        if not key.startswith(OTHER_HALF):
+            stored[key] = tuple(tensor.shape)
+            state[key] = tensor.to(device, dtype)
+    for key, twin in (EMBEDDINGS, EMBEDDINGS[::-1]):
+        if key not in stored and twin in stored:
+            stored[key], state[key] = stored[twin], state[twin]
+    loading.check_keys(wanted, stored, type(encoder).__name__, folder)
+    encoder.load_state_dict(state, strict=True, assign=True)
+    encoder.tie_weights()
+    return encoder.eval()
+
+
+def _empty_encoder(folder: Path | str) -> PreTrainedModel:
+    """The encoder without weights (device "meta"), as config.json describes it."""
+    config = loading.read_config(folder)
+    kind = str(config.get("model_type"))
+    if kind not in ENCODERS:
+        raise unknown_name("text encoder model_type", kind, ENCODERS, where=str(Path(folder) / loading.CONFIG))
+    config_class, encoder_class = ENCODERS[kind]
+    with torch.device("meta"):
+        return encoder_class(config_class.from_dict(config))
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Keys and tensors of the folder's safetensors or, where there are none, `.bin` files; mapped from the file."""
+    if any(folder.glob("*.safetensors")) or any(folder.glob("*.safetensors.index.json")):
+        for path in loading.weight_files(folder):
+            yield from loading.read_tensors(path)
+        return
+    for path in _bin_files(folder):
+        yield from _read_bin(path).items()
+
+
+def _bin_files(folder: Path) -> list[Path]:
+    if (folder / BIN).is_file():
+        return [folder / BIN]
+    shards = sorted(folder.glob("pytorch_model-*-of-*.bin"))
+    if not shards:
+        raise _missing(folder, "text encoder", ("model.safetensors", BIN))
+    count = int(shards[0].stem.rpartition("-")[2]) if shards[0].stem.rpartition("-")[2].isdigit() else len(shards)
+    if len(shards) != count:
+        raise EvditError(
+            f"the text encoder in {folder} has {len(shards)} of its {count} files pytorch_model-*.bin",
+            next_steps=[f"bring the others to {folder}"],
+            exit_code=ENVIRONMENT,
+        )
+    return shards
+
+
+def _read_bin(path: Path) -> dict[str, Tensor]:
+    try:
+        # Files older than PyTorch 1.6 are no zip archives and can't be mapped: those are read whole.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+        raise EvditError(
+            f"{path} ({path.stat().st_size} bytes) is damaged, or no file of plain weights: {error}",
+            next_steps=["fetch the file again", "a folder with model.safetensors"],
+            exit_code=ENVIRONMENT,
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise EvditError(f"{path} holds no weights by name", exit_code=ENVIRONMENT)
+    return state
+
+
+def _missing(folder: Path, what: str, names: Sequence[str]) -> EvditError:
+    return EvditError(
+        f"the {what} in {folder} is missing its files: one of {', '.join(names)} must be there",
+        next_steps=[f"bring {folder / names[0]}"],
+        exit_code=ENVIRONMENT,
+    )
