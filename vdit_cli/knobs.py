@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -124,7 +124,7 @@ def is_section(kind: Any) -> bool:
 class RecipeLoader(yaml.SafeLoader):
     """Safe YAML whose plain scalars are those of YAML 1.2: 1e-4 is a number; 1:7, no and 010 are text."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}
 
 
 RecipeLoader.add_implicit_resolver(

@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import MarkupMode, TyperCommand, TyperGroup
@@ -39,16 +39,16 @@ EXAMPLE = 'evdit generate "a large red circle moving right over a black backgrou
 class FrontDoor(HelpPages):
     """The commands of COMMANDS; the page that lists them imports none of their files."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         """Names in the order of COMMANDS."""
         return [name for name, _ in COMMANDS]
 
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:
         """The command's name and line of help, for the list."""
         lines = dict(COMMANDS)
         return HelpPage(cmd_name, help=lines[cmd_name]) if cmd_name in lines else None
 
-    def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple[str, TyperCommand | TyperGroup, list[str]]:
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str, TyperCommand | TyperGroup, list[str]]:
         """The command itself, its file now imported. Raises EvditError for a name that is not in COMMANDS."""
         name, *rest = args
         return name, load_command(name, self.rich_markup_mode), rest
@@ -67,7 +67,7 @@ def load_command(name: str, mode: MarkupMode = None) -> TyperCommand | TyperGrou
     return named(typer.main.get_command(single), name)
 
 
-def named(command: TyperCommand | TyperGroup, name: str) -> TyperCommand | TyperGroup:
+def named(command: Any, name: str) -> TyperCommand | TyperGroup:
     """The same command under the name that the table gives it."""
     command.name = name
     return command
@@ -164,7 +164,8 @@ def usage_error(error: typer.TyperException) -> EvditError:
         what, where = error.message, " / ".join(parameter.opts) if parameter.opts else None
     else:
         what, where = error.format_message().split(" (Possible options")[0], None
-    steps = [nearest(error.option_name, error.possibilities, 1)[0]] if getattr(error, "possibilities", None) else []
+    possible = getattr(error, "possibilities", None)
+    steps = nearest(getattr(error, "option_name", ""), possible, 1) if possible else []
     return EvditError(what[:1].lower() + what[1:].rstrip("."), where=where, next_steps=[*steps, page])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import typer
 from typer.core import MarkupMode, TyperCommand, TyperGroup
 
 
@@ -17,7 +16,7 @@ def markup_mode() -> MarkupMode:
 class HelpPage(TyperCommand):
     """A command whose `epilog` is its example: one line a command, printed as it stands and never wrapped."""
 
-    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page, then the example."""
         example, self.epilog = self.epilog, None
         try:
@@ -30,7 +29,7 @@ class HelpPage(TyperCommand):
 class HelpPages(TyperGroup):
     """A group whose `epilog` is its example, like `HelpPage`."""
 
-    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the page, then the example."""
         example, self.epilog = self.epilog, None
         try:

@@ -1,0 +1,150 @@
+"""Recipes: order and origins, what is refused and where, scalars that YAML 1.1 would misread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vdit_cli.errors import EvditError
+from vdit_cli.knobs import flat
+from vdit_cli.recipe import GenerateOptions, Recipe, load
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path):
+    """A recipe file of the given text."""
+
+    def write(text: str) -> Path:
+        (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
+        return tmp_path / "r.yaml"
+
+    return write
+
+
+def test_later_ones_win_and_are_remembered(recipe_file):
+    """Default < file < --set < flag, key by key, each with its origin."""
+    path = recipe_file("# what\ngenerate:\n  steps: 10\n  guidance: 2\n  fps: 8\n")
+    recipe = load(path, ["generate.steps=20", "generate.fps = 9"], {"generate.steps": 30, "generate.num": None})
+    options = recipe.generate
+    assert (options.steps, options.guidance, options.fps, options.num) == (30, 2.0, 9, 1)
+    assert options.where("steps") == "--steps 30"
+    assert options.where("guidance") == f"{path}:4 generate.guidance"
+    assert options.where("fps") == "--set generate.fps = 9"
+    assert options.where("num") is None
+    assert recipe.resolved("generate")["generate.num"] == {"value": 1, "origin": "default"}
+    assert "generate.steps: 30  # --steps 30" in recipe.resolved_text("generate").splitlines()
+
+
+def test_sections_inside_sections(recipe_file):
+    """Their keys are dotted and their origins stand where they are read."""
+    path = recipe_file("train_shapes:\n  seed: 3\n  vae:\n    iterations: 5\n    hidden_size_mult: [1, 2]\n")
+    options = load(path, ["train_shapes.transformer.layers=2"]).train_shapes
+    assert (options.seed, options.vae.iterations, options.vae.hidden_size_mult) == (3, 5, (1, 2))
+    assert options.transformer.layers == 2
+    assert options.vae.where("iterations") == f"{path}:4 train_shapes.vae.iterations"
+    assert options.where("vae.iterations") == options.vae.where("iterations")
+    assert options.values()["vae"]["iterations"] == 5
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "generate:\n", "generate: {}\n", "---\n"])
+def test_files_that_set_nothing(recipe_file, text: str):
+    """Are no error."""
+    assert load(recipe_file(text)) == Recipe()
+
+
+def test_scalars_mean_what_they_look_like(recipe_file):
+    """YAML 1.1 reads 1:7 as 67, 1e-4 as text, `no` as false and 010 as 8."""
+    path = recipe_file("generate: {masks: 1:7, guidance: 1e-4, negative: no, model: 010, text_encoder: ~}\n")
+    options = load(path).generate
+    assert (options.masks, options.guidance, options.negative) == ("1:7", 1e-4, "no")
+    assert (options.model, options.text_encoder) == ("010", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "told"),
+    [
+        ("generate:\n  steps: 1\n  stepps: 2\n", 3, "unknown key 'generate.stepps'"),
+        ("generate:\n  steps: 1\n  fps: 2\n  steps: 2\n", 4, "stands twice"),
+        ("generate:\n  steps: 0\n", 2, "at least 1"),
+        ("generate:\n  steps: 1.5\n", 2, "a whole number"),
+        ("generate:\n  steps: true\n", 2, "a whole number"),
+        ("generate:\n  guidance: .nan\n", 2, "a finite number"),
+        ("generate:\n  guidance: -.inf\n", 2, "a finite number"),
+        ("generate:\n  dtype: int8\n", 2, "auto, float32, bfloat16 or float16"),
+        ("generate:\n  strict: yes\n", 2, "true or false"),
+        ("generate:\n  prompt: !!python/object/apply:os.getcwd []\n", 2, "unknown key"),
+        ("train_shapes:\n  vae:\n    hidden_size_mult: !!python/tuple [1]\n", 3, "can't be read"),
+        ("train_shapes:\n  vae:\n    hidden_size_mult: [1, x]\n", 3, "each item a whole number"),
+        ("- a\n", 1, "must be a mapping"),
+        ("generate: [1]\n", 1, "must be a mapping"),
+        ("generate:\n\tsteps: 1\n", 2, "not YAML"),
+        ("a: 1\n---\nb: 2\n", 2, "not YAML"),
+        ("generate: &a\n  steps: *a\n", 1, "generate.steps"),
+    ],
+)
+def test_what_a_file_may_not_say(recipe_file, text: str, line: int, told: str):
+    """Exit 2, with the file and the line."""
+    path = recipe_file(text)
+    with pytest.raises(EvditError) as error:
+        load(path)
+    assert told in error.value.what and error.value.exit_code == 2
+    assert (error.value.where or "").split(" ")[0] == f"{path}:{line}"
+
+
+def test_an_unknown_key_gets_the_nearest():
+    """By its full path."""
+    with pytest.raises(EvditError) as error:
+        load(None, ["generate.sheduler=ddim"])
+    assert error.value.next_steps == ("generate.scheduler",)
+
+
+def test_flags_are_checked_too():
+    """And told as they were typed."""
+    for key, value, told in [
+        ("generate.video_frames", 0, "--frames 0"),
+        ("generate.guidance", float("nan"), "--guidance nan"),
+        ("generate.dtype", "int 8", "--dtype 'int 8'"),
+    ]:
+        with pytest.raises(EvditError) as error:
+            load(None, flags={key: value})
+        assert error.value.where == told
+    assert load(None, flags={"generate.metadata": False}).generate.where("metadata") == "--no-metadata"
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", "folder"])
+def test_files_that_can_not_be_read(tmp_path: Path, content: object):
+    """Missing, not UTF-8, a folder."""
+    path = tmp_path / "r.yaml"
+    if content == "folder":
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    with pytest.raises(EvditError, match="can't be read"):
+        load(path)
+
+
+def test_a_setting_without_a_value():
+    """Is refused with an example."""
+    with pytest.raises(EvditError, match="sets nothing"):
+        load(None, ["generate.steps"])
+
+
+@given(st.text())
+def test_any_text_is_a_recipe_or_a_clear_error(text: str):
+    """Never another exception."""
+    try:
+        load(None, [f"generate={text}"])
+        load(None, [f"generate.negative={text}"])
+    except EvditError as error:
+        assert error.where and error.where.startswith("--set ")
+
+
+def test_every_default_passes_its_own_check():
+    """A default given as a flag is taken, and every knob has help."""
+    for key, value in flat(Recipe()):
+        if value is not None:
+            assert dict(flat(load(None, flags={key: value})))[key] == value
+    assert GenerateOptions() == load().generate
