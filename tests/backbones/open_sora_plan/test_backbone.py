@@ -216,3 +216,14 @@ def test_auto_is_the_cpu_in_float32_without_a_gpu(ours):
     assert (backbone.device.type, backbone.dtype) == ("cpu", torch.float32)
     assert TRANSFORMER_CONFIG["num_layers"] == backbone.layers == len(backbone.attention_sites())
     assert Path(backbone.transformer_folder).is_dir()
+
+
+def test_words_without_a_token_are_named(ours):
+    backbone = opened(ours)
+    assert backbone.unknown_words("A RED circle over Paris, a red dragon!") == (
+        ("a", "red", "circle", "over"),
+        ("paris", "dragon"),
+    )
+    assert backbone.unknown_words("quux") == ((), ("quux",))
+    assert backbone.unknown_words("?!") == ((), ("?!",))
+    assert backbone.parts.loaded == {}

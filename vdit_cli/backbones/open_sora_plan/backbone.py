@@ -5,6 +5,7 @@ Letters: B batch, C channels, F latent frames, T pixel frames, h, w latent heigh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.attention.bind import Attend, Case, bind
@@ -22,7 +24,8 @@ from vdit_cli.backbones.open_sora_plan import loading, transformer_config
 from vdit_cli.backbones.open_sora_plan.folders import ModelFolders
 from vdit_cli.backbones.open_sora_plan.offload import Part, Parts, open_streamed
 from vdit_cli.backbones.open_sora_plan.opening import Trained, find_model, transformer_of
-from vdit_cli.backbones.open_sora_plan.text import TextEncoder
+from vdit_cli.backbones.open_sora_plan.prompt_cleaning import clean_prompt
+from vdit_cli.backbones.open_sora_plan.text import TextEncoder, read_tokenizer
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.backbones.open_sora_plan.vae_config import VaeConfig
@@ -33,6 +36,7 @@ from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 
+WORD = re.compile(r"\w[\w'-]*")
 LATENT_SCALE = 0.18215
 """What latents are multiplied by where the VAE's config has no `scaling_factor`. Source: Open-Sora-Plan v1.2.0."""
 
@@ -57,8 +61,7 @@ def load(source: ModelSource, options: LoadOptions) -> OpenSoraPlan:
 class OpenSoraPlan:
     """A text-to-video model of a T5 encoder, an OpenSoraT2V transformer and a causal VAE; a `base.Backbone`.
 
-    `trained` takes the place of the folder's own transformer. Attributes of the protocol: `name`, `defaults`,
-    `prediction`, `scheduler_config`, `device`, `dtype`.
+    `trained` takes the place of the folder's own transformer. Raises EvditError for configurations that do not fit.
     """
 
     def __init__(
@@ -78,6 +81,9 @@ class OpenSoraPlan:
         self.device = device
         self.dtype = dtype
         self.vae_tiling = vae_tiling
+        if folders.text_encoder is None or folders.tokenizer is None:
+            raise ValueError(f"{folders.root} has no text encoder: find_model gives folders that do")
+        self.text_folder, self.tokenizer_folder = folders.text_encoder, folders.tokenizer
         self.folders = folders
         self.transformer_folder = trained.folder if trained else folders.transformer
         self.lineage = trained.lineage if trained else ()
@@ -127,7 +133,7 @@ class OpenSoraPlan:
     def part_bytes(self, part: str) -> int:
         """Bytes of a part's weights once loaded, from file headers alone. Raises EvditError for damaged files."""
         if part == "text":
-            return TextEncoder.weights_bytes(self._text_folder, self._text_dtype)
+            return TextEncoder.weights_bytes(self.text_folder)
         folder = {"transformer": self.transformer_folder, "vae": self.folders.vae}[part]
         shapes = loading.stored_shapes(folder).values()
         return sum(torch.Size(shape).numel() for shape in shapes) * self.dtype.itemsize
@@ -149,6 +155,20 @@ class OpenSoraPlan:
             x, t = torch.empty(shape, dtype=self.dtype), torch.empty(batch)
             text = torch.empty(batch, 1, self.transformer_config["caption_channels"], dtype=self.dtype)
             return working_bytes(lambda: transformer(x, t, text))
+
+    def unknown_words(self, prompt: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The words of a prompt, cleaned, that the tokenizer has tokens for, and those that it has none for."""
+        cleaned = clean_prompt(prompt)
+        words = dict.fromkeys(WORD.findall(cleaned) or cleaned.split())
+        unknown = tuple(word for word in words if self._is_unknown(word))
+        return tuple(word for word in words if word not in unknown), unknown
+
+    def _is_unknown(self, word: str) -> bool:
+        return self._tokenizer.unk_token_id in self._tokenizer(word, add_special_tokens=False)["input_ids"]
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return read_tokenizer(self.tokenizer_folder)
 
     def latent_shape(self, video_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, F, h, w) of the latents of a video of T frames and height x width pixels.
@@ -232,6 +252,10 @@ class OpenSoraPlan:
     def _put_attends(self, transformer: OpenSoraT2V) -> None:
         for block, attend in zip(transformer.transformer_blocks, self._attends, strict=True):
             block.attn1.attend = attend
+
+    def _load_text(self) -> TextEncoder:
+        # Its number format follows its size, not --dtype: mT5-xxl in float32 would be 23 GB.
+        return TextEncoder.from_pretrained(self.text_folder, self.tokenizer_folder, device=self.device)
 
     def _load_transformer(self) -> OpenSoraT2V:
         if self.parts.offload == "block":
