@@ -7,6 +7,8 @@ and transformers write them. Tensors are mapped from the file, so reading needs 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -176,7 +178,7 @@ def save_weights(
     for name, keys in zip(names, shards, strict=True):
         tensors = {key: state[key].detach().to("cpu", _stored_type(state[key], dtype)).contiguous() for key in keys}
         with replacing(folder / name) as partial:
-            save_file(tensors, partial, metadata={**(metadata or {}), "format": "pt"})
+            _write(tensors, partial, {**(metadata or {}), "format": "pt"})
     index = folder / f"{STEM}.safetensors.index.json"
     if len(shards) > 1:
         places = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
@@ -186,6 +188,17 @@ def save_weights(
     for stale in folder.glob(f"{STEM}*.safetensors*"):
         if stale.name not in names:
             stale.unlink()
+
+
+def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        # safetensors tells a full disk only in words; as an OSError it is answered like any other.
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _stored_type(value: Tensor, dtype: torch.dtype | None) -> torch.dtype:

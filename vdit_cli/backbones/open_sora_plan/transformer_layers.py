@@ -114,7 +114,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention (which has no norm) and feed-forward; the first and last are modulated by time."""
+    """Self-attention, cross-attention without a norm, feed-forward; the first and the last are modulated by time."""
 
     def __init__(self, channels: int, heads: int, eps: float) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class Block(nn.Module):
         sin: Tensor,
         padding_bias: Tensor | None = None,
     ) -> Tensor:
-        """One layer; `modulation_B6C`: shift, scale, gate of attention and of feed-forward, to which its own are added."""
+        """One layer; its table is added to `modulation_B6C`: shift, scale, gate of attention and of feed-forward."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table + modulation_B6C).chunk(6, dim=1)
         x = x_BNC + gate1 * self.attn1(modulated_norm(x_BNC, shift1, scale1, self.eps), cos, sin, padding_bias)
         x = x + self.attn2(x, text_BLC, text_bias)
