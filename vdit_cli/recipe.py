@@ -65,7 +65,7 @@ class ShapesVaeOptions(Section):
     hidden_size: int = knob(32, "channels of the first level", at_least=1)
     hidden_size_mult: tuple[int, ...] = knob((1, 2, 3, 3), "channels of each level, as multiples of the first")
     norm_groups: int = knob(8, "groups of the group norms", at_least=1)
-    measured_clips: int = knob(256, "unseen clips that normalise the latents and measure the PSNR", at_least=2)
+    measured_clips: int = knob(512, "unseen clips that normalise the latents and measure the PSNR", at_least=2)
     checkpoint_every: int = knob(500, "steps between checkpoints", at_least=1)
 
 
@@ -82,7 +82,7 @@ class ShapesTransformerOptions(Section):
     average_keep: float = knob(0.999, "decay of the averaged weights, which are what is kept", at_least=0)
     two_objects: float = knob(0.3, "share of clips with a second object", at_least=0)
     prompt_dropout: float = knob(0.1, "share of clips whose prompt is blanked, for guidance", at_least=0)
-    clips: int = knob(32768, "clips encoded beforehand", at_least=1)
+    clips: int = knob(32768, "encoded clips held in memory, a multiple of fresh_clips", at_least=1)
     fresh_clips: int = knob(64, "clips encoded anew each time", at_least=1)
     fresh_every: int = knob(16, "steps between fresh clips", at_least=1)
     layers: int = knob(8, "transformer layers", at_least=1)
@@ -90,7 +90,7 @@ class ShapesTransformerOptions(Section):
     head_dim: int = knob(48, "width of a head, a multiple of 6", at_least=6)
     text_layers: int = knob(2, "text encoder layers", at_least=1)
     text_width: int = knob(192, "width of the text encoder, a multiple of 6", at_least=6)
-    text_length: int = knob(40, "tokens of a prompt", at_least=1)
+    text_length: int = knob(32, "tokens of a prompt, padding included", at_least=1)
     checkpoint_every: int = knob(500, "steps between checkpoints", at_least=1)
 
 

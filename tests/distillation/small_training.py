@@ -1,4 +1,4 @@
-"""A training of seconds: a linear model learns a fixed map. `python -m tests.distillation.small_training FOLDER [KILL_AT]`."""
+"""A training of seconds, as a program too: `python -m tests.distillation.small_training FOLDER [KILL_AT]`."""
 
 import os
 import signal
@@ -15,8 +15,10 @@ from vdit_cli.timing import Progress, Silent
 ITERATIONS = 23
 
 
-def train_small(folder: Path, kill_at: int | None = None, nan_at: int | None = None, progress: Progress | None = None) -> tuple[nn.Module, Trained]:
-    """Train for ITERATIONS, a checkpoint every 5; at `kill_at` the process kills itself, at `nan_at` the loss is NaN."""
+def train_small(
+    folder: Path, kill_at: int | None = None, nan_at: int | None = None, progress: Progress | None = None
+) -> tuple[nn.Module, Trained]:
+    """Learn to reverse four numbers; the process kills itself at `kill_at`, the loss is NaN at `nan_at`."""
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4))
     optimisers = build_optimisers(

@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.backbones.sources import BackboneEntry, LoadOptions, ModelSource, NeededFile
 from vdit_cli.errors import ENVIRONMENT, EvditError, unknown_name
 from vdit_cli.timing import Progress, Silent
@@ -103,7 +104,7 @@ def all_entries() -> tuple[BackboneEntry, ...]:
 
 
 def find_source(model: str, where: str = "--model") -> ModelSource:
-    """What `model` means: a registered name, else a folder that exists, else `owner/name` on a hub.
+    """What `model` means: a registered name, else a folder that exists (or a run that made one), else `owner/name`.
 
     Reads names and folders only: no weights, no network. Raises EvditError (2) for anything else, naming the nearest
     registered names.
@@ -112,6 +113,8 @@ def find_source(model: str, where: str = "--model") -> ModelSource:
         if entry.name == model:
             return _registered(entry)
     path = Path(model).expanduser()
+    if model and (path / "run.json").is_file():
+        path = RunDir.open(path).find("model")
     if model and path.is_dir():
         return ModelSource(path.resolve().name, "folder", _module_for(path), folder=path)
     for point in entry_points(group=ENTRY_POINTS):

@@ -30,6 +30,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("models", "List the models, and whether their weights are here"),
     ("generate", "Make a video from a prompt"),
     ("score", "Compare shapes videos with their prompts by image analysis"),
+    ("train-shapes", "Train the embedded model from nothing"),
 )
 """(name, one line of help) of every command, in the order in which a person needs them."""
 

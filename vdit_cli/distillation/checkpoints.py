@@ -1,6 +1,6 @@
 """Training states on disk: one folder a checkpoint, written beside and renamed, safetensors and JSON only.
 
-    checkpoints/step-000500/ model.safetensors  average.safetensors  optimiser-0.safetensors  state.json
+checkpoints/step-000500/ model.safetensors  average.safetensors  optimiser-0.safetensors  state.json
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ class TrainingState:
 
     iteration: int
     seconds: float
-    model: dict[str, Tensor]
-    average: dict[str, Tensor]
+    model: Mapping[str, Tensor]
+    average: Mapping[str, Tensor]
     optimisers: list[dict[str, Any]]
 
 
@@ -61,7 +62,7 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
@@ -113,7 +114,7 @@ def load_checkpoint(path: Path, device: torch.device | str) -> TrainingState:
 
 def newest_checkpoint(folder: Path, device: torch.device | str) -> tuple[TrainingState | None, list[str]]:
     """The newest readable checkpoint, or None, and a line for each newer one that is damaged."""
-    damaged = []
+    damaged: list[str] = []
     for path in reversed(list_checkpoints(folder)):
         try:
             return load_checkpoint(path, device), damaged

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase, T5TokenizerFast
 
 from vdit_cli import __version__
 from vdit_cli.artifacts.atomic import write_json, write_text
+from vdit_cli.backbones.open_sora_plan.loading import save_weights
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.data.shapes_prompts import WORDS
 from vdit_cli.distillation.shapes_transformer import TextToVideo
@@ -42,6 +43,10 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+SHARD_BYTES = 14_000_000
+"""Weights travel with the package's source, where no file is to be larger than 15 MB."""
+
+
 def build_tokenizer(text_length: int) -> PreTrainedTokenizerBase:
     """A unigram tokenizer over the world's words, made without any file or network."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -20.0), (",", -1.0)]
@@ -55,9 +60,9 @@ def write_pipeline(
     folder: Path, model: TextToVideo, vae: CausalVAEModel, tokenizer: PreTrainedTokenizerBase, card: str
 ) -> None:
     """Write the pipeline folder; weights in float16. `model_index.json` comes last, so a cut-off folder is no model."""
-    model.transformer.save_pretrained(folder / "transformer", dtype=torch.float16)
-    vae.save_pretrained(folder / "vae", dtype=torch.float16)
-    model.text.half().save_pretrained(folder / "text_encoder", safe_serialization=True)
+    for name, module in (("transformer", model.transformer), ("vae", vae)):
+        save_weights(module, folder / name, module.config, dtype=torch.float16, max_shard_bytes=SHARD_BYTES)
+    model.text.half().save_pretrained(folder / "text_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)
     write_text(folder / "README.md", card)
@@ -76,9 +81,12 @@ def write_pipeline(
     )
 
 
-def model_card(facts: dict[str, Any], options_text: str) -> str:
-    """The README.md of the folder: what it is, what it was trained on, how long and where, and how to do it again."""
-    psnr = facts["vae"]["psnr"]
+def model_card(facts: dict[str, Any], recipe: str) -> str:
+    """The README.md of the folder: what it is, what it was trained on, how long and where, and how to do it again.
+
+    `facts` is what training.json holds; `recipe` are the resolved options as YAML.
+    """
+    vae, transformer, psnr = facts["vae"], facts["transformer"], facts["vae"]["psnr"]
     motions = "\n".join(f"| {name} | {value:.2f} |" for name, value in psnr.items() if name not in ("all", "worst"))
     return f"""# shapes
 
@@ -89,24 +97,24 @@ encoder, trained from scratch on clips of a procedural world (29 frames of 128 x
 ## Training
 | part | iterations | batch | seconds | final loss |
 |---|---|---|---|---|
-| VAE | {facts["vae"]["iterations"]} | {facts["vae"]["batch"]} | {facts["vae"]["seconds"]:.0f} | {facts["vae"]["loss"]:.4f} |
-| transformer and text encoder | {facts["transformer"]["iterations"]} | {facts["transformer"]["batch"]} | \
-{facts["transformer"]["seconds"]:.0f} | {facts["transformer"]["loss"]:.4f} |
+| VAE | {vae["iterations"]} | {vae["batch"]} | {vae["seconds"]:.0f} | {vae["loss"]:.4f} |
+| transformer and text encoder | {transformer["iterations"]} | {transformer["batch"]} | \
+{transformer["seconds"]:.0f} | {transformer["loss"]:.4f} |
 
-On {facts["machine"]}, torch {facts["torch"]}, {facts["date"]}. Again:
-`evdit train-shapes --config recipes/train-shapes.yaml -o RUN`.
+On {facts["machine"]}, torch {facts["torch"]}, {facts["date"]}; again, with the recipe below as a file:
+`evdit train-shapes --config recipe.yaml -o RUN`.
 Scenes are drawn from the training combinations only; 36 of 360 colour, shape and motion triples are held out.
 
 ## VAE
-PSNR in dB on {facts["vae"]["clips"]} unseen clips: mean {psnr["all"]:.2f}, worst {psnr["worst"]:.2f}.
+PSNR in dB on {vae["clips"]} unseen clips: mean {psnr["all"]:.2f}, worst {psnr["worst"]:.2f}.
 
 | motion of the first object | PSNR |
 |---|---|
 {motions}
 
 ## Recipe
-```json
-{options_text}
+```yaml
+{recipe}
 ```
 """
 

@@ -64,7 +64,7 @@ def text_config(options: ShapesTransformerOptions, tokenizer: PreTrainedTokenize
         dropout_rate=0.0,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        feed_forward_proj="gated-gelu",
+        feed_forward_proj="relu",
         tie_word_embeddings=False,
     )
 
@@ -152,8 +152,10 @@ class ClipPool:
 
 
 def _is_block_matrix(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim == 2 and ("transformer_blocks." in name or "text.encoder.block." in name) and (
-        "scale_shift_table" not in name and "relative_attention_bias" not in name
+    return (
+        parameter.ndim == 2
+        and ("transformer_blocks." in name or "text.encoder.block." in name)
+        and ("scale_shift_table" not in name and "relative_attention_bias" not in name)
     )
 
 

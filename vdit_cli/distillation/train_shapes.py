@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from vdit_cli.artifacts.atomic import write_json
+from vdit_cli.artifacts.run_dir import Request, RunDir
+from vdit_cli.backbones.devices import pick_device
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.distillation.shapes_folder import (
@@ -22,18 +25,57 @@ from vdit_cli.distillation.shapes_folder import (
 )
 from vdit_cli.distillation.shapes_transformer import train_transformer
 from vdit_cli.distillation.shapes_vae import measure_psnr, normalise_latents, train_vae
+from vdit_cli.errors import EvditError
+from vdit_cli.knobs import Section, flat
 from vdit_cli.recipe import TrainShapesOptions
 from vdit_cli.timing import Progress
 
 FACTS = "training.json"
 
 
-def train_shapes(options: TrainShapesOptions, folder: Path, device: torch.device, progress: Progress) -> Path:
-    """Train (or go on training) in `folder` and return the finished pipeline folder, `folder/model`.
+def train_shapes(options: TrainShapesOptions, out: Path | None, progress: Progress) -> Path:
+    """Train, or go on training, the embedded model in the run `out`, and return its pipeline folder, `out/model`.
 
-    The VAE stands in `folder/vae`, the transformer and text encoder in `folder/transformer`; each part has its
-    metrics, checkpoints and, when it is done, its weights. Raises Interrupted after saving.
+    The VAE stands in `out/vae`, the transformer and text encoder in `out/transformer`; each part has its metrics and
+    checkpoints. Without `out` the run is `runs/<date>-train-shapes-shapes`. Raises EvditError (exit 2) for a run that
+    was asked for something else, and Interrupted after saving.
     """
+    check_options(options)
+    device = pick_device(options.device)
+    values = {key: value for key, value in flat(options) if key != "device"}
+    request = Request("train-shapes", "shapes", values, origins=dict(options.origins))
+    run = RunDir.start(out, request)
+    if run.is_done():
+        progress.say(f"{run.path} is done already")
+        return run.find("model")
+    with run:
+        _train(options, run.path, device, progress)
+        run.add_output("model", "model")
+    return run.find("model")
+
+
+def check_options(options: TrainShapesOptions) -> None:
+    """Raise EvditError (exit 2) for sizes that don't fit each other."""
+    part = options.transformer
+    if part.clips % part.fresh_clips:
+        raise EvditError(
+            f"clips is {part.clips}: it must be a multiple of fresh_clips, {part.fresh_clips}",
+            where=options.transformer.where("clips") or "train_shapes.transformer.clips",
+            next_steps=[
+                f"--set train_shapes.transformer.clips={-(-part.clips // part.fresh_clips) * part.fresh_clips}"
+            ],
+        )
+    for key, value in (("head_dim", part.head_dim), ("text_width", part.text_width)):
+        if value % 6:
+            raise EvditError(
+                f"{key} is {value}: it must be a multiple of 6",
+                where=options.transformer.where(key) or f"train_shapes.transformer.{key}",
+                next_steps=[f"--set train_shapes.transformer.{key}={-(-value // 6) * 6}"],
+            )
+
+
+def _train(options: TrainShapesOptions, folder: Path, device: torch.device, progress: Progress) -> None:
+    """All parts in order, each skipped where it is finished, then the pipeline folder."""
     _prefer_speed(device)
     compiled = device.type == "cuda"
     vae, vae_facts = _finished_vae(options, folder / "vae", device, compiled, progress)
@@ -54,9 +96,21 @@ def train_shapes(options: TrainShapesOptions, folder: Path, device: torch.device
             "loss": last_loss(folder / "transformer" / "metrics.jsonl"),
         },
     }
-    write_pipeline(folder / "model", model, vae, tokenizer, model_card(facts, options))
+    recipe = yaml.safe_dump({"train_shapes": nested(options)}, sort_keys=False).strip()
+    write_pipeline(folder / "model", model, vae, tokenizer, model_card(facts, recipe))
     write_json(folder / "model" / FACTS, facts)
-    return folder / "model"
+
+
+def nested(options: Section) -> dict[str, Any]:
+    """A section's values as plain nested data, as a recipe file holds them."""
+    plain: dict[str, Any] = {}
+    for key, value in flat(options):
+        *path, name = key.split(".")
+        inner = plain
+        for step in path:
+            inner = inner.setdefault(step, {})
+        inner[name] = list(value) if isinstance(value, tuple) else value
+    return plain
 
 
 def _finished_vae(
@@ -70,7 +124,7 @@ def _finished_vae(
     vae, trained = train_vae(options.vae, options.seed, folder, device, compiled, progress)
     progress.say("VAE: measuring the latents and the PSNR on unseen clips")
     normalise_latents(vae, options.vae.measured_clips, device)
-    facts = {
+    facts: dict[str, Any] = {
         "iterations": trained.iterations,
         "batch": options.vae.batch_size,
         "seconds": trained.seconds,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def train(
 
 
 @torch.no_grad()
-def put_parameters(model: nn.Module, values: dict[str, Tensor]) -> None:
+def put_parameters(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Copy `values` into the parameters of the same names. Raises ValueError where the names differ."""
     named = dict(model.named_parameters())
     if named.keys() != values.keys():
@@ -187,7 +187,7 @@ class _Metrics:
         self.last = (iteration + 1, rate_share)
 
     def write(self, label: str) -> str:
-        """Append the window's means as one line; returns a short note. Raises EvditError for a loss that isn't finite."""
+        """Append the window's means as a line; returns a short note. Raises EvditError for a loss that isn't finite."""
         if not self.window:
             return ""
         names = list(self.window[0])

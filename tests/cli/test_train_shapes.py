@@ -1,0 +1,85 @@
+"""`evdit train-shapes` at a tiny size: the run, its resumption, its model in `evdit generate`, and refusals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+TINY = [
+    f"train_shapes.{key}"
+    for key in (
+        "vae.hidden_size=8",
+        "vae.iterations=2",
+        "vae.batch_size=1",
+        "vae.measured_clips=2",
+        "transformer.layers=2",
+        "transformer.heads=2",
+        "transformer.head_dim=24",
+        "transformer.text_width=24",
+        "transformer.text_layers=1",
+        "transformer.iterations=3",
+        "transformer.clips=4",
+        "transformer.fresh_clips=2",
+        "transformer.fresh_every=2",
+        "transformer.batch_size=2",
+    )
+]
+SETS = [word for setting in TINY for word in ("--set", setting)]
+
+
+def test_a_tiny_training_makes_a_model_that_generates(tmp_path: Path, evdit):
+    """It trains; the same command again is done already; other values are refused; generate takes the run."""
+    command = [sys.executable, "-m", "vdit_cli", "train-shapes", "-o", str(tmp_path / "run"), "--device", "cpu", *SETS]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 0, done.stderr
+    model = tmp_path / "run" / "model"
+    assert done.stdout.strip() == str(model)
+    assert "train_shapes.vae.hidden_size: 8  # --set" in done.stderr
+    run = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert (run["state"], run["command"]) == ("done", "train-shapes")
+    with safe_open(model / "transformer" / "diffusion_pytorch_model.safetensors", "np") as weights:
+        assert weights.get_tensor("proj_out.weight").dtype == "float16"
+    card = (model / "README.md").read_text(encoding="utf-8")
+    assert "hidden_size: 8" in card and "| transformer and text encoder | 3 | 2 |" in card
+
+    code, _, err = evdit(*command[3:])
+    assert code == 0 and "is done already" in err
+    code, _, err = evdit(*command[3:], "--seed", "1")
+    assert code == 2 and "was made by another recipe: seed: was 0, is 1" in err
+
+    code, out, err = evdit(
+        "generate",
+        "a large red circle",
+        "--model",
+        str(tmp_path / "run"),
+        "--steps",
+        "2",
+        "-o",
+        "v.mp4",
+        "--device",
+        "cpu",
+    )
+    assert code == 0, err
+    assert out.strip() == "v.mp4" and Path("v.mp4").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("transformer.clips=100", "--set train_shapes.transformer.clips=128"),
+        ("transformer.head_dim=50", "--set train_shapes.transformer.head_dim=54"),
+        ("transformer.text_width=100", "--set train_shapes.transformer.text_width=102"),
+        ("vae.iterations=0", "at least 1"),
+        ("vae.learning_rate=nan", "nan"),
+        ("vae.iteration=5", "iterations"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_before_anything_is_made(evdit, setting: str, told: str):
+    """Exit 2, the rule and what would fit."""
+    code, _, err = evdit("train-shapes", "-o", "run", "--set", f"train_shapes.{setting}")
+    assert code == 2 and told in err and not Path("run").exists()

@@ -1,0 +1,48 @@
+"""`evdit train-shapes`: the embedded model from nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vdit_cli.cli.console import Console
+from vdit_cli.cli.options import Config, Json, Set, knob_option
+from vdit_cli.recipe import load
+
+EXAMPLE = """evdit train-shapes --config recipes/train-shapes.yaml -o runs/shapes
+evdit generate "a small blue ring bouncing over a navy background" --model runs/shapes -o ring.mp4"""
+
+
+def command(
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The run's folder, in which the same command goes on. [default: runs/<date>-train-shapes-shapes]",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int | None, knob_option("train_shapes.seed")] = None,
+    device: Annotated[str | None, knob_option("train_shapes.device")] = None,
+    config: Config = None,
+    sets: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Train the embedded model `shapes` from scratch on rendered clips: about 20 minutes on one large GPU.
+
+    Ctrl-C once saves and stops; the same command on the same folder goes on exactly there.
+    """
+    recipe = load(config, sets or (), {"train_shapes.seed": seed, "train_shapes.device": device})
+
+    from vdit_cli.distillation.train_shapes import train_shapes
+
+    with Console() as console:
+        console.say(recipe.resolved_text("train_shapes"))
+        folder = train_shapes(recipe.train_shapes, output, console)
+    if as_json:
+        console.json("evdit.train-shapes/1", {"model": str(folder)})
+    else:
+        console.data(str(folder))
