@@ -37,7 +37,7 @@ ENTRIES: tuple[BackboneEntry, ...] = (
     BackboneEntry(
         name="shapes",
         module=OPEN_SORA_PLAN,
-        parameters=11_900_000,
+        parameters=11_470_000,
         video_frames=29,
         height=128,
         width=128,

@@ -14,6 +14,7 @@ from tests.tiny_pipeline import (
     write_transformer,
     write_vae,
 )
+from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.backbones.base import TextStates
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.errors import ENVIRONMENT, USAGE, EvditError
@@ -178,6 +179,17 @@ def test_a_checkpoint_folder_takes_the_transformers_place(ours, tmp_path):
     assert backbone.weights_digest != opened(ours).weights_digest
     assert not torch.allclose(made(backbone)[1], made(opened(ours))[1])
     refused(ours, USAGE, "is no checkpoint", checkpoint=str(tmp_path / "absent"))
+
+
+def test_a_run_gives_its_transformer_and_what_it_came_from(ours, tmp_path):
+    parent = opened(ours).weights_digest
+    run = RunDir.create(tmp_path / "run", Request("distill-kd", "tiny", {"r": 0.1}, lineage=(parent,)))
+    refused(ours, USAGE, "transformer", checkpoint=str(run.path))
+    write_transformer(run.path / "student", seed=5)
+    run.add_output("transformer", "student")
+    backbone = opened(ours, checkpoint=str(run.path))
+    assert backbone.transformer_folder == run.path / "student"
+    assert backbone.lineage == (parent,)
 
 
 def test_vae_tiling_is_switched_on(ours):

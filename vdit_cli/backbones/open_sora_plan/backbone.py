@@ -6,6 +6,7 @@ Letters: B batch, C channels, F latent frames, T pixel frames, h, w latent heigh
 from __future__ import annotations
 
 import re
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -27,6 +28,7 @@ from vdit_cli.backbones.open_sora_plan.opening import Trained, find_model, trans
 from vdit_cli.backbones.open_sora_plan.prompt_cleaning import clean_prompt
 from vdit_cli.backbones.open_sora_plan.text import TextEncoder, read_tokenizer
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
+from vdit_cli.backbones.open_sora_plan.transformer_layers import SelfAttention
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.backbones.open_sora_plan.vae_config import VaeConfig
 from vdit_cli.backbones.sources import LoadOptions, ModelSource
@@ -146,11 +148,7 @@ class OpenSoraPlan:
         shape = (batch, *self.latent_shape(video_frames, height, width))
         with torch.device("meta"):
             if part == "vae":
-                vae = CausalVAEModel(self.vae_config).to(self.dtype)
-                if vae_tiling:
-                    vae.enable_tiling()
-                latents = torch.empty(shape, dtype=self.dtype)
-                return working_bytes(lambda: vae.decode(latents).sample)
+                return self._decoding_bytes(shape, vae_tiling)
             transformer = OpenSoraT2V(self.transformer_config).to(self.dtype)
             x, t = torch.empty(shape, dtype=self.dtype), torch.empty(batch)
             text = torch.empty(batch, 1, self.transformer_config["caption_channels"], dtype=self.dtype)
@@ -222,7 +220,7 @@ class OpenSoraPlan:
 
     def attention_sites(self) -> Sequence[nn.Module]:
         """The self-attention modules in order, one a layer; loads the transformer."""
-        return [block.attn1 for block in self.transformer.transformer_blocks]
+        return _sites(self.transformer)
 
     def apply_plan(
         self, plan: MaskPlan, batch: int, kernel: str = "auto", needs_grad: bool = False
@@ -250,8 +248,23 @@ class OpenSoraPlan:
         return self._attends
 
     def _put_attends(self, transformer: OpenSoraT2V) -> None:
-        for block, attend in zip(transformer.transformer_blocks, self._attends, strict=True):
-            block.attn1.attend = attend
+        for site, attend in zip(_sites(transformer), self._attends, strict=True):
+            site.attend = attend
+
+    def _decoding_bytes(self, shape_BCFhw: tuple[int, int, int, int, int], tiling: bool) -> int:
+        """Tensors of decoding, on "meta". Tiled, two tiles a direction are run: more tiles add only what they make."""
+        vae = CausalVAEModel(self.vae_config).to(self.dtype)
+        if not tiling:
+            latents = torch.empty(shape_BCFhw, dtype=self.dtype)
+            return working_bytes(lambda: vae.decode(latents).sample)
+        vae.enable_tiling()
+        batch, channels, frames, height, width = shape_BCFhw
+        side = 2 * vae.tile_latent_min_size
+        part = (min(frames, 2 * vae.tile_latent_min_size_t), min(height, side), min(width, side))
+        latents = torch.empty(batch, channels, *part, dtype=self.dtype)
+        pixels = 3 * self.time_ratio * self.space_ratio**2 * self.dtype.itemsize
+        rest = batch * (frames * height * width - math.prod(part))
+        return working_bytes(lambda: vae.decode(latents).sample) + pixels * rest
 
     def _load_text(self) -> TextEncoder:
         # Its number format follows its size, not --dtype: mT5-xxl in float32 would be 23 GB.
@@ -271,6 +284,10 @@ class OpenSoraPlan:
         if self.vae_tiling:
             vae.enable_tiling()
         return vae
+
+
+def _sites(transformer: OpenSoraT2V) -> list[SelfAttention]:
+    return [cast(SelfAttention, block.attn1) for block in transformer.transformer_blocks]
 
 
 def _latent_scale(config: dict, where: str) -> float:

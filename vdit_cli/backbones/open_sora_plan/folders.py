@@ -36,6 +36,9 @@ TEXT_FOLDERS = ("mt5-xxl", "text_encoder")
 WIDTHS = {480: 640, 720: 1280}
 """Width in pixels by the height in a folder's name. Source: the report of Open-Sora-Plan v1.2.0."""
 
+DEFAULT_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
+"""What a default may be in JSON, by its declared type."""
+
 PUBLISHED_SCHEDULER = {
     "num_train_timesteps": 1000,
     "beta_start": 1e-4,
@@ -172,7 +175,7 @@ def _read_defaults(given: Any, where: str) -> Defaults:
     for key, value in given.items():
         if key not in known:
             raise EvditError(f"unknown default {key!r}", where=where, next_steps=nearest(key, known))
-        wanted = {"int": int, "float": (int, float), "str": str}[str(known[key].type)]
+        wanted = DEFAULT_TYPES[str(known[key].type)]
         if isinstance(value, bool) or not isinstance(value, wanted):
             raise EvditError(f"default {key} is {value!r}: it must be of type {known[key].type}", where=where)
     missing = [name for name, field in known.items() if field.default is MISSING and name not in given]
