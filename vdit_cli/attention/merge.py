@@ -17,6 +17,9 @@ from torch.autograd.function import once_differentiable
 from vdit_cli.attention.dense import DenseCall
 from vdit_cli.tiles.passes import Pass
 
+Part = tuple[Tensor, Tensor]
+"""What attention over some of the keys gives: output (B, N, H, D) and log-sum-exp (B, N, H)."""
+
 
 def attend_by_passes(
     q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, passes: tuple[Pass, ...], call: DenseCall, scale: float
@@ -28,11 +31,16 @@ def attend_by_passes(
     return _ByPasses.apply(q_BNHD, k_BNHD, v_BNHD, passes, call, scale)
 
 
-def join(out1: Tensor, lse1: Tensor, out2: Tensor, lse2: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention over two disjoint sets of keys from that over each: (B, N, H, D) outputs and (B, N, H) lse."""
+def join(one: Part, other: Part, into: Part | None = None) -> Part:
+    """Attention over two disjoint sets of keys from that over each, written to `into` where that is given."""
+    (out1, lse1), (out2, lse2) = one, other
     share2 = torch.sigmoid(lse2 - lse1).unsqueeze(-1)
-    out = torch.lerp(out1.to(share2.dtype), out2.to(share2.dtype), share2)
-    return out.to(out1.dtype), torch.logaddexp(lse1, lse2)
+    if into is not None and into[0].dtype == share2.dtype:
+        torch.lerp(out1, out2, share2, out=into[0])  # no memory of its own: fresh pages cost as much as the sum
+        return into[0], torch.logaddexp(lse1, lse2, out=into[1])
+    out = torch.lerp(out1.to(share2.dtype), out2.to(share2.dtype), share2).to(out1.dtype)
+    lse = torch.logaddexp(lse1, lse2)
+    return (out, lse) if into is None else (into[0].copy_(out), into[1].copy_(lse))
 
 
 class _ByPasses(Function):
@@ -52,7 +60,10 @@ class _ByPasses(Function):
             calls = [(keys, each.parts) for each in group for keys in each.keys]
             found = [attend_part(q, k, v, queries, keys, parts, call, scale) for keys, parts in calls]
             rows = slice(queries.start, queries.stop)
-            out[:, rows], lse[:, rows] = reduce(lambda one, other: join(*one, *other), found)
+            if len(found) == 1:
+                out[:, rows], lse[:, rows] = found[0]
+            else:
+                join(reduce(join, found[:-1]), found[-1], into=(out[:, rows], lse[:, rows]))
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.passes, ctx.call, ctx.scale = passes, call, scale
         return out
@@ -86,7 +97,7 @@ def attend_part(
     parts: int,
     call: DenseCall,
     scale: float,
-) -> tuple[Tensor, Tensor]:
+) -> Part:
     """Output (B, Q, H, D) and lse (B, Q, H) of `queries` against `keys`, in `parts` diagonal blocks."""
     out, lse = call.forward(cut(q_BNHD, queries, parts), cut(k_BNHD, keys, parts), cut(v_BNHD, keys, parts), scale)
     return uncut(out, parts), uncut(lse.unsqueeze(-1), parts).squeeze(-1)

@@ -1,0 +1,74 @@
+"""Each dense call against softmax in float64: output, log-sum-exp, and the backward of a part of the keys."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from vdit_cli.attention import dense
+from vdit_cli.attention.dense import DENSE_CALLS, DenseCall
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+RIGHT = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+def softmax(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp in float64."""
+    scores = q.double() @ k.double().transpose(-1, -2) * scale
+    return scores.softmax(-1) @ v.double(), scores.logsumexp(-1)
+
+
+def cases() -> list:
+    """Each call with each type and device that it takes on this machine."""
+    found = []
+    for call in DENSE_CALLS:
+        for dtype in RIGHT:
+            for device in dict.fromkeys(("cpu", DEVICE)):
+                like = torch.zeros(1, 1, 8, 16, dtype=dtype, device=device)
+                if call.takes(like, like, like):
+                    found.append(pytest.param(call, dtype, device, id=f"{call.name}-{dtype}-{device}"))
+    return found
+
+
+@pytest.mark.parametrize(("call", "dtype", "device"), cases())
+@pytest.mark.parametrize("sizes", [(1, 1), (63, 130), (130, 7), (5, 1), (300, 700)])
+def test_a_dense_call(call: DenseCall, dtype: torch.dtype, device: str, sizes: tuple[int, int]) -> None:
+    """Two halves of the keys, each with its own backward under the joint output and lse, give the whole gradient."""
+    torch.manual_seed(0)
+    queries, keys = sizes
+    q, grad = (torch.randn(2, queries, 3, 16, dtype=dtype, device=device).transpose(1, 2) for _ in range(2))
+    k, v = (torch.randn(2, keys, 3, 16, dtype=dtype, device=device).transpose(1, 2) for _ in range(2))
+    exact = [x.double().requires_grad_() for x in (q, k, v)]
+    truth, truth_lse = softmax(*exact, 0.3)
+    out, lse = call.forward(q, k, v, 0.3)
+    assert (out.shape, lse.shape, out.dtype) == (q.shape, q.shape[:-1], dtype)
+    torch.testing.assert_close(out.double(), truth, atol=RIGHT[dtype], rtol=RIGHT[dtype])
+    torch.testing.assert_close(lse.double(), truth_lse, atol=RIGHT[dtype], rtol=RIGHT[dtype])
+    wanted = torch.autograd.grad(truth, exact, grad.double())
+    cut = max(1, keys // 3)
+    parts = [(k[:, :, :cut], v[:, :, :cut]), (k[:, :, cut:], v[:, :, cut:])] if keys > 1 else [(k, v)]
+    found = [call.backward(grad, q, *part, out, lse, 0.3) for part in parts]
+    joined = (
+        sum(each[0].double() for each in found),
+        torch.cat([each[1] for each in found], 2),
+        torch.cat([each[2] for each in found], 2),
+    )
+    for one, other in zip(joined, wanted, strict=True):
+        torch.testing.assert_close(one.double(), other, atol=2 * RIGHT[dtype], rtol=2 * RIGHT[dtype])
+
+
+def test_the_chunked_call_never_holds_all_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for ten scores it works row by row and gives the same."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 30, 8) for _ in range(3))
+    monkeypatch.setattr(dense, "CHUNK_SCORES", 10)
+    assert len(dense._chunks(q, k)) == 30
+    out, lse = DENSE_CALLS[-1].forward(q, k, v, 0.3)
+    truth, truth_lse = softmax(q, k, v, 0.3)
+    torch.testing.assert_close(out.double(), truth, atol=1e-5, rtol=0)
+    torch.testing.assert_close(lse.double(), truth_lse, atol=1e-5, rtol=0)
+
+
+def test_the_last_call_takes_everything() -> None:
+    """pick never comes back empty."""
+    like = torch.zeros(1, 1, 1, 1, dtype=torch.int8)
+    assert dense.pick(like, like, like) is DENSE_CALLS[-1]
