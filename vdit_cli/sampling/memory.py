@@ -5,9 +5,10 @@ Needed = weights (file headers) + the tensors of one run on no data, stage by st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -43,8 +44,14 @@ class Placing:
         return " ".join(changed)
 
 
-def needed(backbone: Backbone, spec: SampleSpec, placing: Placing) -> dict[str, int]:
-    """Bytes that each stage ("text", "denoise", "decode") will have on the device; no weight is loaded for it."""
+def needed(
+    backbone: Backbone, spec: SampleSpec, placing: Placing, working_bytes: Callable[..., int] | None = None
+) -> dict[str, int]:
+    """Bytes that each stage ("text", "denoise", "decode") will have on the device; no weight is loaded for it.
+
+    `working_bytes` is the backbone's own, or one that remembers its answers.
+    """
+    working_bytes = working_bytes or backbone.working_bytes
     size = (spec.video_frames, spec.height, spec.width, placing.vae_tiling)
     network_batch = placing.batch * (2 if spec.guided else 1)
     transformer, vae = backbone.part_bytes("transformer"), backbone.part_bytes("vae")
@@ -53,8 +60,8 @@ def needed(backbone: Backbone, spec: SampleSpec, placing: Placing) -> dict[str, 
     # Decoded in the model's numbers, turned to bytes through float32, one video at a time.
     pixels = 3 * spec.video_frames * spec.height * spec.width * (backbone.dtype.itemsize + 4 + 1)
     working = {
-        "denoise": backbone.working_bytes("transformer", network_batch, *size),
-        "decode": backbone.working_bytes("vae", 1, *size) + pixels,
+        "denoise": working_bytes("transformer", network_batch, *size),
+        "decode": working_bytes("vae", 1, *size) + pixels,
     }
     return {
         "text": backbone.part_bytes("text"),
@@ -95,16 +102,17 @@ def check_memory(backbone: Backbone, spec: SampleSpec, placing: Placing) -> dict
 
 def fitting(backbone: Backbone, spec: SampleSpec, placing: Placing, free: int) -> list[str]:
     """Flags that would fit into `free` bytes, mildest first, three at most; else with a smaller video."""
+    remembered = cache(backbone.working_bytes)
     offloads = ("none", "model", "block")
     milder = product(dict.fromkeys((placing.batch, 1)), offloads[offloads.index(placing.offload) :], (False, True))
     others = [Placing(offload, tiling or placing.vae_tiling, batch) for batch, offload, tiling in milder]
-    fits = [other for other in dict.fromkeys(others) if max(needed(backbone, spec, other).values()) <= free]
+    fits = [other for other in dict.fromkeys(others) if max(needed(backbone, spec, other, remembered).values()) <= free]
     if fits:
         return [way.flags(placing) for way in fits[:3]]
     sparsest = Placing("block", True, 1)
     ways = []
     for smaller, flags in smaller_videos(spec):
-        if max(needed(backbone, smaller, sparsest).values()) <= free:
+        if max(needed(backbone, smaller, sparsest, remembered).values()) <= free:
             ways.append(f"{flags} {sparsest.flags(placing)}".strip())
     return ways[:3]
 

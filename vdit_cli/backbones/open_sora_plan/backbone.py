@@ -5,8 +5,8 @@ Letters: B batch, C channels, F latent frames, T pixel frames, h, w latent heigh
 
 from __future__ import annotations
 
-import re
 import math
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
