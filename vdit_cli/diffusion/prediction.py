@@ -46,7 +46,7 @@ def target(kind: str, x0: Tensor, eps: Tensor, a: Tensor, s: Tensor) -> Tensor:
 
 
 def x0_from(kind: str, output: Tensor, x: Tensor, a: Tensor, s: Tensor) -> Tensor:
-    """The estimate of the clean data in a network's `output` for noisy x: eps (x - s eps) / a; v a x - s v; flow x - s v.
+    """The clean data told by a network's `output` for noisy x: eps (x - s eps) / a; v a x - s v; flow x - s v.
 
     Raises EvditError for an unknown kind.
     """
@@ -60,7 +60,7 @@ def x0_from(kind: str, output: Tensor, x: Tensor, a: Tensor, s: Tensor) -> Tenso
 
 
 def eps_from(kind: str, output: Tensor, x: Tensor, a: Tensor, s: Tensor) -> Tensor:
-    """The estimate of the noise in a network's `output` for noisy x: eps itself; v s x + a v; flow x + a v.
+    """The noise told by a network's `output` for noisy x: eps itself; v s x + a v; flow x + a v.
 
     Raises EvditError for an unknown kind.
     """

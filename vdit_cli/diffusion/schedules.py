@@ -14,7 +14,7 @@ from vdit_cli.errors import EvditError, unknown_name
 
 
 def linear_betas(steps: int = 1000, start: float = 1e-4, end: float = 2e-2) -> Tensor:
-    """`steps` variances from `start` to `end`, evenly apart, float64. Source: Ho et al., arXiv 2006.11239, section 4."""
+    """`steps` variances from `start` to `end`, evenly apart, float64. Source: arXiv 2006.11239, section 4."""
     return torch.linspace(start, end, steps, dtype=torch.float64)
 
 

@@ -14,7 +14,7 @@ from vdit_cli.errors import EvditError, unknown_name
 
 @dataclass(frozen=True)
 class Solver:
-    """One scheduler: its diffusers module and class, what is `fixed` whatever the model says, and `defaults` it may set.
+    """One scheduler: its diffusers module and class, what is `fixed` for any model, and `defaults` a model may set.
 
     `draws_noise` says that each step adds fresh noise, from a generator a video.
     """
@@ -49,7 +49,7 @@ SCHEDULERS = {
         fixed={"predict_x0": True, "solver_order": 2, "final_sigmas_type": "zero"},
     ),
 }
-"""Source: DDIM arXiv 2010.02502, Euler ancestral github.com/crowsonkb/k-diffusion, DPM++ 2M 2211.01095, UniPC 2302.04867."""
+"""Source: DDIM arXiv 2010.02502, Euler ancestral k-diffusion, DPM++ 2M arXiv 2211.01095, UniPC arXiv 2302.04867."""
 
 MODEL_KEYS = (
     "num_train_timesteps",
