@@ -121,7 +121,7 @@ def _tube_colours(video_CThw: np.ndarray, front: np.ndarray, tubes: np.ndarray, 
         raise Unreadable("the foreground has no plain colour")
     distance = np.stack([np.abs(pixels - entry[:, None]).max(axis=0) for entry in _palette()])
     nearest = distance.argmin(axis=0)
-    explained = np.less_equal(distance.min(axis=0), PALETTE_REACH)
+    explained = distance.min(axis=0) <= PALETTE_REACH
     places = tubes[::3][plain]
     shown = np.bincount((places * len(COLOURS) + nearest)[explained], minlength=(count + 1) * len(COLOURS))
     has = shown.reshape(count + 1, len(COLOURS)) >= LEAST_PLAIN_PIXELS * LEAST_SEEN * len(plain)
@@ -136,8 +136,8 @@ def _split(
 ) -> list[Outline]:
     """Cover of each pixel by the colour of its tube whose mixture with the background fits it best."""
     frames, size = tubes.shape[0], tubes.shape[-1]
-    wide = np.where(colours_of.any(axis=1)[tubes], tubes, 0)
-    wide = _spread(wide)
+    coloured = np.asarray(colours_of.any(axis=1))
+    wide = _spread(np.where(coloured[tubes], tubes, 0))
     places = np.flatnonzero(wide)
     tube = wide.ravel()[places]
     under = background_Chw.reshape(3, -1)[:, places % (size * size)].astype(np.float32)

@@ -1,0 +1,64 @@
+"""`evdit score` as a person runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tests.evaluation.clips import pixels
+from vdit_cli.artifacts.video_file import write_video
+from vdit_cli.data.shapes_world import caption, draw_scenes
+
+
+def folder_of_videos(folder: Path) -> list[str]:
+    """Two right clips, one with another's prompt, one of noise; returns the prompts of the first two."""
+    scenes = draw_scenes(31, 3, two_objects=0.0)
+    prompts = [caption(scene) for scene in scenes]
+    for number, scene in enumerate(scenes):
+        write_video(folder / f"{number}.mp4", pixels(scene), 8, {"prompt": prompts[number if number < 2 else 0]})
+    noise = np.random.default_rng(0).integers(0, 256, (9, 128, 128, 3), dtype=np.uint8)
+    write_video(folder / "noise.mp4", noise, 8, {"prompt": prompts[0]})
+    return prompts
+
+
+def test_a_folder_as_a_table(evdit, tmp_path: Path):
+    """A row a video, what is wrong in it, accuracy below; progress on stderr only."""
+    prompts = folder_of_videos(tmp_path)
+    code, out, err = evdit("score", str(tmp_path))
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].split() == ["video", "size", "colour", "shape", "motion", "background", "objects", "IoU", "wrong"]
+    assert all(word in lines[1] for word in prompts[0].split() if word not in ("a", "over", "background"))
+    assert lines[3].endswith("motion") and "noise.mp4" in lines[4] and "unreadable" in lines[4]
+    assert "unreadable: 1 of 4" in out and "2/4 = 0.500" in out
+    assert "reading" in err and "reading:" not in out
+
+
+def test_json_on_stdout(evdit, tmp_path: Path):
+    """One object with its schema; null where nothing was read."""
+    prompts = folder_of_videos(tmp_path)
+    code, out, _ = evdit("score", str(tmp_path), "--json")
+    content = json.loads(out)
+    assert code == 0 and content["schema"] == "evdit.score/1"
+    assert (content["clips"], content["unreadable"]) == (4, 1)
+    assert content["accuracy"]["all five"] == {"right": 2, "of": 4, "share": 0.5}
+    assert content["videos"][0]["prompt"] == prompts[0]
+    assert content["videos"][3]["objects"] == [] and content["videos"][3]["fit"] is None
+
+
+def test_a_video_without_a_prompt_is_read(evdit, tmp_path: Path):
+    """Nothing is right or wrong about it."""
+    write_video(tmp_path / "one.mp4", pixels(draw_scenes(32, 1, two_objects=0.0)[0]), 8)
+    code, out, _ = evdit("score", "one.mp4")
+    assert code == 0 and "(no prompt)" in out and "right" not in out
+
+
+def test_errors(evdit, tmp_path: Path):
+    """Missing, empty, damaged, nothing named: exit 2, nothing on stdout."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    for args in (["absent.mp4"], ["empty"], ["bad.mp4"], []):
+        code, out, err = evdit("score", *args)
+        assert code == 2 and out == "" and "error: " in err

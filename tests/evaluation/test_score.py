@@ -1,0 +1,112 @@
+"""Scoring: what counts as right, where prompts come from, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.evaluation.clips import pixels, pixels_of
+from vdit_cli.artifacts.atomic import write_json
+from vdit_cli.artifacts.video_file import write_video
+from vdit_cli.data.shapes_world import caption, draw_scenes
+from vdit_cli.errors import USAGE, EvditError
+from vdit_cli.evaluation.score import find_prompt, judge, score, score_tensors
+from vdit_cli.evaluation.shape_reading import ObjectReading, Reading
+
+FITS = {"circle": 0.9, "square": 0.8, "triangle": 0.6, "ring": 0.5, "cross": 0.7}
+RED = ObjectReading("large", "red", "circle", "bouncing", 26.0, FITS, dict.fromkeys(FITS, 0.01), 0.5)
+BLUE = ObjectReading("small", "blue", "square", "circling", 14.0, FITS, dict.fromkeys(FITS, 0.02), 0.2)
+ONE = Reading("black", (RED,))
+TWO = Reading("gray", (RED, BLUE))
+
+
+def test_a_right_clip_is_right_in_everything():
+    """The five attributes, all of them, and the number of objects."""
+    clip = judge(ONE, "a large red circle bouncing over a black background")
+    names = ["size", "colour", "shape", "motion", "background", "all five", "objects"]
+    assert clip.right == dict.fromkeys(names, True)
+    assert (clip.fit.overlap, clip.fit.jitter, clip.fit.residual) == (0.9, 0.01, 0.5)
+
+
+def test_each_wrong_word_counts_once():
+    """One wrong attribute spoils itself and `all five`."""
+    clip = judge(ONE, "a large red cross bouncing over a black background")
+    assert [name for name, right in clip.right.items() if not right] == ["shape", "all five"]
+    assert clip.fit.overlap == 0.7
+
+
+def test_objects_are_matched_by_colour():
+    """In any order, and a second object that is missing or wrong is told."""
+    sentence = "a small blue square circling over a gray background, and a large red circle bouncing"
+    assert all(judge(TWO, sentence).right.values())
+    assert judge(TWO, sentence).fit.residual == 0.2
+    wrong = judge(TWO, sentence.replace("bouncing", "growing")).right
+    assert [name for name, right in wrong.items() if not right] == ["second object"]
+    missing = judge(Reading("gray", (BLUE,)), sentence).right
+    assert [name for name, right in missing.items() if not right] == ["objects", "second object"]
+
+
+def test_what_a_prompt_leaves_open_is_not_judged():
+    """Nor is a clip without a prompt, or with one from another world."""
+    assert judge(ONE, "a red circle").right == {"colour": True, "shape": True, "objects": True}
+    assert judge(ONE, None).right == judge(ONE, "two cats on Mars").right == {}
+
+
+def test_an_unreadable_clip_is_wrong_in_everything():
+    """It counts against the accuracy, and has no fit."""
+    clip = judge(Reading(unreadable="noise"), "a large red circle bouncing over a black background")
+    assert len(clip.right) == 7 and not any(clip.right.values()) and clip.fit is None
+
+
+def test_tensors_one_by_one_and_in_processes():
+    """The same scores; other counts and arrays are refused."""
+    scenes, videos = pixels_of(21, 6, two_objects=0.5)
+    sentences = [caption(scene) for scene in scenes]
+    found = score_tensors(videos, sentences)
+    assert found.counts["all five"] == (6, 6)
+    assert score_tensors(videos, sentences, workers=2) == found
+    content = found.content()
+    assert content["accuracy"]["size"] == {"right": 6, "of": 6, "share": 1.0}
+    with pytest.raises(ValueError):
+        score_tensors(videos, sentences[:2])
+    with pytest.raises(ValueError, match="uint8"):
+        score_tensors([np.zeros((2, 8, 8, 3))], sentences[:1])
+    nothing = score_tensors([], [])
+    assert nothing.counts == {} and nothing.measures == {"overlap": None, "jitter": None, "residual": None}
+
+
+def test_prompts_come_from_the_receipt_or_the_metadata(tmp_path: Path):
+    """The receipt beside the video wins; a folder is read in the order of names, what is no video left out."""
+    scenes = draw_scenes(22, 3, two_objects=0.0)
+    for number, scene in enumerate(scenes):
+        metadata = {"prompt": caption(scene)} if number < 2 else None
+        write_video(tmp_path / f"{number}.mp4", pixels(scene), 8, metadata)
+    write_json(tmp_path / "1.json", {"schema": "evdit.receipt/1", "asked": {"prompt": "a white cross"}})
+    write_json(tmp_path / "run.json", {"schema": "evdit.run/1"})
+    write_video(tmp_path / "frames", pixels(scenes[0], frames=3), 8)
+    prompts = [find_prompt(tmp_path / f"{number}.mp4") for number in range(3)]
+    assert prompts == [caption(scenes[0]), "a white cross", None]
+    found = score([tmp_path])
+    assert [clip.name for clip in found.clips] == ["0.mp4", "1.mp4", "2.mp4", "frames"]
+    assert [len(clip.right) for clip in found.clips] == [7, 3, 0, 0]
+    given = score([tmp_path / "2.mp4", tmp_path / "0.mp4"], [caption(scenes[2]), caption(scenes[0])])
+    assert given.accuracy["all five"] == 1
+    assert score([tmp_path / "frames"]).clips[0].reading.background == scenes[0].background
+
+
+def test_what_can_not_be_scored_is_refused(tmp_path: Path):
+    """Missing, empty, no video, damaged, other numbers of prompts, a receipt that is not JSON: exit 2 each."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.txt").write_text("a", encoding="utf-8")
+    (tmp_path / "bad.mp4").write_bytes(b"not a video")
+    write_video(tmp_path / "good.mp4", pixels(draw_scenes(23, 1)[0], frames=2), 8)
+    cases = [(tmp_path / name, None) for name in ("absent.mp4", "empty", "text.txt", "bad.mp4")]
+    for path, prompts in [*cases, (tmp_path / "good.mp4", ["one", "two"])]:
+        with pytest.raises(EvditError) as error:
+            score([path], prompts)
+        assert error.value.exit_code == USAGE
+    (tmp_path / "good.json").write_text("{", encoding="utf-8")
+    with pytest.raises(EvditError, match="JSON"):
+        score([tmp_path / "good.mp4"])
