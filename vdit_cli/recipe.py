@@ -49,15 +49,29 @@ class GenerateOptions(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapesVaeOptions(Section):
-    """The video autoencoder of `shapes`: its size and its training."""
+class TrainingOptions(Section):
+    """What every training loop has: its length, its rates, its averaging and its checkpoints."""
 
-    iterations: int = knob(6000, "optimiser steps", at_least=1)
-    batch_size: int = knob(4, "clips a step", at_least=1)
-    learning_rate: float = knob(1e-3, "peak learning rate", at_least=0)
+    iterations: int = knob(5000, "optimiser steps", at_least=1)
+    batch_size: int = knob(16, "clips a step", at_least=1)
+    learning_rate: float = knob(1e-4, "peak learning rate", at_least=0)
     warmup: int = knob(100, "steps to reach the peak", at_least=0)
     flat_share: float = knob(0.3, "share of the steps before the rate begins to fall", at_least=0)
     final_share: float = knob(0.01, "share of the peak rate at the end", at_least=0)
+    average_keep: float = knob(0.999, "decay of the averaged weights, which are what is kept", at_least=0)
+    clip: float = knob(1.0, "largest norm of a step's gradient", at_least=0)
+    checkpoint_every: int = knob(500, "steps between checkpoints", at_least=1)
+    keep_last: int = knob(2, "checkpoints that stay on the disk", at_least=1)
+    log_every: int = knob(20, "steps averaged in a line of metrics.jsonl", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesVaeOptions(TrainingOptions):
+    """The video autoencoder of `shapes`: its size and its training."""
+
+    iterations: int = knob(7500, "optimiser steps", at_least=1)
+    batch_size: int = knob(4, "clips a step", at_least=1)
+    learning_rate: float = knob(1e-3, "peak learning rate", at_least=0)
     average_keep: float = knob(0.995, "decay of the averaged weights, which are what is kept", at_least=0)
     two_objects: float = knob(0.4, "share of clips with a second object", at_least=0)
     edge_weight: float = knob(0.5, "weight of the loss on differences between neighbours", at_least=0)
@@ -66,21 +80,17 @@ class ShapesVaeOptions(Section):
     hidden_size_mult: tuple[int, ...] = knob((1, 2, 3, 3), "channels of each level, as multiples of the first")
     norm_groups: int = knob(8, "groups of the group norms", at_least=1)
     measured_clips: int = knob(512, "unseen clips that normalise the latents and measure the PSNR", at_least=2)
-    checkpoint_every: int = knob(500, "steps between checkpoints", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapesTransformerOptions(Section):
+class ShapesTransformerOptions(TrainingOptions):
     """The transformer and text encoder of `shapes`: their sizes and their training."""
 
     iterations: int = knob(6000, "optimiser steps", at_least=1)
     batch_size: int = knob(256, "latent clips a step", at_least=1)
     learning_rate: float = knob(1.5e-3, "peak learning rate", at_least=0)
     warmup: int = knob(300, "steps to reach the peak", at_least=0)
-    flat_share: float = knob(0.3, "share of the steps before the rate begins to fall", at_least=0)
-    final_share: float = knob(0.01, "share of the peak rate at the end", at_least=0)
-    average_keep: float = knob(0.999, "decay of the averaged weights, which are what is kept", at_least=0)
-    two_objects: float = knob(0.3, "share of clips with a second object", at_least=0)
+    two_objects: float = knob(0.25, "share of clips with a second object", at_least=0)
     prompt_dropout: float = knob(0.1, "share of clips whose prompt is blanked, for guidance", at_least=0)
     clips: int = knob(32768, "encoded clips held in memory, a multiple of fresh_clips", at_least=1)
     fresh_clips: int = knob(64, "clips encoded anew each time", at_least=1)
@@ -91,7 +101,6 @@ class ShapesTransformerOptions(Section):
     text_layers: int = knob(2, "text encoder layers", at_least=1)
     text_width: int = knob(192, "width of the text encoder, a multiple of 6", at_least=6)
     text_length: int = knob(32, "tokens of a prompt, padding included", at_least=1)
-    checkpoint_every: int = knob(500, "steps between checkpoints", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from vdit_cli.distillation.optimisers import build_optimisers
-from vdit_cli.distillation.trainer import LoopOptions, Trained, train
+from vdit_cli.distillation.trainer import Trained, train
+from vdit_cli.recipe import TrainingOptions
 from vdit_cli.timing import Progress, Silent
 
 ITERATIONS = 23
@@ -32,8 +33,8 @@ def train_small(
         value = (model(x) - x.flip(-1)).square().mean()
         return {"loss": value * float("nan") if iteration == nan_at else value}
 
-    options = LoopOptions("small", ITERATIONS, 7, 3, 0.3, 0.01, 0.9, 1.0, checkpoint_every=5, log_every=4)
-    trained = train(model, optimisers, loss, options, folder, torch.device("cpu"), progress or Silent())
+    options = TrainingOptions(iterations=ITERATIONS, warmup=3, average_keep=0.9, checkpoint_every=5, log_every=4)
+    trained = train(model, optimisers, loss, options, "small", 7, folder, torch.device("cpu"), progress or Silent())
     return model, trained
 
 

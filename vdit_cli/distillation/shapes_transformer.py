@@ -18,7 +18,7 @@ from vdit_cli.data.shapes_world import caption, draw_scene, render
 from vdit_cli.diffusion.prediction import target
 from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.distillation.optimisers import build_optimisers
-from vdit_cli.distillation.trainer import LoopOptions, LossTerms, Trained, put_parameters, train
+from vdit_cli.distillation.trainer import LossTerms, Trained, put_parameters, train
 from vdit_cli.recipe import ShapesTransformerOptions
 from vdit_cli.timing import Progress
 
@@ -206,17 +206,6 @@ def train_transformer(
             predicted = model(a * x0 + s * eps, t, tokens, mask)
         return {"loss": (predicted.float() - target("v", x0, eps, a, s)).square().mean()}
 
-    loop = LoopOptions(
-        "transformer",
-        options.iterations,
-        seed,
-        options.warmup,
-        options.flat_share,
-        options.final_share,
-        options.average_keep,
-        clip=1.0,
-        checkpoint_every=options.checkpoint_every,
-    )
-    trained = train(model, optimisers, loss, loop, folder, device, progress)
+    trained = train(model, optimisers, loss, options, "transformer", seed, folder, device, progress)
     put_parameters(model, trained.average)
     return model.eval().requires_grad_(False), trained

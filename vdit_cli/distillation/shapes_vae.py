@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.data.shapes_world import draw_scene, render
 from vdit_cli.distillation.optimisers import build_optimisers
-from vdit_cli.distillation.trainer import LoopOptions, LossTerms, Trained, put_parameters, train
+from vdit_cli.distillation.trainer import LossTerms, Trained, put_parameters, train
 from vdit_cli.recipe import ShapesVaeOptions
 from vdit_cli.timing import Progress
 
@@ -112,18 +112,7 @@ def train_vae(
         total = absolute + squared + options.edge_weight * edges + options.kl_weight * divergence
         return {"loss": total, "absolute": absolute, "squared": squared, "edges": edges, "kl": divergence}
 
-    loop = LoopOptions(
-        "VAE",
-        options.iterations,
-        seed,
-        options.warmup,
-        options.flat_share,
-        options.final_share,
-        options.average_keep,
-        clip=1.0,
-        checkpoint_every=options.checkpoint_every,
-    )
-    trained = train(model, optimisers, loss, loop, folder, device, progress)
+    trained = train(model, optimisers, loss, options, "VAE", seed, folder, device, progress)
     put_parameters(model, trained.average)
     return vae.eval().requires_grad_(False), trained
 

@@ -19,27 +19,11 @@ from torch import Tensor, nn
 from vdit_cli.distillation.checkpoints import TrainingState, newest_checkpoint, save_checkpoint
 from vdit_cli.distillation.optimisers import Optimisers, learning_rate_share, update_average
 from vdit_cli.errors import FAILED, EvditError, Interrupted
+from vdit_cli.recipe import TrainingOptions
 from vdit_cli.timing import Progress
 
 LossTerms = dict[str, Tensor]
 """Named scalar tensors; `"loss"` is the one that is minimised."""
-
-
-@dataclass(frozen=True)
-class LoopOptions:
-    """How one loop runs: its length, rates, averaging, seeds and saving."""
-
-    label: str
-    iterations: int
-    seed: int
-    warmup: int
-    flat_share: float
-    final_share: float
-    average_keep: float
-    clip: float
-    checkpoint_every: int
-    keep_last: int = 2
-    log_every: int = 20
 
 
 @dataclass(frozen=True)
@@ -62,7 +46,9 @@ def train(
     model: nn.Module,
     optimisers: Optimisers,
     loss: Callable[[int, torch.Generator, torch.Generator], LossTerms],
-    options: LoopOptions,
+    options: TrainingOptions,
+    label: str,
+    seed: int,
     folder: Path,
     device: torch.device,
     progress: Progress,
@@ -78,11 +64,11 @@ def train(
     average = {name: parameter.detach().float().clone() for name, parameter in named.items()}
     start, seconds = _resume(model, average, optimisers, folder, device, progress)
     metrics = _Metrics(folder / "metrics.jsonl", start)
-    progress.stage(options.label, options.iterations - start)
+    progress.stage(label, options.iterations - start)
     clock = time.perf_counter()
 
     def save(iteration: int) -> str:
-        note = metrics.write(options.label)  # first: a loss that is not finite must not be saved
+        note = metrics.write(label)  # first: a loss that is not finite must not be saved
         spent = seconds + time.perf_counter() - clock
         states = [optimiser.state_dict() for optimiser in optimisers.stepped]
         save_checkpoint(
@@ -96,7 +82,7 @@ def train(
         share = learning_rate_share(
             iteration, options.iterations, options.warmup, options.flat_share, options.final_share
         )
-        terms = _step(model, optimisers, loss, options, iteration, share, device)
+        terms = _step(model, optimisers, loss, options, seed, iteration, share, device)
         update_average(average.values(), named.values(), min(options.average_keep, (1 + iteration) / (10 + iteration)))
         metrics.keep(iteration, share, terms)
         done = iteration + 1
@@ -105,11 +91,11 @@ def train(
         if done % options.checkpoint_every == 0 or done == options.iterations or stopping:
             note = save(done)
         elif done % options.log_every == 0:
-            note = metrics.write(options.label)
+            note = metrics.write(label)
         progress.advance(note)
         if stopping:
             raise Interrupted(
-                f"{options.label} stopped after {done} of {options.iterations} iterations, all saved",
+                f"{label} stopped after {done} of {options.iterations} iterations, all saved",
                 next_steps=["the same command again goes on from there"],
             )
     return Trained(average, options.iterations, seconds + time.perf_counter() - clock)
@@ -151,13 +137,14 @@ def _step(
     model: nn.Module,
     optimisers: Optimisers,
     loss: Callable[[int, torch.Generator, torch.Generator], LossTerms],
-    options: LoopOptions,
+    options: TrainingOptions,
+    seed: int,
     iteration: int,
     share: float,
     device: torch.device,
 ) -> LossTerms:
     """One iteration: loss, gradients, clipping, one step of each optimiser."""
-    on_cpu, on_device = seeded_generators(options.seed, iteration, device)
+    on_cpu, on_device = seeded_generators(seed, iteration, device)
     terms = loss(iteration, on_cpu, on_device)
     terms["loss"].backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), options.clip, foreach=True)
