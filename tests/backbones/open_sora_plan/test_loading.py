@@ -62,6 +62,10 @@ def test_round_trip_with_metadata(folder: Path) -> None:
     assert loading.stored_shapes(folder)["0.weight"] == (16, 8)
 
 
+def test_weights_may_be_read_by_whom_the_config_may(folder: Path) -> None:
+    assert (folder / WEIGHTS).stat().st_mode == (folder / "config.json").stat().st_mode
+
+
 def test_loaded_parameters_can_be_trained(folder: Path) -> None:
     network = loaded(folder)
     assert all(isinstance(value, nn.Parameter) and value.requires_grad for value in network.parameters())

@@ -191,8 +191,11 @@ def save_weights(
 
 
 def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    path.touch()
+    mode = path.stat().st_mode
     try:
         save_file(tensors, path, metadata=metadata)
+        path.chmod(mode)  # safetensors makes files that only their owner can read, whatever the umask
     except SafetensorError as error:
         # safetensors tells a full disk only in words; as an OSError it is answered like any other.
         number = re.search(r"os error (\d+)", str(error))
