@@ -60,8 +60,8 @@ class Attend:
             raise ValueError(f"q, k, v differ: {[(tuple(x.shape), x.dtype) for x in (q_BNHD, k_BNHD, v_BNHD)]}")
         if q_BNHD.shape[1] != self.case.grid.tokens:
             raise ValueError(f"{q_BNHD.shape[1]} tokens: the mask was bound for {self.case.grid}")
-        ordered = (to_order(x, self.order) for x in (q_BNHD, k_BNHD, v_BNHD))
-        return from_order(self.run(*ordered, self.passes), self.order)
+        q, k, v = (to_order(x, self.order) for x in (q_BNHD, k_BNHD, v_BNHD))
+        return from_order(self.run(q, k, v, self.passes), self.order)
 
     def receipt(self) -> dict[str, Any]:
         """What runs in this site, as JSON: kernel, mask, shares and numbers of tiles, kernels refused and why."""
@@ -85,7 +85,7 @@ def bind(mask: TileMask, case: Case, kernel: str = "auto") -> Attend:
     """
     if kernel not in ("auto", *KERNELS):
         raise unknown_name("kernel", kernel, ("auto", *KERNELS), where="--kernel")
-    refused = []
+    refused: list[tuple[str, str]] = []
     for name in sorted(KERNELS, key=lambda known: known != kernel):
         module = kernel_module(name)
         reason = module.supports(case)

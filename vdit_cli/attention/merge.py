@@ -51,7 +51,7 @@ class _ByPasses(Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, passes: tuple[Pass, ...], call: DenseCall, scale: float
     ) -> Tensor:
         """Compute each pass and join those that share their queries."""

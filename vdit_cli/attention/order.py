@@ -38,7 +38,7 @@ class _Taken(Function):
     """Slices put one behind the other. Autograd's own backward would fill a whole tensor with zeros for each slice."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Order) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, order: Order) -> Tensor:
         """The slices of x in `order`."""
         ctx.order = order
         return torch.cat([x[:, places.start : places.stop] for places in order], dim=1)

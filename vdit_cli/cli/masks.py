@@ -1,0 +1,159 @@
+"""`evdit masks`: look at a mask plan, and seal one again after editing it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vdit_cli.cli.console import Console
+from vdit_cli.cli.help_page import HelpPage, HelpPages
+from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.plan import MaskPlan
+
+EXAMPLE = """evdit masks show plan.json
+evdit masks seal plan.json"""
+COLUMNS = ("layer", "mask", "kept", "skipped", "frames")
+BLOCKS = ("█", "░")
+"""A global frame, and one of the others."""
+PLAIN_BLOCKS = ("#", ".")
+"""The same where the output can't print BLOCKS."""
+
+app = typer.Typer(cls=HelpPages, epilog=EXAMPLE, add_completion=False)
+
+
+@app.callback()
+def masks() -> None:
+    """Show mask plans, and seal one again after editing it.
+
+    A plan holds one mask k:m a layer: k global frames that see and are seen by all frames, and m others that see
+    themselves and the global ones.
+    """
+
+
+@app.command("show", cls=HelpPage, epilog="evdit masks show plan.json\nevdit masks show runs/my-search --json")
+def show(
+    plan: Annotated[
+        Path, typer.Argument(metavar="PLAN|RUN", help="A plan file, or the folder of a run that made one.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Draw a plan, one row a layer.
+
+    A row has the layer's mask, the shares of tiles that it keeps and skips, and its frames, the global ones solid.
+    """
+    found = MaskPlan.read(plan)
+    console = Console()
+    if as_json:
+        console.json("evdit.masks/1", as_content(found))
+    elif console.out.isatty():
+        draw(found, console)
+    else:
+        console.data("\n".join([title(found), *plain_rows(found, blocks_for(console)), summary(found)]))
+
+
+@app.command("seal", cls=HelpPage, epilog="evdit masks seal plan.json")
+def seal(
+    plan: Annotated[Path, typer.Argument(metavar="FILE", help="A plan file that was edited.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Seal an edited plan again.
+
+    Its content is checked and its digest written anew, so that commands take it. A plan that is not whole and
+    consistent is refused and left as it is.
+    """
+    found = MaskPlan.read(plan, sealed=False)
+    file = found.write(plan)
+    console = Console()
+    if as_json:
+        console.json("evdit.masks-seal/1", {"file": str(file), "digest": found.digest})
+    else:
+        console.data(f"sealed {file}: digest {found.digest}")
+
+
+def as_content(plan: MaskPlan) -> dict[str, Any]:
+    """The plan as JSON values, with the shares of each layer: of tiles, and of token pairs."""
+    return {
+        "file": plan.origin,
+        "digest": plan.digest,
+        "backbone": plan.backbone,
+        "grid": asdict(plan.grid),
+        "kept_share": plan.kept_share,
+        "skipped_share": plan.skipped_share,
+        "histogram": plan.histogram(),
+        "searched_on": plan.searched_on,
+        "made_by": dict(plan.made_by),
+        "predicted": dict(plan.predicted),
+        "layers": [
+            {
+                "layer": layer,
+                "mask": mask.name,
+                "global_frames": list(mask.global_frames),
+                "kept_share": mask.kept_share,
+                "skipped_share": mask.skipped_share,
+                "kept_pair_share": mask.kept_pair_share(plan.grid),
+                "skipped_pair_share": 1 - mask.kept_pair_share(plan.grid),
+            }
+            for layer, mask in enumerate(plan.masks)
+        ],
+    }
+
+
+def title(plan: MaskPlan) -> str:
+    """What the plan is for, in one line."""
+    return f"{plan.origin}: {plan.backbone}, {plan.grid}, {len(plan.masks)} layers, digest {plan.digest[:12]}"
+
+
+def summary(plan: MaskPlan) -> str:
+    """All layers together, in one line."""
+    counts = ", ".join(f"{name} in {layers}" for name, layers in plan.histogram().items())
+    return f"of all tiles kept {percent(plan.kept_share)}, skipped {percent(plan.skipped_share)}; layers: {counts}"
+
+
+def cells(layer: int, mask: TileMask, blocks: tuple[str, str]) -> tuple[str, ...]:
+    """The cells of a layer's row, in the order of COLUMNS."""
+    frames = "".join(blocks[frame not in mask.global_frames] for frame in range(mask.frames))
+    return str(layer), mask.name, percent(mask.kept_share), percent(mask.skipped_share), frames
+
+
+def percent(share: float) -> str:
+    """A share with one decimal."""
+    return f"{100 * share:.1f} %"
+
+
+def blocks_for(console: Console) -> tuple[str, str]:
+    """BLOCKS, or PLAIN_BLOCKS where the encoding of stdout does not have them."""
+    try:
+        "".join(BLOCKS).encode(getattr(console.out, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return PLAIN_BLOCKS
+    return BLOCKS
+
+
+def plain_rows(plan: MaskPlan, blocks: tuple[str, str]) -> list[str]:
+    """The table as lines: numbers to the right, frames to the left."""
+    rows = [COLUMNS, *(cells(layer, mask, blocks) for layer, mask in enumerate(plan.masks))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS) - 1)]
+    return [
+        "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
+    ]
+
+
+def draw(plan: MaskPlan, console: Console) -> None:
+    """The table in colours, for a terminal."""
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+    from rich.text import Text
+
+    blocks = blocks_for(console)
+    table = Table(box=None)
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name == "frames" else "right", no_wrap=name != "frames")
+    for layer, mask in enumerate(plan.masks):
+        *numbers, frames = cells(layer, mask, blocks)
+        drawn = Text(frames)
+        drawn.highlight_regex(f"{blocks[0]}+", "bold cyan")
+        table.add_row(*numbers, drawn)
+    RichConsole(file=console.out).print(Text(title(plan)), table, Text(summary(plan)), sep="\n")
