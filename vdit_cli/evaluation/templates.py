@@ -52,8 +52,8 @@ def overlaps(alpha_nhw: np.ndarray, area: np.ndarray, centre: np.ndarray) -> dic
     found = {}
     for shape in SHAPES:
         ideal = template(shape, x, y, radius_of(shape, area)[:, None, None])
-        common = np.minimum(windows, ideal).sum(axis=(1, 2))
-        found[shape] = common / (area + ideal.sum(axis=(1, 2)) - common)
+        shared = np.minimum(windows, ideal).sum(axis=(1, 2))
+        found[shape] = shared / (area + ideal.sum(axis=(1, 2)) - shared)
     return found
 
 
