@@ -1,4 +1,4 @@
-"""Write the generated pages: docs/cli.md, docs/recipes.md, tests/cli/flags.txt, and the tables of figures.
+"""Write what is generated: docs/cli.md, docs/recipes.md, docs/masks.svg, tests/cli/flags.txt, tables of figures.
 
 A table of figures stands between `<!-- table: data/speed.json cpu -->` and `<!-- end -->` in README.md or a page of
 docs/, and is made from the raw figures of `docs/data/speed.json`:
@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pictures import masks_svg
+
 from vdit_cli.cli.app import COMMANDS, command_line, load_command
 from vdit_cli.knobs import Section, flat, knobs
 from vdit_cli.recipe import Recipe
@@ -33,6 +35,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "cli.md": cli_page(),
         ROOT / "docs" / "recipes.md": recipes_page(),
         ROOT / "tests" / "cli" / "flags.txt": flags_list(),
+        ROOT / "docs" / "masks.svg": masks_svg(),
     }
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         if page not in made:

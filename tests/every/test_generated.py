@@ -12,9 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def build() -> ModuleType:
-    """docs/build.py as a module."""
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """docs/build.py as a module, run as a program runs: its own folder is on the path."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
     spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -22,7 +23,7 @@ def build() -> ModuleType:
 
 
 def test_pages_are_fresh(build: ModuleType):
-    """Commands, recipes, the list of flags and every table of figures."""
+    """Commands, recipes, the list of flags, the picture of the masks and every table of figures."""
     stale = [
         path.relative_to(ROOT).as_posix()
         for path, text in build.pages().items()
