@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
-from vdit_cli.data.shapes_world import caption, draw_scene, render
+from vdit_cli.data.shapes_world import caption, draw_scenes, render
 from vdit_cli.diffusion.prediction import target
 from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.distillation.optimisers import build_optimisers
@@ -108,7 +108,7 @@ class ClipPool:
     @torch.no_grad()
     def write(self, first: int, count: int) -> None:
         """Draw, render and encode clips `first` .. `first + count` of the endless sequence into their slots."""
-        scenes = [draw_scene(self.seed + 1, first + i, "train", self.options.two_objects) for i in range(count)]
+        scenes = draw_scenes(self.seed + 1, count, "train", self.options.two_objects, start=first)
         slots = torch.arange(first, first + count, device=self.device) % self.options.clips
         video = render(scenes, device=self.device) * 2.0 - 1.0
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):

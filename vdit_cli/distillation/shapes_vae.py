@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
-from vdit_cli.data.shapes_world import draw_scene, render
+from vdit_cli.data.shapes_world import draw_scenes, render
 from vdit_cli.distillation.optimisers import build_optimisers
 from vdit_cli.distillation.trainer import LossTerms, Trained, put_parameters, train
 from vdit_cli.recipe import ShapesVaeOptions
@@ -103,7 +103,7 @@ def train_vae(
 
     def loss(iteration: int, on_cpu: torch.Generator, on_device: torch.Generator) -> LossTerms:
         first = iteration * options.batch_size
-        scenes = [draw_scene(seed, first + i, "train", options.two_objects) for i in range(options.batch_size)]
+        scenes = draw_scenes(seed, options.batch_size, "train", options.two_objects, start=first)
         video = render(scenes, device=device) * 2.0 - 1.0
         noise = torch.randn(latent_shape, generator=on_device, device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -120,7 +120,7 @@ def train_vae(
 def unseen_clips(count: int, device: torch.device, chunk: int = 16) -> Iterator[tuple[list[str], Tensor]]:
     """Chunks of (motion of the first object, clips in [-1, 1]) that no training ever draws."""
     for first in range(0, count, chunk):
-        scenes = [draw_scene(UNSEEN_SEED, i, "train", 0.3) for i in range(first, min(count, first + chunk))]
+        scenes = draw_scenes(UNSEEN_SEED, min(chunk, count - first), "train", 0.3, start=first)
         yield [scene.objects[0].motion for scene in scenes], render(scenes, device=device) * 2.0 - 1.0
 
 
