@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase, T5TokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from vdit_cli import __version__
 from vdit_cli.artifacts.atomic import write_json, write_text
@@ -62,6 +63,7 @@ def write_pipeline(
     """Write the pipeline folder; weights in float16. `model_index.json` comes last, so a cut-off folder is no model."""
     for name, module in (("transformer", model.transformer), ("vae", vae)):
         save_weights(module, folder / name, module.config, dtype=torch.float16, max_shard_bytes=SHARD_BYTES)
+    disable_progress_bar()  # a bar for a file of 2 MB
     model.text.half().save_pretrained(folder / "text_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)

@@ -151,12 +151,10 @@ class ClipPool:
         return self.latents_NCFhw[picks], tokens, mask
 
 
-def _is_block_matrix(name: str, parameter: Tensor) -> bool:
-    return (
-        parameter.ndim == 2
-        and ("transformer_blocks." in name or "text.encoder.block." in name)
-        and ("scale_shift_table" not in name and "relative_attention_bias" not in name)
-    )
+def is_block_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter of TextToVideo is a matrix inside a block: what Muon moves, AdamW moving the rest."""
+    in_block = "transformer_blocks." in name or "text.encoder.block." in name
+    return in_block and parameter.ndim == 2 and "table" not in name and "relative_attention_bias" not in name
 
 
 def train_transformer(
@@ -183,7 +181,7 @@ def train_transformer(
             block.compile()
     optimisers = build_optimisers(
         model,
-        _is_block_matrix,
+        is_block_matrix,
         matrix_rate=options.learning_rate,
         rate=options.learning_rate,
         betas=(0.9, 0.99),
