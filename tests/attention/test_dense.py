@@ -1,5 +1,7 @@
 """Each dense call against softmax in float64: output, log-sum-exp, and the backward of a part of the keys."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -39,14 +41,14 @@ def test_a_dense_call(call: DenseCall, dtype: torch.dtype, device: str, sizes: t
     k, v = (torch.randn(2, keys, 3, 16, dtype=dtype, device=device).transpose(1, 2) for _ in range(2))
     exact = [x.double().requires_grad_() for x in (q, k, v)]
     truth, truth_lse = softmax(*exact, 0.3)
-    out, lse = call.forward(q, k, v, 0.3)
+    out, lse, _ = call.forward(q, k, v, 0.3)
     assert (out.shape, lse.shape, out.dtype) == (q.shape, q.shape[:-1], dtype)
     torch.testing.assert_close(out.double(), truth, atol=RIGHT[dtype], rtol=RIGHT[dtype])
     torch.testing.assert_close(lse.double(), truth_lse, atol=RIGHT[dtype], rtol=RIGHT[dtype])
     wanted = torch.autograd.grad(truth, exact, grad.double())
     cut = max(1, keys // 3)
     parts = [(k[:, :, :cut], v[:, :, :cut]), (k[:, :, cut:], v[:, :, cut:])] if keys > 1 else [(k, v)]
-    found = [call.backward(grad, q, *part, out, lse, 0.3) for part in parts]
+    found = [call.backward(grad, q, *part, out, lse, 0.3, call.forward(q, *part, 0.3)[-1]) for part in parts]
     joined = (
         sum(each[0].double() for each in found),
         torch.cat([each[1] for each in found], 2),
@@ -56,19 +58,39 @@ def test_a_dense_call(call: DenseCall, dtype: torch.dtype, device: str, sizes: t
         torch.testing.assert_close(one.double(), other, atol=2 * RIGHT[dtype], rtol=2 * RIGHT[dtype])
 
 
+@pytest.mark.parametrize("name", ["cudnn", "flash", "efficient"])
+@pytest.mark.parametrize("sizes", [(63, 130), (1, 5), (64, 32)])
+def test_cuda_operators_are_called_as_torch_declares_them(name: str, sizes: tuple[int, int]) -> None:
+    """Arguments and shapes of the calls that need a GPU, on tensors without storage."""
+    call = next(each for each in DENSE_CALLS if each.name == name)
+    q, k = (torch.empty(2, n, 3, 16, dtype=torch.bfloat16, device="meta").transpose(1, 2) for n in sizes)
+    out, lse, kept = call.forward(q, k, k, 0.3)
+    assert (out.shape, lse.shape, lse.dtype) == (q.shape, q.shape[:-1], torch.float32)
+    assert [x.shape for x in call.backward(out, q, k, k, out, lse, 0.3, kept)] == [q.shape, k.shape, k.shape]
+
+
 def test_the_chunked_call_never_holds_all_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for ten scores it works row by row and gives the same."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 2, 30, 8) for _ in range(3))
     monkeypatch.setattr(dense, "CHUNK_SCORES", 10)
     assert len(dense._chunks(q, k)) == 30
-    out, lse = DENSE_CALLS[-1].forward(q, k, v, 0.3)
+    out, lse, _ = DENSE_CALLS[-1].forward(q, k, v, 0.3)
     truth, truth_lse = softmax(q, k, v, 0.3)
     torch.testing.assert_close(out.double(), truth, atol=1e-5, rtol=0)
     torch.testing.assert_close(lse.double(), truth_lse, atol=1e-5, rtol=0)
 
 
+def test_a_call_must_take_all_operands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pass that an operator refuses moves all of them to the next."""
+    short = dataclasses.replace(DENSE_CALLS[0], takes=lambda q, k, v: k.shape[2] > 2)
+    monkeypatch.setattr(dense, "DENSE_CALLS", (short, DENSE_CALLS[-1]))
+    wide, narrow = torch.zeros(1, 1, 4, 8), torch.zeros(1, 1, 2, 8)
+    assert dense.pick([(wide, wide, wide)]) is short
+    assert dense.pick([(wide, wide, wide), (wide, narrow, narrow)]) is DENSE_CALLS[-1]
+
+
 def test_the_last_call_takes_everything() -> None:
     """pick never comes back empty."""
     like = torch.zeros(1, 1, 1, 1, dtype=torch.int8)
-    assert dense.pick(like, like, like) is DENSE_CALLS[-1]
+    assert dense.pick([(like, like, like)]) is DENSE_CALLS[-1]

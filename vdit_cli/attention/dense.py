@@ -6,8 +6,9 @@ query's scores, float32 (float64 for float64 inputs): with it, attention over tw
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,36 +20,41 @@ CHUNK_SCORES = 1 << 22
 """Most scores that the chunked call holds at a time."""
 
 
+Kept = tuple[Any, ...]
+"""What a call's backward wants back from its forward: states of random generators, which are unused without dropout."""
+
+
 @dataclass(frozen=True)
 class DenseCall:
     """One way to compute dense attention over (B, H, Q, D), (B, H, K, D), (B, H, K, D).
 
-    `takes(q, k, v)` says whether it can, `forward(q, k, v, scale)` gives (out_BHQD, lse_BHQ), and
-    `backward(grad_BHQD, q, k, v, out_BHQD, lse_BHQ, scale)` gives (dq, dk, dv). Backward is exact for a *part* of the
-    keys, too, when out and lse are those of all keys.
+    `takes(q, k, v)` says whether it can, `forward(q, k, v, scale)` gives (out_BHQD, lse_BHQ, kept), and
+    `backward(grad_BHQD, q, k, v, out_BHQD, lse_BHQ, scale, kept)` gives (dq, dk, dv); `kept` is what the operator's
+    backward wants back from its forward. Backward is exact for a *part* of the keys, too, when out and lse are those
+    of all keys.
     """
 
     name: str
     takes: Callable[[Tensor, Tensor, Tensor], bool]
-    forward: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
-    backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
+    forward: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Kept]]
+    backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float, Kept], tuple[Tensor, Tensor, Tensor]]
 
 
-def pick(q: Tensor, k: Tensor, v: Tensor) -> DenseCall:
-    """The first of DENSE_CALLS that takes these (B, H, Q, D), (B, H, K, D), (B, H, K, D); the last one takes all."""
-    return next(call for call in DENSE_CALLS if call.takes(q, k, v))
+def pick(operands: Sequence[tuple[Tensor, Tensor, Tensor]]) -> DenseCall:
+    """The first of DENSE_CALLS that takes each (q, k, v) of (B, H, Q or K, D); the last one takes everything."""
+    return next(call for call in DENSE_CALLS if all(call.takes(*each) for each in operands))
 
 
 def _cpu_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
     return q.device.type == "cpu" and q.dtype in (*HALVES, torch.float32, torch.float64)
 
 
-def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
+def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Kept]:
+    return *aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale), ()
 
 
 def _cpu_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, kept: Kept
 ) -> tuple[Tensor, Tensor, Tensor]:
     return aten._scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, out, lse, 0.0, False, scale=scale)
 
@@ -61,19 +67,20 @@ def _cudnn_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
     return q.is_cuda and q.dtype in HALVES and cuda.can_use_cudnn_attention(_params(q, k, v))
 
 
-def _cudnn_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    out, lse, *_ = aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, False, False, scale=scale)
-    return out, lse.view(out.shape[:-1])
+def _cudnn_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Kept]:
+    found = aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, False, False, scale=scale)
+    out, lse, seed, offset = found[0], found[1], found[6], found[7]
+    return out, lse.view(out.shape[:-1]), (lse.dim(), seed, offset)  # some versions have it as (B, H, Q, 1)
 
 
 def _cudnn_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, kept: Kept
 ) -> tuple[Tensor, Tensor, Tensor]:
-    no_random, none = _no_random(q), None
-    sizes = (none, none, q.shape[2], k.shape[2])
-    lse_BHQ1 = lse.contiguous().unsqueeze(-1)
+    dimensions, seed, offset = kept
+    lse = lse.contiguous().view(*lse.shape, *(1,) * (dimensions - 3))
+    sizes = (None, None, q.shape[2], k.shape[2])
     return aten._scaled_dot_product_cudnn_attention_backward(
-        grad, q, k, v, out, lse_BHQ1, no_random, no_random, none, *sizes, 0.0, False, scale=scale
+        grad, q, k, v, out, lse, seed, offset, None, *sizes, 0.0, False, scale=scale
     )
 
 
@@ -81,18 +88,17 @@ def _flash_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
     return q.is_cuda and q.dtype in HALVES and cuda.can_use_flash_attention(_params(q, k, v))
 
 
-def _flash_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    out, lse, *_ = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False, scale=scale)
-    return out, lse
+def _flash_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Kept]:
+    found = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False, scale=scale)
+    return found[0], found[1], found[6:8]
 
 
 def _flash_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, kept: Kept
 ) -> tuple[Tensor, Tensor, Tensor]:
-    no_random, none = _no_random(q), None
-    sizes = (none, none, q.shape[2], k.shape[2])
+    sizes = (None, None, q.shape[2], k.shape[2])
     return aten._scaled_dot_product_flash_attention_backward(
-        grad, q, k, v, out, lse.contiguous(), *sizes, 0.0, False, no_random, no_random, scale=scale
+        grad, q, k, v, out, lse.contiguous(), *sizes, 0.0, False, *kept, scale=scale
     )
 
 
@@ -100,32 +106,26 @@ def _efficient_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
     return q.is_cuda and q.dtype in (*HALVES, torch.float32) and cuda.can_use_efficient_attention(_params(q, k, v))
 
 
-def _efficient_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    out, lse, *_ = aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, False, scale=scale)
-    return out, lse[:, :, : q.shape[2]]  # the operator pads the queries of its lse to a multiple of 32
+def _efficient_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Kept]:
+    out, lse, *kept = aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, False, scale=scale)
+    return out, lse[:, :, : q.shape[2]], tuple(kept)  # the operator pads the queries of its lse to a multiple of 32
 
 
 def _efficient_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, kept: Kept
 ) -> tuple[Tensor, Tensor, Tensor]:
-    no_random = _no_random(q)
     padded = torch.nn.functional.pad(lse, (0, -lse.shape[2] % 32), value=float("inf"))
     dq, dk, dv, _ = aten._scaled_dot_product_efficient_attention_backward(
-        grad, q, k, v, None, out, padded, no_random, no_random, 0.0, [True, True, True, False], False, scale=scale
+        grad, q, k, v, None, out, padded, *kept, 0.0, [True, True, True, False], False, scale=scale
     )
     return dq, dk, dv
-
-
-def _no_random(like: Tensor) -> Tensor:
-    """The state of a random generator that no dropout uses."""
-    return torch.zeros((), dtype=torch.int64, device=like.device)
 
 
 def _chunked_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
     return True
 
 
-def _chunked_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _chunked_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Kept]:
     """Matrix products over as many queries at a time as CHUNK_SCORES allows; half types are computed in float32."""
     q32, k32, v32 = (_at_least_float32(x) for x in (q, k, v))
     out, lse = torch.empty_like(q32), q32.new_empty(q.shape[:-1])
@@ -133,11 +133,11 @@ def _chunked_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Ten
         scores = (q32[:, :, rows] * scale) @ k32.transpose(-1, -2)
         lse[:, :, rows] = scores.logsumexp(-1)
         out[:, :, rows] = scores.sub_(lse[:, :, rows, None]).exp_() @ v32
-    return out.to(q.dtype), lse
+    return out.to(q.dtype), lse, ()
 
 
 def _chunked_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, kept: Kept
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad32, q32, k32, v32 = (_at_least_float32(x) for x in (grad, q, k, v))
     dq, dk, dv = torch.empty_like(q32), torch.zeros_like(k32), torch.zeros_like(v32)

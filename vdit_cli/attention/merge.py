@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from vdit_cli.attention.dense import DenseCall
+from vdit_cli.attention.dense import DenseCall, Kept
 from vdit_cli.tiles.passes import Pass
 
 Part = tuple[Tensor, Tensor]
@@ -56,16 +56,20 @@ class _ByPasses(Function):
     ) -> Tensor:
         """Compute each pass and join those that share their queries."""
         out, lse = q.new_empty(q.shape), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
+        kept: list[Kept] = []
         for queries, group in groupby(passes, key=lambda each: each.queries):
-            calls = [(keys, each.parts) for each in group for keys in each.keys]
-            found = [attend_part(q, k, v, queries, keys, parts, call, scale) for keys, parts in calls]
+            found = []
+            for keys, parts in ((keys, each.parts) for each in group for keys in each.keys):
+                part_out, part_lse, wanted = call.forward(*operands(q, k, v, queries, keys, parts), scale)
+                found.append((uncut(part_out, parts), uncut(part_lse.unsqueeze(-1), parts).squeeze(-1)))
+                kept.append(wanted)
             rows = slice(queries.start, queries.stop)
             if len(found) == 1:
                 out[:, rows], lse[:, rows] = found[0]
             else:
                 join(reduce(join, found[:-1]), found[-1], into=(out[:, rows], lse[:, rows]))
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.passes, ctx.call, ctx.scale = passes, call, scale
+        ctx.passes, ctx.call, ctx.scale, ctx.kept = passes, call, scale, kept
         return out
 
     @staticmethod
@@ -76,31 +80,24 @@ class _ByPasses(Function):
         grad = grad if grad.stride(-1) == 1 else grad.contiguous()
         lse = lse.unsqueeze(-1)
         dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        kept = iter(ctx.kept)
         for each in ctx.passes:
             rows, parts = each.queries, each.parts
             grad_part, out_part = cut(grad, rows, parts), cut(out, rows, parts)
             lse_part = cut(lse, rows, parts).squeeze(-1)
             for keys in each.keys:
-                operands = cut(q, rows, parts), cut(k, keys, parts), cut(v, keys, parts)
-                found = ctx.call.backward(grad_part, *operands, out_part, lse_part, ctx.scale)
+                parts_qkv = operands(q, k, v, rows, keys, parts)
+                found = ctx.call.backward(grad_part, *parts_qkv, out_part, lse_part, ctx.scale, next(kept))
                 for total, places, piece in zip((dq, dk, dv), (rows, keys, keys), found, strict=True):
                     total[:, places.start : places.stop] += uncut(piece, parts)
         return dq, dk, dv, None, None, None
 
 
-def attend_part(
-    q_BNHD: Tensor,
-    k_BNHD: Tensor,
-    v_BNHD: Tensor,
-    queries: range,
-    keys: range,
-    parts: int,
-    call: DenseCall,
-    scale: float,
-) -> Part:
-    """Output (B, Q, H, D) and lse (B, Q, H) of `queries` against `keys`, in `parts` diagonal blocks."""
-    out, lse = call.forward(cut(q_BNHD, queries, parts), cut(k_BNHD, keys, parts), cut(v_BNHD, keys, parts), scale)
-    return uncut(out, parts), uncut(lse.unsqueeze(-1), parts).squeeze(-1)
+def operands(
+    q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, queries: range, keys: range, parts: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a dense call of `queries` against `keys` in `parts` diagonal blocks takes."""
+    return cut(q_BNHD, queries, parts), cut(k_BNHD, keys, parts), cut(v_BNHD, keys, parts)
 
 
 def cut(x_BNHD: Tensor, places: range, parts: int) -> Tensor:
