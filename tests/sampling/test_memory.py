@@ -63,10 +63,10 @@ def test_flags_that_would_fit_really_fit():
 def test_what_can_not_fit_is_exit_4_before_loading(monkeypatch):
     backbone = GaussianBackbone()
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10)
-    with pytest.raises(EvditError, match=r"9 frames of 64 x 64 need about 0\.0 GiB to decode") as caught:
+    with pytest.raises(EvditError, match=r"9 frames of 64 x 64 need about 1 MiB to decode") as caught:
         check_memory(backbone, SPEC, Placing("none", False, 1))
     assert caught.value.exit_code == OUT_OF_MEMORY
-    assert caught.value.next_steps == ("a machine with 0.0 GiB of memory",)
+    assert caught.value.next_steps == ("a machine with 1 MiB of memory",)
     assert backbone.loads == []
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10**9)
     assert max(check_memory(backbone, SPEC, Placing("none", False, 1)).values()) < 10**9

@@ -18,7 +18,7 @@ from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.digest import content_digest, file_digest
 from vdit_cli.artifacts.lock import FolderLock
 from vdit_cli.artifacts.receipt import read_object, this_machine, versions
-from vdit_cli.errors import EvditError, Interrupted, unknown_name
+from vdit_cli.errors import EvditError, Interrupted
 
 SCHEMA = "evdit.run/1"
 RUNNING, INTERRUPTED, FAILED, DONE = "running", "interrupted", "failed", "done"
@@ -159,10 +159,16 @@ class RunDir:
         self.save()
 
     def find(self, role: str) -> Path:
-        """Where the output `role` stands. Raises EvditError for an unknown role, a lost file, or a path that leaves."""
+        """Where the output `role` stands. Raises EvditError for one not made, a lost file, or a path that leaves."""
         outputs = self.manifest["outputs"]
         if role not in outputs:
-            raise unknown_name(f"output of {self.path}", role, outputs, where=str(self.path / "run.json"))
+            made = ", ".join(sorted(outputs)) or "nothing"
+            state = self.state()
+            raise EvditError(
+                f"the run {self.path} made no {role}: it made {made}, and is {state}",
+                where=str(self.path / "run.json"),
+                next_steps=[] if state == DONE else [f"let its command, {self.manifest['command']}, go on"],
+            )
         path = self.inside(outputs[role]["path"])
         if not path.exists():
             raise EvditError(f"{path} is gone, though run.json names it", where=str(self.path / "run.json"))

@@ -130,5 +130,5 @@ def smaller_videos(spec: SampleSpec) -> Iterator[tuple[SampleSpec, str]]:
 
 
 def gib(size: int) -> str:
-    """Bytes as "11.5 GiB"."""
-    return f"{size / 2**30:.1f} GiB"
+    """Bytes as "11.5 GiB", or "40 MiB" where they are few."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 // 10 else f"{max(1, round(size / 2**20))} MiB"

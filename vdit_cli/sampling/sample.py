@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vdit_cli.backbones.base import Backbone, TextStates
+from vdit_cli.backbones.base import Backbone, TextStates, prepared_text
 from vdit_cli.diffusion.guidance import combine
 from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
 from vdit_cli.errors import FAILED, EvditError, Interrupted
@@ -57,6 +57,7 @@ def sample(
     timesteps = set_steps(scheduler, spec.steps)
     draws = {"generator": list(generators)} if SCHEDULERS[spec.scheduler].draws_noise else {}
     branches = _branches(spec, text, null_text, len(generators)).to(backbone.device, backbone.dtype)
+    network_text = prepared_text(backbone, branches)
     copies = 2 if spec.guided else 1
 
     x = initial_noise(shape_CFhw, generators, backbone.device) * scheduler.init_noise_sigma
@@ -65,12 +66,13 @@ def sample(
     pace = _Pace(backbone.device)
     for step, t in enumerate(timesteps):
         x_in = scheduler.scale_model_input(x, t).to(backbone.dtype).repeat(copies, 1, 1, 1, 1)
-        output = backbone.denoise(x_in, t_of_step[step].expand(len(x_in)), branches).float()
+        output = backbone.denoise(x_in, t_of_step[step].expand(len(x_in)), network_text).float()
         if spec.guided:
             cond, null = output.chunk(2)
             output = combine(cond, null, spec.guidance)
         x = scheduler.step(output, t, x, **draws).prev_sample
-        progress.advance(f"{pace.seconds():.2f} s a step")
+        seconds = pace.seconds()
+        progress.advance(f"{seconds:.2f} s a step" if seconds >= 1 else f"{seconds:.2g} s a step")
         if progress.should_stop() and step + 1 < spec.steps:
             raise Interrupted(f"stopped after step {step + 1} of {spec.steps}")
     if not bool(torch.isfinite(x).all()):

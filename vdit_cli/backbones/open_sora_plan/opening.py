@@ -72,12 +72,18 @@ def find_text_encoder(asked: str, options: LoadOptions) -> Path:
 def transformer_of(checkpoint: str) -> Trained:
     """The transformer that a run made, or the one in a plain folder of config.json and safetensors.
 
-    Raises EvditError: 2 for a path that is neither.
+    Raises EvditError: 2 for a path that is neither, and for a run that made no transformer.
     """
     path = Path(checkpoint).expanduser()
     if (path / "run.json").is_file():
         run = RunDir.open(path)
-        return Trained(run.find("transformer"), tuple(run.lineage()))
+        if "model" in run.manifest["outputs"] and "transformer" not in run.manifest["outputs"]:
+            raise EvditError(
+                f"the run {checkpoint} made a whole model: a checkpoint is a transformer alone",
+                where=f"--checkpoint {checkpoint}",
+                next_steps=[f"--model {checkpoint}"],
+            )
+        return Trained(run.find("transformer"), run.lineage())
     if (path / "config.json").is_file():
         return Trained(path, ())
     raise EvditError(

@@ -1,0 +1,169 @@
+"""`evdit generate` from every kind of model: published folders, a hub, a run's transformer, and plans that fit them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.hub_stand_in import StandIn, serving
+from tests.tiny_pipeline import write_pipeline, write_published, write_transformer
+from vdit_cli.artifacts.digest import weights_digest
+from vdit_cli.artifacts.receipt import Receipt
+from vdit_cli.artifacts.run_dir import Request, RunDir
+from vdit_cli.artifacts.video_file import read_video
+from vdit_cli.errors import DONE, ENVIRONMENT, USAGE
+from vdit_cli.tiles.grid import VideoGrid
+from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.plan import MaskPlan
+
+PROMPT = "a large red circle moving right over black"
+SMALL = ["--frames", "9", "--height", "32", "--width", "48", "--steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model in the published layout, its text encoder in mt5-xxl/."""
+    return write_published(tmp_path_factory.mktemp("published") / "model", with_text=True)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder of ours."""
+    return write_pipeline(tmp_path_factory.mktemp("tiny") / "model")
+
+
+def trained_run(folder: Path, lineage: tuple[str, ...]) -> Path:
+    """A finished training run whose transformer descends from weights of the given digests."""
+    with RunDir.create(folder, Request("distill-kd", "tiny", {"seed": 0}, lineage=lineage)) as run:
+        write_transformer(folder / "student", seed=7)
+        run.add_output("transformer", "student")
+    return folder
+
+
+def plan_for(weights: str | None, folder: Path) -> Path:
+    """A plan of two layers for the tiny model, searched on the weights of that digest."""
+    masks = (TileMask.parse("1:2", 3), TileMask.dense(3))
+    return MaskPlan("tiny", VideoGrid(3, 2, 3), masks, weights).write(folder / "plan.json")
+
+
+def test_the_published_layout_takes_the_folder_that_fits_the_frames(evdit, published):
+    code, out, err = evdit("generate", PROMPT, "--model", str(published), "-o", "short.mp4", *SMALL)
+    assert (code, out) == (DONE, "short.mp4\n"), err
+    receipt = Receipt.read("short.json")
+    assert receipt.ran.model == "open-sora-plan"
+    assert receipt.ran.weights == weights_digest(published / "29x720p")
+    assert receipt.asked["scheduler"] == "euler-ancestral" and receipt.asked["guidance"] == 7.5
+    assert read_video("short.mp4")[0].shape == (9, 32, 48, 3)
+    assert "open-sora-plan was made for 29 frames" in err
+    code, _, err = evdit(
+        "generate", PROMPT, "--model", str(published), "-o", "long.gif", *SMALL, "--frames", "93", "--guidance", "1"
+    )
+    assert code == DONE, err
+    receipt = Receipt.read("long.json")
+    assert (receipt.ran.model, receipt.ran.weights) == ("open-sora-plan-93", weights_digest(published / "93x720p"))
+    assert len(read_video("long.gif")[0]) == 93
+    assert "was made for" not in err
+
+
+def test_a_hub_id_fetches_what_it_needs_and_generates(published, tmp_path):
+    """In processes of their own, since the hub's address is read once; the second time without the hub."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    command = [sys.executable, "-m", "vdit_cli", "generate", PROMPT, "--model", "own/tiny", *SMALL, "--json"]
+    with serving(StandIn({"own/tiny": published})) as hub:
+        environment = kept | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub"), "OMP_NUM_THREADS": "1"}
+        first = subprocess.run(
+            [*command, "-o", "a.mp4"], env=environment, capture_output=True, encoding="utf-8", check=False
+        )
+        assert first.returncode == DONE, first.stderr
+        (video,) = json.loads(first.stdout)["videos"]
+        assert video["receipt"]["ran"]["weights"] == weights_digest(published / "29x720p")
+        assert video["receipt"]["asked"]["model"] == "own/tiny"
+        assert "fetching" in first.stderr and "of own/tiny" in first.stderr
+        assert {name.split("/")[0] for name in hub.fetched} == {"29x720p", "vae", "mt5-xxl"}
+    second = subprocess.run(
+        [*command, "-o", "b.mp4"], env=environment, capture_output=True, encoding="utf-8", check=False
+    )
+    assert second.returncode == DONE, second.stderr
+    assert "the hub does not answer" in second.stderr
+    assert (read_video("a.mp4")[0] == read_video("b.mp4")[0]).all()
+    other = [word if word != "own/tiny" else "own/absent" for word in command]
+    absent = subprocess.run(other, env=environment, capture_output=True, encoding="utf-8", check=False)
+    assert absent.returncode == ENVIRONMENT
+    assert absent.stderr.startswith("error: ") and "Traceback" not in absent.stderr
+
+
+def test_a_runs_transformer_replaces_the_models_own(evdit, tiny, tmp_path):
+    student = trained_run(tmp_path / "run", ("ab" * 32,))
+    code, _, err = evdit("generate", PROMPT, "--model", str(tiny), "-o", "base.mp4")
+    assert code == DONE, err
+    for name, place in (("run.mp4", student), ("folder.mp4", student / "student")):
+        code, _, err = evdit("generate", PROMPT, "--model", str(tiny), "--checkpoint", str(place), "-o", name)
+        assert code == DONE, err
+        receipt = Receipt.read(Path(name).with_suffix(".json"))
+        assert receipt.ran.weights == weights_digest(student / "student")
+        assert receipt.asked["checkpoint"] == str(place)
+    assert (read_video("run.mp4")[0] == read_video("folder.mp4")[0]).all()
+    assert (read_video("run.mp4")[0] != read_video("base.mp4")[0]).any()
+
+
+def test_a_checkpoint_that_is_none(evdit, tiny, tmp_path):
+    with RunDir.create(tmp_path / "search", Request("search-masks", "tiny", {"r": 0.1})):
+        plan_for(None, tmp_path / "search")
+    write_pipeline(tmp_path / "run" / "model")
+    with RunDir(tmp_path / "run", Request("train-shapes", "shapes", {"seed": 0}).manifest()) as run:
+        run.add_output("model", "model")
+    for place, says in (("search", "made no transformer"), ("run", "--model run"), (".", "--checkpoint .")):
+        code, _, err = evdit("generate", PROMPT, "--model", str(tiny), "--checkpoint", place, "-o", "out.mp4")
+        assert code == USAGE
+        assert says in err
+    assert not Path("out.mp4").exists()
+
+
+def test_a_plan_holds_for_the_weights_it_was_searched_on_and_for_those_that_came_from_them(evdit, tiny, tmp_path):
+    base = weights_digest(tiny / "transformer")
+    student = trained_run(tmp_path / "student", (base,))
+    stranger = trained_run(tmp_path / "stranger", ("cd" * 32,))
+    plan = plan_for(base, tmp_path)
+    command = ["generate", PROMPT, "--model", str(tiny), "--masks", str(plan), "--overwrite", "-o", "out.mp4"]
+    for flags in ([], ["--checkpoint", str(student)], ["--checkpoint", str(stranger), "--allow-other-weights"]):
+        code, _, err = evdit(*command, *flags)
+        assert code == DONE, err
+        ran = Receipt.read("out.json").ran
+        assert [layer["mask"] for layer in ran.layers] == ["1:2", "3:0"]
+        assert ran.plan == MaskPlan.read(plan).digest
+    Path("out.mp4").unlink()
+    for place in (stranger, student / "student"):  # a bare folder tells of no origin
+        code, _, err = evdit(*command, "--checkpoint", str(place))
+        assert code == USAGE
+        assert f"the plan was searched on weights {base[:12]}" in err and "--allow-other-weights" in err
+    assert not Path("out.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "layers", "grid", "says"),
+    [
+        ("shapes", 2, (3, 2, 3), "the plan is for shapes, not for tiny"),
+        ("tiny", 3, (3, 2, 3), "the plan has 3 layers, tiny has 2"),
+        ("tiny", 2, (8, 8, 8), "it is for 8 latent frames of 8 x 8"),
+    ],
+)
+def test_a_plan_for_something_else_is_refused(evdit, tiny, tmp_path, backbone, layers, grid, says):
+    masks = (TileMask.dense(grid[0]),) * layers
+    MaskPlan(backbone, VideoGrid(*grid), masks).write(tmp_path / "plan.json")
+    code, _, err = evdit("generate", PROMPT, "--model", str(tiny), "--masks", "plan.json", "-o", "out.mp4")
+    assert code == USAGE
+    assert says in err and "plan.json" in err
+    assert not Path("out.mp4").exists()
+
+
+def test_a_run_that_made_a_plan_is_taken_as_one(evdit, tiny, tmp_path):
+    with RunDir.create(tmp_path / "search", Request("search-masks", "tiny", {"r": 0.1})):
+        plan_for(None, tmp_path / "search")
+    code, _, err = evdit("generate", PROMPT, "--model", str(tiny), "--masks", "search", "-o", "out.mp4")
+    assert code == DONE, err
+    assert Receipt.read("out.json").ran.kept_share == pytest.approx((7 / 9 + 1) / 2)
