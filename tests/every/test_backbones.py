@@ -1,0 +1,144 @@
+"""The contract of a backbone, held by Open-Sora-Plan and by the package of docs/adding-a-backbone.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import documented_backbone
+from tests.documented_backbone import PAGE
+from tests.tiny_pipeline import write_pipeline
+from vdit_cli.artifacts.receipt import Receipt
+from vdit_cli.backbones.base import Backbone
+from vdit_cli.backbones.registry import find_source, open_backbone
+from vdit_cli.errors import DONE, ENVIRONMENT, EvditError
+from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.plan import MaskPlan
+
+PROMPTS = ["a large red circle", "a blue square moving right"]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page's package, installed in a folder."""
+    folder = tmp_path_factory.mktemp("installed")
+    documented_backbone.install(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clouds(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of the page's backbone."""
+    folder = tmp_path_factory.mktemp("models") / "clouds"
+    parameters = documented_backbone.write_weights(package, folder / "clouds.safetensors")
+    (folder / "model_index.json").write_text('{"_class_name": "CloudsPipeline"}', encoding="utf-8")
+    assert f"parameters={parameters:_}," in PAGE.read_text(encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["open-sora-plan", "clouds"])
+def backbone(request: pytest.FixtureRequest, package: Path, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    """Each backbone, opened on the CPU from a folder with random weights."""
+    if request.param == "open-sora-plan":
+        return open_backbone(find_source(str(write_pipeline(tmp_path_factory.mktemp("ours") / "model"))), device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(package)
+        return open_backbone(find_source(str(request.getfixturevalue("clouds"))), device="cpu")
+
+
+def size_of(backbone: Backbone) -> tuple[int, int, int]:
+    """The backbone's own frames, height and width."""
+    return backbone.defaults.video_frames, backbone.defaults.height, backbone.defaults.width
+
+
+def plan_of(backbone: Backbone, mask: str) -> MaskPlan:
+    """That mask in all layers."""
+    grid = backbone.grid(*size_of(backbone))
+    return MaskPlan.uniform(backbone.name, grid, backbone.layers, TileMask.parse(mask, grid.frames))
+
+
+def test_it_says_what_it_is(backbone: Backbone):
+    """Names, sizes and digests that plans and receipts are made of."""
+    assert backbone.name and backbone.layers >= 1 and backbone.prediction in ("eps", "v", "flow")
+    assert backbone.defaults.video_frames > 1 and backbone.defaults.steps >= 1 and backbone.defaults.fps >= 1
+    assert "{prompt}" in backbone.defaults.prompt_template
+    assert len(backbone.weights_digest) == 64 and int(backbone.weights_digest, 16)
+    assert isinstance(backbone.lineage, tuple)
+
+
+def test_sizes_agree(backbone: Backbone):
+    """Latents, grid and tokens of the model's own size; a length that no model has is refused in words."""
+    _, frames, height, width = backbone.latent_shape(*size_of(backbone))
+    grid = backbone.grid(*size_of(backbone))
+    assert grid.frames == frames and height % grid.rows == 0 and width % grid.cols == 0
+    assert backbone.grid(*size_of(backbone), text_tokens=7).tokens == grid.tokens + 7
+    with pytest.raises(EvditError, match="do not fit"):
+        backbone.latent_shape(size_of(backbone)[0] + 1, *size_of(backbone)[1:])
+
+
+def test_memory_is_told_without_weights(backbone: Backbone):
+    """Bytes of each part, and of the work, which grows with the video."""
+    assert backbone.part_bytes("transformer") > 0
+    assert min(backbone.part_bytes(part) for part in ("text", "vae")) >= 0
+    frames, height, width = size_of(backbone)
+    small, large = (backbone.working_bytes("transformer", batch, frames, height, width, False) for batch in (1, 2))
+    assert 0 < small < large
+
+
+@torch.no_grad()
+def test_a_masked_video_from_words(backbone: Backbone):
+    """Text, one network call under a plan, decoding; the mask changes the prediction, and its kernel is told."""
+    shape = backbone.latent_shape(*size_of(backbone))
+    frames = shape[1]
+    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    with backbone.resident("text"):
+        text = backbone.encode_text(PROMPTS)
+    assert text.states_BLC.shape[:2] == text.mask_BL.shape and len(text.mask_BL) == 2
+    outputs = {}
+    for mask in (f"{frames}:0", f"1:{frames - 1}"):
+        with backbone.resident("transformer"):
+            attends = backbone.apply_plan(plan_of(backbone, mask), batch=2)
+            assert [attend.mask.name for attend in attends] == [mask] * backbone.layers
+            assert [site.attend for site in backbone.attention_sites()] == list(attends)
+            outputs[mask] = backbone.denoise(x, torch.tensor([999, 500]), text)
+        assert outputs[mask].shape == x.shape and outputs[mask].isfinite().all()
+    dense, sparse = outputs.values()
+    assert (dense - sparse).abs().max() > 1e-6
+    with backbone.resident("vae"):
+        video = backbone.decode_video(x)
+        assert video.shape == (2, 3, *size_of(backbone)) and -1 <= video.min() <= video.max() <= 1
+        assert backbone.encode_video(video).shape == x.shape
+
+
+def test_a_plan_for_another_backbone_is_refused(backbone: Backbone):
+    """By name, before anything is bound."""
+    plan = plan_of(backbone, "1:" + str(backbone.grid(*size_of(backbone)).frames - 1))
+    with pytest.raises(EvditError, match="the plan is for other"):
+        backbone.apply_plan(MaskPlan("other", plan.grid, plan.masks), batch=1)
+
+
+def test_the_page_s_package_works_in_every_command(package: Path, clouds: Path, tmp_path: Path):
+    """`evdit models` lists it, its name says what is missing, its folder makes a masked video. The page is short."""
+    assert len(PAGE.read_text(encoding="utf-8").splitlines()) < 150
+
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "XDG_DATA_HOME": str(tmp_path)}
+        command = [sys.executable, "-m", "vdit_cli", *args]
+        return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
+
+    models = {each["name"]: each for each in json.loads(run("models", "--json").stdout)["models"]}
+    assert models["clouds"]["tokens"] == 320 and not models["clouds"]["weights_here"]
+    listed = clouds / "clouds.safetensors"
+    assert models["clouds"]["files"][0]["bytes"] == pytest.approx(listed.stat().st_size, rel=0.05)
+    absent = run("generate", "white clouds", "--model", "clouds", "-o", "clouds.mp4")
+    assert absent.returncode == ENVIRONMENT and "clouds.safetensors (about" in absent.stderr
+    made = run("generate", "white clouds", "--model", str(clouds), "--masks", "1:4", "-o", "clouds.mp4")
+    assert (made.returncode, made.stdout) == (DONE, "clouds.mp4\n"), made.stderr
+    ran = Receipt.read("clouds.json").ran
+    assert (ran.model, [layer["mask"] for layer in ran.layers]) == ("clouds", ["1:4"] * 3)
