@@ -7,7 +7,8 @@ docs/, and is made from the raw figures of `docs/data/speed.json`:
         "columns": [["mask", "mask", ""], ["seconds", "median.seconds", ".2f"]],
         "rows": [{"mask": "1:7", "median": {"seconds": 0.0123}}]}}}
 
-A column is its title, the key in a row (dots go inside), and Python's format of the value.
+A column is its title, the key in a row (dots go inside), and Python's format of the value. The masks over so many
+latent frames stand between `<!-- masks: 8 24 -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,15 @@ from pictures import masks_svg
 from vdit_cli.cli.app import COMMANDS, command_line, load_command
 from vdit_cli.knobs import Section, flat, knobs
 from vdit_cli.recipe import Recipe
+from vdit_cli.tiles.grid import VideoGrid
+from vdit_cli.tiles.mask import family_masks
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 110
 TABLE = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MASKS = re.compile(r"(<!-- masks: ([\d ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+FRAME_720P = (45, 80)
+"""Rows and columns of tokens of a 720p frame: 3600, the size at which the paper counts blocks."""
 
 
 def pages() -> dict[Path, str]:
@@ -118,8 +125,21 @@ def knob_table(name: str, options: Section) -> str:
 
 
 def with_tables(text: str) -> str:
-    """A page with every table of figures made again from its data."""
-    return TABLE.sub(lambda found: found[1] + figures(found[2], found[3]) + "\n" + found[4], text)
+    """A page with every table of figures made again from its data, and every table of masks from their definition."""
+    text = TABLE.sub(lambda found: found[1] + figures(found[2], found[3]) + "\n" + found[4], text)
+    return MASKS.sub(lambda found: found[1] + mask_table(map(int, found[2].split())) + "\n" + found[3], text)
+
+
+def mask_table(lengths: Iterable[int]) -> str:
+    """The masks over each of `lengths` latent frames, densest first: what they keep of tiles and skip of blocks."""
+    rows = []
+    for frames in lengths:
+        for mask in reversed(family_masks(frames)[:-1]):
+            blocks = 1 - mask.kept_block_share(VideoGrid(frames, *FRAME_720P))
+            shares = [f"{100 * share:.2f}" for share in (mask.kept_share, mask.skipped_share, blocks)]
+            rows.append([str(frames), mask.name, ", ".join(map(str, mask.global_frames)), *shares])
+    titles = ["latent frames", "mask", "global frames", "tiles kept %", "tiles skipped %", "blocks skipped %"]
+    return markdown(titles, rows)
 
 
 def figures(data: str, name: str) -> str:

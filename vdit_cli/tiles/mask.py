@@ -101,7 +101,7 @@ class TileMask:
 
     @property
     def kept_tiles(self) -> int:
-        """Tiles kept out of F*F: (2k + 1) F - k (k + 1). Source: arXiv 2502.06155, section 3.2."""
+        """Tiles kept out of F*F, counted: k rows, k columns and the rest of the diagonal, (2k + 1) F - k (k + 1)."""
         k = len(self.global_frames)
         return (2 * k + 1) * self.frames - k * (k + 1)
 
@@ -183,7 +183,7 @@ def _meet(first: int, last: int, other: tuple[int, int]) -> bool:
 def strided(frames: int, k: int) -> TileMask | None:
     """The mask of the smallest stride s with ceil(F / s) = k global frames, or None where no stride gives k.
 
-    Source: arXiv 2502.06155, section 3.2; the smallest stride is our choice [ours] (F = 8: 4 to 7 all give 2:6).
+    Source: the masks of Table 1 of arXiv 2502.06155; the smallest stride is our choice [ours] (F = 8: 4 to 7 all give 2:6).
     """
     if not 1 <= k <= frames:
         return None
