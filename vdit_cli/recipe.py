@@ -45,6 +45,9 @@ class GenerateOptions(Section):
     vae_tiling: bool = knob(False, "decode in overlapping tiles: less memory, a little slower")
     kernel: str = knob("auto", "attention kernel; auto takes the fastest that can")
     strict: bool = knob(False, "a kernel fallback is an error (exit 6)")
+    compile: Literal["auto", "blocks", "none"] = knob(
+        "auto", "compile the transformer's blocks; auto does on a GPU for long videos, never on the CPU"
+    )
     metadata: bool = knob(True, "write prompt, seed and model into the video file")
 
 

@@ -129,3 +129,30 @@ def test_wrong_calls_are_refused():
         sample(backbone, _spec(), text, None, generators_for([0]), Silent())
     with pytest.raises(ValueError, match="needs a null text"):
         sample(backbone, _spec(guidance=2.0), text, None, generators_for([0, 1]), Silent())
+
+
+class Preparing(GaussianBackbone):
+    """Prepares text as a string, so that only what was prepared can have been used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prepared: list[TextStates] = []
+
+    def prepare_text(self, text):
+        self.prepared.append(text)
+        return "prepared"
+
+    def make_fast(self, compiled):
+        raise AssertionError("sampling leaves the weights as they are")
+
+    def denoise(self, x_BCFhw, t_B, text):
+        assert text == "prepared"
+        return super().denoise(x_BCFhw, t_B, self.prepared[-1])
+
+
+def test_text_is_prepared_once_a_video_where_the_backbone_can():
+    spec, backbone = _spec(steps=5, guidance=2.0), Preparing()
+    made = _run(backbone, spec, ["1", "2"], [0, 1])
+    assert len(backbone.prepared) == 1
+    assert len(backbone.prepared[0].states_BLC) == 4
+    assert torch.equal(made, _run(GaussianBackbone(), spec, ["1", "2"], [0, 1]))

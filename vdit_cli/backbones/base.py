@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -87,8 +87,11 @@ class Backbone(Protocol):
     def encode_text(self, prompts: Sequence[str]) -> TextStates:
         """Cleaned, tokenised and encoded prompts."""
 
-    def denoise(self, x_BCFhw: Tensor, t_B: Tensor, text: TextStates) -> Tensor:
-        """The network's prediction for noisy latents at timesteps t, in the shape of x."""
+    def denoise(self, x_BCFhw: Tensor, t_B: Tensor, text: Any) -> Tensor:
+        """The network's prediction for noisy latents at timesteps t, in the shape of x.
+
+        `text` is a TextStates, or what the backbone's own `prepare_text` made of one.
+        """
 
     def encode_video(self, video_BCTHW: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Video in [-1, 1] to scaled latents (posterior sample, or its mean without a generator)."""
@@ -103,3 +106,28 @@ class Backbone(Protocol):
         self, plan: MaskPlan, batch: int, kernel: str = "auto", needs_grad: bool = False
     ) -> tuple[Attend, ...]:
         """Bind each distinct mask of the plan once and put the Attend on its sites; returns one Attend a site."""
+
+
+@runtime_checkable
+class PreparesSteps(Protocol):
+    """What a backbone may offer beside `Backbone`: work that is done once a video instead of in each step."""
+
+    def prepare_text(self, text: TextStates) -> Any:
+        """Whatever of a network batch's text does not depend on the timestep; `denoise` takes it as `text`."""
+
+    def make_fast(self, compiled: bool) -> None:
+        """Ready the transformer for inference at the same numbers: joined projections, and compiled blocks if asked."""
+
+
+def prepared_text(backbone: Backbone, text: TextStates) -> Any:
+    """`text` as `denoise` takes it in each step of a video, prepared where the backbone can; may wait for the device.
+
+    The transformer must be resident.
+    """
+    return backbone.prepare_text(text) if isinstance(backbone, PreparesSteps) else text
+
+
+def make_fast(backbone: Backbone, compiled: bool) -> None:
+    """Ready the transformer for inference where the backbone can."""
+    if isinstance(backbone, PreparesSteps):
+        backbone.make_fast(compiled)

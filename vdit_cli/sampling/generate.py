@@ -15,6 +15,7 @@ from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
 from vdit_cli.errors import EvditError, unknown_name
 from vdit_cli.recipe import GenerateOptions
+from vdit_cli.sampling.compiling import is_compiled
 from vdit_cli.sampling.making import Job, Making
 from vdit_cli.sampling.memory import Placing, check_memory, gib
 from vdit_cli.sampling.outputs import Clip, check_file, check_folder, clips_in, is_single, open_run, waiting
@@ -23,7 +24,7 @@ from vdit_cli.sampling.prompts import EXAMPLE, collect_prompts
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.timing import Progress, Stopwatch
 
-HOW = ("strict", "offload", "device", "batch", "kernel")
+HOW = ("strict", "offload", "device", "batch", "kernel", "compile")
 """Options that change where and how a video is computed, not which: a folder may be gone on with under others."""
 
 
@@ -126,8 +127,9 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
     batch = options.batch * (2 if spec.guided else 1)
     _, told = bind_plan(backbone, plan, batch, options.kernel, options.strict, progress)
     need = check_memory(backbone, spec, Placing(options.offload, options.vae_tiling, options.batch))
+    compiled = is_compiled(options.compile, options.offload, backbone, spec, progress)
     negative = own.negative if options.negative is None else options.negative
-    job = Job(options, backbone, spec, plan, tuple(timesteps), negative, options.fps or own.fps, tuple(told))
+    job = Job(options, backbone, spec, plan, tuple(timesteps), negative, options.fps or own.fps, tuple(told), compiled)
     for line in resolved_lines(job):
         progress.say(line)
     progress.say(f"memory: about {gib(max(need.values()))} on {backbone.device}")

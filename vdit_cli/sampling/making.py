@@ -19,7 +19,7 @@ from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.artifacts.video_file import write_video
 from vdit_cli.attention.bind import Attend
-from vdit_cli.backbones.base import Backbone, TextStates
+from vdit_cli.backbones.base import Backbone, TextStates, make_fast
 from vdit_cli.errors import FAILED, EvditError, Interrupted
 from vdit_cli.recipe import GenerateOptions
 from vdit_cli.sampling.noise import generators_for
@@ -46,6 +46,7 @@ class Job:
     negative: str
     fps: int
     fallbacks: tuple[str, ...]
+    compiled: bool = False
 
     @property
     def values(self) -> dict[str, Any]:
@@ -142,6 +143,7 @@ class Making:
             with self.clock.phase("load"):
                 stack.enter_context(job.backbone.resident("transformer"))
                 attends = job.backbone.apply_plan(job.plan, job.network_batch(len(clips)), job.options.kernel)
+                make_fast(job.backbone, job.compiled)
             self.progress.stage(f"denoising{which}", job.spec.steps)
             text = joined([texts[clip.prompt] for clip in clips])
             generators = generators_for(clip.seed for clip in clips)

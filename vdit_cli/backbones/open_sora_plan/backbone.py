@@ -25,6 +25,7 @@ from vdit_cli.backbones.open_sora_plan import loading, transformer_config
 from vdit_cli.backbones.open_sora_plan.folders import ModelFolders
 from vdit_cli.backbones.open_sora_plan.offload import Part, Parts, open_streamed
 from vdit_cli.backbones.open_sora_plan.opening import Trained, find_model, transformer_of
+from vdit_cli.backbones.open_sora_plan.prepared_text import PreparedText
 from vdit_cli.backbones.open_sora_plan.prompt_cleaning import clean_prompt
 from vdit_cli.backbones.open_sora_plan.text import TextEncoder, read_tokenizer
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
@@ -101,6 +102,7 @@ class OpenSoraPlan:
             )
         self.latent_scale = _latent_scale(self.vae_config, str(folders.vae / "config.json"))
         self._attends: tuple[Attend, ...] = ()
+        self._fast = self._compiled = False
         loaders: dict[str, Callable[[], Part]] = {
             "text": self._load_text,
             "transformer": self._load_transformer,
@@ -202,9 +204,36 @@ class OpenSoraPlan:
         encoder = cast(TextEncoder, self.parts.get("text"))
         return encoder.encode(list(prompts))
 
-    def denoise(self, x_BCFhw: Tensor, t_B: Tensor, text: TextStates) -> Tensor:
-        """The transformer's prediction for noisy latents at timesteps t, in the shape of x; differentiable."""
+    def denoise(self, x_BCFhw: Tensor, t_B: Tensor, text: TextStates | PreparedText) -> Tensor:
+        """The transformer's prediction for noisy latents at timesteps t, in the shape of x.
+
+        Differentiable where the text is not prepared.
+        """
+        if isinstance(text, PreparedText):
+            return self.transformer(x_BCFhw, t_B, text)
         return self.transformer(x_BCFhw, t_B, text.states_BLC, text.mask_BL)
+
+    def prepare_text(self, text: TextStates) -> PreparedText:
+        """The text of a network batch for all steps: cropped, projected and, unless blocks are outside, in keys."""
+        text = text.to(self.device, self.dtype)
+        return self.transformer.prepare_text(text.states_BLC, text.mask_BL, with_keys=self.parts.offload != "block")
+
+    def make_fast(self, compiled: bool) -> None:
+        """Join the projections of each site, and compile the blocks if asked; stays when offload reads weights again.
+
+        Nothing happens with offload "block": weights that come and go can't be joined.
+        """
+        self._fast, self._compiled = True, compiled
+        if "transformer" in self.parts.loaded:
+            self._make_fast(self.transformer)
+
+    def _make_fast(self, transformer: OpenSoraT2V) -> None:
+        if self.parts.offload == "block":
+            return
+        if not transformer.is_fused:
+            transformer.fuse()
+        if self._compiled:
+            transformer.compile_blocks()
 
     @torch.no_grad()
     def encode_video(self, video_BCTHW: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -277,6 +306,8 @@ class OpenSoraPlan:
             transformer = OpenSoraT2V.from_pretrained(self.transformer_folder, self.dtype, self.device)
         if self._attends:
             self._put_attends(transformer)
+        if self._fast:
+            self._make_fast(transformer)
         return transformer
 
     def _load_vae(self) -> CausalVAEModel:

@@ -55,6 +55,7 @@ def rotate(x_BNHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     `cos` and `sin` come from `rotary_tables`. The dot product of two turned vectors depends on relative positions only.
     """
-    first, second = x_BNHD.float().unflatten(-1, (AXES, 2, -1)).split(1, dim=-2)
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-2)
+    x = x_BNHD.float().unflatten(-1, (AXES, 2, -1))
+    # (first, second) -> (first cos - second sin, second cos + first sin): the halves change places, one with a minus.
+    turned = torch.addcmul(x * cos, x.flip(-2), torch.cat((-sin, sin), dim=-2))
     return turned.flatten(-3).type_as(x_BNHD)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vdit_cli.backbones.open_sora_plan import loading
+from vdit_cli.backbones.open_sora_plan.prepared_text import PreparedText, cropped
 from vdit_cli.backbones.open_sora_plan.rope import rotary_tables
 from vdit_cli.backbones.open_sora_plan.transformer_config import complete, position_scales
 from vdit_cli.backbones.open_sora_plan.transformer_layers import (
@@ -32,6 +34,9 @@ MASKED = -10000.0
 """What upstream adds to the score of a masked key; where all keys are masked, they all count the same."""
 KEPT_TABLES = 4
 """Rotary tables of so many grids are kept; at 93 x 720p one takes 33 MB."""
+
+MOST_GRAPHS = 64
+"""Of a block's code so many graphs may be compiled: one for each mask, batch and length that a process runs."""
 
 
 class OpenSoraT2V(nn.Module):
@@ -63,6 +68,11 @@ class OpenSoraT2V(nn.Module):
         """C, the width of a token."""
         return self.config["num_attention_heads"] * self.config["attention_head_dim"]
 
+    @property
+    def blocks(self) -> list[Block]:
+        """The layers in order."""
+        return [cast(Block, block) for block in self.transformer_blocks]
+
     def token_grid(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
         """(F, rows, cols) of the tokens of latents whose shape ends in (F, h, w).
 
@@ -89,28 +99,30 @@ class OpenSoraT2V(nn.Module):
         self,
         hidden_states: Tensor,
         timestep: Tensor,
-        encoder_hidden_states: Tensor,
+        encoder_hidden_states: Tensor | PreparedText,
         encoder_attention_mask: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
         """The prediction for noisy latents, in their shape (but for out_channels) and type.
 
         `hidden_states` (B, C, F, h, w), `timestep` (B,) whole or fractional, `encoder_hidden_states` (B, 1, L, C') or
-        (B, L, C'), `encoder_attention_mask` (B, 1, L) or (B, L) with 1 = keep, `attention_mask` (B, F, h, w) with
-        1 = keep: leave it out when nothing is padded, since looking at it waits for the device.
+        (B, L, C') or what `prepare_text` made of them, `encoder_attention_mask` (B, 1, L) or (B, L) with 1 = keep,
+        `attention_mask` (B, F, h, w) with 1 = keep: leave it out when nothing is padded, since looking at it waits for
+        the device.
         """
         grid = self.token_grid(hidden_states.shape)
         cos, sin = self.rotary(grid, hidden_states.device)
         padding_bias = self._padding_bias(attention_mask)
-        text_bias = None if encoder_attention_mask is None else _bias(encoder_attention_mask.flatten(1))
-        modulation_B6C, embedded_BC = self.adaln_single(timestep)
+        text = encoder_hidden_states
+        if not isinstance(text, PreparedText):
+            text = self._projected(text, encoder_attention_mask)
+        # All rows at one timestep, as `expand` makes them, need one row of modulation.
+        modulation_B6C, embedded_BC = self.adaln_single(timestep if timestep.stride(0) else timestep[:1])
         stream = self.scale_shift_table.dtype
         modulation_B6C = modulation_B6C.unflatten(-1, (6, -1)).to(stream)
-        text = encoder_hidden_states.flatten(1, -2).to(self.caption_projection.linear_1.weight.dtype)
-        text = self.caption_projection(text)
         x = self.pos_embed(hidden_states.to(self.pos_embed.proj.weight.dtype)).to(stream)
-        for block in self.transformer_blocks:
-            arguments = (x, modulation_B6C, text, text_bias, cos, sin, padding_bias)
+        for index, block in enumerate(self.transformer_blocks):
+            arguments = (x, modulation_B6C, text.of_block(index), text.bias, cos, sin, padding_bias)
             if self.checkpoint_blocks and torch.is_grad_enabled():
                 x = checkpoint(block, *arguments, use_reentrant=False)
             else:
@@ -118,6 +130,51 @@ class OpenSoraT2V(nn.Module):
         shift, scale = (self.scale_shift_table + embedded_BC[:, None]).chunk(2, dim=1)
         x = self.proj_out(modulated_norm(x, shift, scale, self.config["norm_eps"]))
         return self._unpatch(x, grid).to(hidden_states.dtype)
+
+    @torch.no_grad()
+    def prepare_text(self, states: Tensor, mask: Tensor | None = None, with_keys: bool = True) -> PreparedText:
+        """Text cropped and projected once for all steps, in every block's keys and values unless `with_keys` is off.
+
+        `states` (B, 1, L, C') or (B, L, C'), `mask` (B, 1, L) or (B, L) with 1 = keep. Off is for blocks whose weights
+        are not there. Waits for the device.
+        """
+        states, mask = cropped(states.flatten(1, -2), None if mask is None else mask.flatten(1))
+        text = self._projected(states, mask)
+        if not with_keys:
+            return text
+        return replace(text, keys_values=tuple(block.attn2.keys_values(text.projected_BLC) for block in self.blocks))
+
+    def fuse(self) -> None:
+        """One product for queries, keys and values in each site, for inference. Raises ValueError under adapters."""
+        for block in self.blocks:
+            block.attn1.fuse()
+
+    def unfuse(self) -> None:
+        """The inverse of `fuse`."""
+        for block in self.blocks:
+            block.attn1.unfuse()
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether `fuse` holds."""
+        return all(block.attn1.is_fused for block in self.blocks)
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Let each block run compiled, one graph for all blocks with the same mask; a second call changes nothing.
+
+        The first step then takes as long as the compiler needs. An attention kernel that can't be traced stays outside
+        of the graph.
+        """
+        # A graph for each mask, batch and length: torch's own limit of 8 is too low for plans of long videos.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
+        for block in self.transformer_blocks:
+            if block._compiled_call_impl is None:
+                block.compile(backend=backend, dynamic=False)
+
+    def _projected(self, states: Tensor, mask: Tensor | None) -> PreparedText:
+        weight = self.caption_projection.linear_1.weight
+        text = self.caption_projection(states.flatten(1, -2).to(weight.dtype))
+        return PreparedText(text, None if mask is None else _bias(mask.flatten(1)))
 
     def _unpatch(self, x_BNP: Tensor, grid: tuple[int, int, int]) -> Tensor:
         patch = self.config["patch_size"]

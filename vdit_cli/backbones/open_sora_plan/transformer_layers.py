@@ -7,7 +7,7 @@ Source: Open-Sora-Plan v1.2.0, after PixArt-alpha (arXiv 2310.00426); attribute 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 TIME_CHANNELS = 256
 
 
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of a text in one block, each (B, L, H, D)."""
+
+
 class Attention(nn.Module):
     """Projections to queries, keys, values and back, shared by both kinds of attention."""
 
@@ -33,32 +37,34 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(channels, channels)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def project(self, queries_BNC: Tensor, keys_BNC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of the first, keys and values of the second argument, each (B, N, H, D)."""
+    def queries(self, x_BNC: Tensor) -> Tensor:
+        """Queries (B, N, H, D)."""
+        return self.to_q(x_BNC).unflatten(-1, (self.heads, -1))
+
+    def keys_values(self, x_BNC: Tensor) -> KeysValues:
+        """Keys and values, each (B, N, H, D)."""
         heads = (self.heads, -1)
-        return (
-            self.to_q(queries_BNC).unflatten(-1, heads),
-            self.to_k(keys_BNC).unflatten(-1, heads),
-            self.to_v(keys_BNC).unflatten(-1, heads),
-        )
+        return self.to_k(x_BNC).unflatten(-1, heads), self.to_v(x_BNC).unflatten(-1, heads)
 
 
 class SelfAttention(Attention):
     """An attention site: `attend` is a bound mask, or None for dense attention.
 
-    `attend` is called with q, k, v of (B, N, H, D), positions already in them, and returns (B, N, H, D).
+    `attend` is called with q, k, v of (B, N, H, D), positions already in them, and returns (B, N, H, D). After `fuse`
+    the three projections are one product wherever no gradient is recorded.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__(channels, heads)
         self.attend: Attend | None = None
+        self._joint: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x_BNC: Tensor, cos: Tensor, sin: Tensor, padding_bias: Tensor | None = None) -> Tensor:
         """Attention among video tokens; `padding_bias` (B, 1, 1, N) is added to the scores of padded keys.
 
         Raises EvditError when both a bound mask and padding are asked for.
         """
-        q, k, v = self.project(x_BNC, x_BNC)
+        q, k, v = self.project(x_BNC)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if self.attend is None:
             return self.to_out[0](dense(q, k, v, padding_bias).flatten(-2))
@@ -69,13 +75,70 @@ class SelfAttention(Attention):
             )
         return self.to_out[0](self.attend(q, k, v).flatten(-2))
 
+    def project(self, x_BNC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, N, H, D)."""
+        if self._joint is None or torch.is_grad_enabled():
+            return self.queries(x_BNC), *self.keys_values(x_BNC)
+        q, k, v = F.linear(x_BNC, *self._joint).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        return q, k, v
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether queries, keys and values come from one product where no gradient is recorded."""
+        return self._joint is not None
+
+    def fuse(self) -> None:
+        """Join the weights of the projections; theirs become views of the joint ones.
+
+        So the state dict keeps its keys, and changes in place are seen by both. Raises ValueError for projections that
+        are no plain linear layers: merge an adapter first.
+        """
+        parts = (self.to_q, self.to_k, self.to_v)
+        if any(type(part) is not nn.Linear for part in parts):
+            raise ValueError(f"{[type(part).__name__ for part in parts]} can't be fused: merge adapters first")
+        with torch.inference_mode(False), torch.no_grad():
+            weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+            for part, own_weight, own_bias in zip(parts, weight.chunk(3), bias.chunk(3), strict=True):
+                part.weight.data, part.bias.data = own_weight, own_bias
+        self._joint = weight, bias
+
+    def unfuse(self) -> None:
+        """Give each projection weights of its own again."""
+        if self._joint is None:
+            return
+        self._joint = None
+        for part in (self.to_q, self.to_k, self.to_v):
+            part.weight.data, part.bias.data = part.weight.data.clone(), part.bias.data.clone()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        # Moved or cast one by one, the weights would no longer be views of the joint ones.
+        was_fused = self.is_fused
+        self.unfuse()
+        super()._apply(fn, recurse)
+        if was_fused:
+            self.fuse()
+        return self
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        # Weights may be put in the place of the views.
+        self.unfuse()
+        super()._load_from_state_dict(*given)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy's weights are no views of the copy's joint ones.
+        return self.__dict__ | {"_joint": None}
+
 
 class CrossAttention(Attention):
     """Attention of video tokens to text tokens."""
 
-    def forward(self, x_BNC: Tensor, text_BLC: Tensor, text_bias: Tensor | None) -> Tensor:
-        """What each video token reads from the text; `text_bias` (B, 1, 1, L) is added to the scores."""
-        return self.to_out[0](dense(*self.project(x_BNC, text_BLC), text_bias).flatten(-2))
+    def forward(self, x_BNC: Tensor, text: Tensor | KeysValues, text_bias: Tensor | None) -> Tensor:
+        """What each video token reads from the text, (B, L, C) or its keys and values made beforehand.
+
+        `text_bias` (B, 1, 1, L) is added to the scores.
+        """
+        keys, values = self.keys_values(text) if isinstance(text, Tensor) else text
+        return self.to_out[0](dense(self.queries(x_BNC), keys, values, text_bias).flatten(-2))
 
 
 def dense(q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, bias: Tensor | None) -> Tensor:
@@ -128,7 +191,7 @@ class Block(nn.Module):
         self,
         x_BNC: Tensor,
         modulation_B6C: Tensor,
-        text_BLC: Tensor,
+        text: Tensor | KeysValues,
         text_bias: Tensor | None,
         cos: Tensor,
         sin: Tensor,
@@ -136,14 +199,17 @@ class Block(nn.Module):
     ) -> Tensor:
         """One layer; its table is added to `modulation_B6C`: shift, scale, gate of attention and of feed-forward."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table + modulation_B6C).chunk(6, dim=1)
-        x = x_BNC + gate1 * self.attn1(modulated_norm(x_BNC, shift1, scale1, self.eps), cos, sin, padding_bias)
-        x = x + self.attn2(x, text_BLC, text_bias)
-        return x + gate2 * self.ff(modulated_norm(x, shift2, scale2, self.eps))
+        attended = self.attn1(modulated_norm(x_BNC, shift1, scale1, self.eps), cos, sin, padding_bias)
+        x = torch.addcmul(x_BNC, gate1, attended)
+        x = x + self.attn2(x, text, text_bias)
+        return torch.addcmul(x, gate2, self.ff(modulated_norm(x, shift2, scale2, self.eps)))
 
 
 def modulated_norm(x_BNC: Tensor, shift_B1C: Tensor, scale_B1C: Tensor, eps: float) -> Tensor:
-    """Layer norm without parameters, then `* (1 + scale) + shift`."""
-    return F.layer_norm(x_BNC, x_BNC.shape[-1:], eps=eps) * (1 + scale_B1C) + shift_B1C
+    """Layer norm without parameters, then `* (1 + scale) + shift`; one operation where all rows share them."""
+    if len(scale_B1C) == 1 and scale_B1C.dtype == x_BNC.dtype:
+        return F.layer_norm(x_BNC, x_BNC.shape[-1:], (1 + scale_B1C).flatten(), shift_B1C.flatten(), eps)
+    return torch.addcmul(shift_B1C, F.layer_norm(x_BNC, x_BNC.shape[-1:], eps=eps), 1 + scale_B1C)
 
 
 def sinusoid(t_B: Tensor) -> Tensor:
