@@ -1,8 +1,8 @@
 """What an analysis found, as plain frozen data, and its file `analysis.json`. No torch.
 
-Letters: F latent frames, S tokens a frame, N tokens, H heads. A *sample* is one prompt, seed and step. Mass is attention
-after the softmax; a tile's mass is P[i, j] = (1/S) * the sum over queries of frame i and keys of frame j, so that a row
-of P and that frame's `text_mass` add up to 1.
+Letters: F latent frames, S tokens a frame, N tokens, H heads. A *sample* is one prompt, seed and step. Mass is
+attention after the softmax; a tile's mass is P[i, j] = (1/S) * the sum over queries of frame i and keys of frame j, so
+that a row of P and that frame's `text_mass` add up to 1.
 """
 
 from __future__ import annotations

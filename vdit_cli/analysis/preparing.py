@@ -1,0 +1,247 @@
+"""Everything that decides an analysis, checked before any weight is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vdit_cli.analysis.prompts import choose_prompts
+from vdit_cli.analysis.rows import RowSample, draw_rows
+from vdit_cli.analysis.sites import read_layers
+from vdit_cli.analysis.tile_mass import CHUNK_SCORES
+from vdit_cli.analysis.trajectory import Trajectory, trajectories
+from vdit_cli.artifacts.run_dir import Request
+from vdit_cli.backbones.base import Backbone
+from vdit_cli.backbones.registry import find_source, open_backbone
+from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
+from vdit_cli.errors import OUT_OF_MEMORY, EvditError, unknown_name
+from vdit_cli.knobs import flat
+from vdit_cli.recipe import AnalyzeOptions
+from vdit_cli.sampling.generate import check_words
+from vdit_cli.sampling.memory import Placing, free_bytes, gib, needed, smaller_videos
+from vdit_cli.sampling.sample import SampleSpec
+from vdit_cli.tiles.grid import VideoGrid
+from vdit_cli.tiles.mask import TileMask, family_masks
+from vdit_cli.timing import Progress
+
+HOW = ("device", "offload", "prompts_file", "num_prompts")
+"""Options that don't decide the numbers, or whose meaning stands in the request under another name."""
+FEW_TOKENS = 4096
+ROWS_OF_FEW, ROWS_OF_MANY = 256, 64
+"""Query rows sampled by default, up to FEW_TOKENS and above."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A model opened for analysis, weights not yet loaded, and all that is to be looked at."""
+
+    options: AnalyzeOptions
+    backbone: Backbone
+    spec: SampleSpec
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    at: tuple[float, ...]
+    timesteps: tuple[float, ...]
+    """Of the whole trajectory."""
+    steps: tuple[int, ...]
+    """Those looked at, counted from 0."""
+    layers: tuple[int, ...]
+    candidates: Mapping[str, TileMask]
+    rows: RowSample
+
+    @property
+    def grid(self) -> VideoGrid:
+        """The tokens of the model's self-attention."""
+        return self.rows.grid
+
+    @property
+    def trajectories(self) -> tuple[Trajectory, ...]:
+        """The trajectories to sample, in order."""
+        return trajectories(len(self.prompts), len(self.seeds))
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The options that decide the numbers, the model's own defaults filled in."""
+        own = {name: value for name, value in self.options.values().items() if name not in HOW}
+        filled = {name: getattr(self.spec, name) for name in ("video_frames", "height", "width", "steps", "guidance")}
+        dtype = str(self.backbone.dtype).removeprefix("torch.")
+        filled |= {"scheduler": self.spec.scheduler, "dtype": dtype, "rows": self.rows.rows}
+        return {**own, **filled, "prompts": list(self.prompts), "weights": self.backbone.weights_digest}
+
+    def request(self) -> Request:
+        """What decides the run."""
+        lineage = (self.backbone.weights_digest, *self.backbone.lineage)
+        return Request("analyze", self.options.model, self.values, origins=dict(self.options.origins), lineage=lineage)
+
+    def command(self) -> str:
+        """A command line that asks for the same."""
+        words = ["evdit analyze"]
+        for key, value in flat(self.options):
+            origin = self.options.where(key)
+            if origin is not None:
+                is_flag = origin.startswith("--") and not origin.startswith("--set ")
+                text = value if isinstance(value, str) else json.dumps(value)
+                words.append(origin if is_flag else f"--set {shlex.quote(f'analyze.{key}={text}')}")
+        return " ".join(words)
+
+
+def prepare(options: AnalyzeOptions, progress: Progress) -> Study:
+    """Open the model and check everything that was asked for against it; says what will be done.
+
+    Raises EvditError with the exit code that fits.
+    """
+    if options.scheduler is not None and options.scheduler not in SCHEDULERS:
+        raise unknown_name("scheduler", options.scheduler, SCHEDULERS, where=f"--scheduler {options.scheduler}")
+    at = read_shares(options.at, options.where("at") or "analyze.at")
+    seeds = read_seeds(options.seeds, options.where("seeds") or "analyze.seeds")
+    backbone = open_backbone(
+        find_source(options.model, where=f"--model {options.model}"),
+        device=options.device,
+        dtype=options.dtype,
+        text_encoder=options.text_encoder,
+        offload=options.offload,
+        checkpoint=options.checkpoint,
+        progress=progress,
+        video_frames=options.video_frames,
+        height=options.height,
+        width=options.width,
+    )
+    spec = spec_of(options, backbone)
+    grid = checked_grid(backbone, spec)
+    layers = read_layers(options.layers, backbone.layers, options.where("layers") or "analyze.layers")
+    file = Path(options.prompts_file) if options.prompts_file else None
+    prompts = choose_prompts(file, options.num_prompts, backbone)
+    for prompt in prompts:
+        check_words(backbone, prompt, progress)
+    timesteps = set_steps(make_scheduler(spec.scheduler, backbone.scheduler_config), spec.steps).tolist()
+    steps = tuple(sorted({round(share * (len(timesteps) - 1)) for share in at}))
+    candidates = read_masks(options.masks, grid.frames, options.where("masks") or "analyze.masks")
+    rows = options.rows or (ROWS_OF_FEW if grid.tokens <= FEW_TOKENS else ROWS_OF_MANY)
+    sample = draw_rows(grid, rows)
+    study = Study(options, backbone, spec, prompts, seeds, at, tuple(timesteps), steps, layers, candidates, sample)
+    check_memory(study, progress)
+    say_what_comes(study, progress)
+    return study
+
+
+def spec_of(options: AnalyzeOptions, backbone: Backbone) -> SampleSpec:
+    """How the model samples: its own defaults where nothing else was asked for."""
+    own = backbone.defaults
+    return SampleSpec(
+        video_frames=own.video_frames if options.video_frames is None else options.video_frames,
+        height=own.height if options.height is None else options.height,
+        width=own.width if options.width is None else options.width,
+        steps=own.steps if options.steps is None else options.steps,
+        guidance=own.guidance if options.guidance is None else options.guidance,
+        scheduler=own.scheduler if options.scheduler is None else options.scheduler,
+    )
+
+
+def checked_grid(backbone: Backbone, spec: SampleSpec) -> VideoGrid:
+    """The token grid. Raises EvditError for a model without sites and for a video of one latent frame."""
+    if backbone.layers < 1:
+        raise EvditError(
+            f"{backbone.name} has no 3D self-attention: there are no tiles to see",
+            where="--model",
+            next_steps=["a model that attends over all frames at once"],
+        )
+    grid = backbone.grid(spec.video_frames, spec.height, spec.width)
+    if grid.frames < 2:
+        raise EvditError(
+            f"{spec.video_frames} frames are one latent frame of {backbone.name}: tiles need at least 2 to compare",
+            where=f"--frames {spec.video_frames}",
+            next_steps=[f"--frames {backbone.defaults.video_frames}"],
+        )
+    return grid
+
+
+def read_shares(text: str, where: str) -> tuple[float, ...]:
+    """Shares of the trajectory with commas between them, sorted. Raises EvditError outside 0 to 1."""
+    found: set[float] = set()
+    for part in text.split(","):
+        try:
+            share = float(part)
+        except ValueError:
+            share = math.nan
+        if not 0 <= share <= 1:
+            raise EvditError(
+                f"{part.strip()!r} is no share of the trajectory: it must be a number from 0 to 1",
+                where=where,
+                next_steps=["--at 0.1,0.5,0.9"],
+            )
+        found.add(share)
+    return tuple(sorted(found))
+
+
+def read_seeds(text: str, where: str) -> tuple[int, ...]:
+    """Different seeds with commas between them, in their order. Raises EvditError for other text."""
+    parts = [part.strip() for part in text.split(",")]
+    wrong = [part for part in parts if not (part.isascii() and part.isdigit())]
+    if wrong:
+        raise EvditError(
+            f"{wrong[0]!r} is no seed: it must be a whole number from 0 on", where=where, next_steps=["--seeds 0,1"]
+        )
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def read_masks(text: str, frames: int, where: str) -> dict[str, TileMask]:
+    """Candidate masks by name, sparsest first; "all" is every mask of the family but the full one."""
+    if text.strip() == "all":
+        return {mask.name: mask for mask in family_masks(frames) if not mask.is_dense}
+    masks = {part.strip(): TileMask.parse(part, frames, where) for part in text.split(",")}
+    return dict(sorted(masks.items(), key=lambda item: item[1].kept_share))
+
+
+def check_memory(study: Study, progress: Progress) -> None:
+    """Say what the analysis needs on the device. Raises EvditError (exit 4) where it does not fit.
+
+    Nothing is decoded. Beside the tensors of a step come those of the statistics.
+    """
+    spec, backbone, offload = study.spec, study.backbone, study.options.offload
+    need = analysis_bytes(study, spec, offload)
+    free = free_bytes(backbone.device)
+    if need <= free:
+        progress.say(f"memory: about {gib(need)} on {backbone.device}")
+        return
+    others = [other for other in ("model", "block") if other != offload]
+    ways = [f"--offload {other}" for other in others if analysis_bytes(study, spec, other) <= free]
+    smaller = (flags for other, flags in smaller_videos(spec) if analysis_bytes(study, other, "block") <= free)
+    if not ways:
+        ways = [f"{flags} --offload block" for flags in [next(smaller, "")] if flags]
+    raise EvditError(
+        f"the analysis of {spec.video_frames} frames of {spec.height} x {spec.width} needs about {gib(need)}, "
+        f"and {gib(free)} are free on {backbone.device}",
+        where=f"--offload {offload}",
+        next_steps=ways or [f"a machine with {gib(need)} of memory"],
+        exit_code=OUT_OF_MEMORY,
+    )
+
+
+def analysis_bytes(study: Study, spec: SampleSpec, offload: str) -> int:
+    """Bytes that text or denoising needs, whichever is more, with the statistics beside the latter."""
+    need = needed(study.backbone, spec, Placing(offload, False, 1))
+    tokens = study.backbone.grid(spec.video_frames, spec.height, spec.width).tokens
+    # Float32 scores of a chunk and their softmax; of one head's sampled rows scores, shares, tiles, sorted shares (an
+    # index and a float64 sum beside them) and comparisons.
+    statistics = 4 * (2 * CHUNK_SCORES + 10 * study.rows.rows * tokens)
+    return max(need["text"], need["denoise"] + statistics)
+
+
+def say_what_comes(study: Study, progress: Progress) -> None:
+    """The resolved options with their origins, and how much will be sampled."""
+    options, values = study.options, study.values
+    for key, value in flat(options):
+        resolved = values.get(key, value)
+        origin = options.where(key) or ("default" if resolved == value else f"default of {study.backbone.name}")
+        progress.say(f"analyze.{key}: {json.dumps(resolved, ensure_ascii=False)}  # {origin}")
+    count = len(study.trajectories)
+    progress.say(
+        f"{count} trajectories ({len(study.prompts)} prompts, {len(study.seeds)} seeds) to step {study.steps[-1] + 1} "
+        f"of {study.spec.steps}, {len(study.steps)} steps and {len(study.layers)} layers looked at, {study.grid}, "
+        f"{study.rows.rows} sampled rows"
+    )

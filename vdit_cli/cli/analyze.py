@@ -1,0 +1,70 @@
+"""`evdit analyze`: which tiles a model's attention uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vdit_cli.cli.console import Console
+from vdit_cli.cli.options import Config, Json, Set, knob_option
+from vdit_cli.recipe import load
+
+EXAMPLE = """evdit analyze -o runs/tiles
+evdit analyze --model open-sora-plan --num-prompts 2 --at 0.1,0.5,0.9 --offload model -o runs/tiles-osp"""
+
+
+def command(
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The run's folder, in which the same command goes on. [default: runs/<date>-analyze-<model>]",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[str | None, knob_option("analyze.model")] = None,
+    text_encoder: Annotated[str | None, knob_option("analyze.text_encoder")] = None,
+    checkpoint: Annotated[str | None, knob_option("analyze.checkpoint")] = None,
+    prompts_file: Annotated[str | None, knob_option("analyze.prompts_file", metavar="FILE")] = None,
+    num_prompts: Annotated[int | None, knob_option("analyze.num_prompts")] = None,
+    at: Annotated[str | None, knob_option("analyze.at", metavar="SHARES")] = None,
+    seeds: Annotated[str | None, knob_option("analyze.seeds", metavar="SEEDS")] = None,
+    layers: Annotated[str | None, knob_option("analyze.layers", metavar="LAYERS")] = None,
+    masks: Annotated[str | None, knob_option("analyze.masks", metavar="MASKS")] = None,
+    rows: Annotated[int | None, knob_option("analyze.rows")] = None,
+    steps: Annotated[int | None, knob_option("analyze.steps")] = None,
+    scheduler: Annotated[str | None, knob_option("analyze.scheduler")] = None,
+    guidance: Annotated[float | None, knob_option("analyze.guidance")] = None,
+    video_frames: Annotated[int | None, knob_option("analyze.video_frames")] = None,
+    height: Annotated[int | None, knob_option("analyze.height")] = None,
+    width: Annotated[int | None, knob_option("analyze.width")] = None,
+    device: Annotated[str | None, knob_option("analyze.device")] = None,
+    dtype: Annotated[str | None, knob_option("analyze.dtype")] = None,
+    offload: Annotated[str | None, knob_option("analyze.offload", metavar="none|model|block")] = None,
+    config: Config = None,
+    sets: Set = None,
+    as_json: Json = False,
+) -> None:
+    """See which tiles a model's attention uses while it samples: analysis.json, pictures and report.html in a folder.
+
+    Nothing is decoded. Ctrl-C once stops after the step at hand; the same command goes on at the next prompt.
+    """
+    given = locals()
+    flags = {
+        f"analyze.{key}": value for key, value in given.items() if key not in ("output", "config", "sets", "as_json")
+    }
+    recipe = load(config, sets or (), flags)
+
+    from vdit_cli.analysis.analyze import analyze
+
+    with Console() as console:
+        found = analyze(recipe.analyze, output, console)
+        console.end_stage()
+        if as_json:
+            content = found.analysis.content()
+            console.json(content.pop("schema"), {"path": str(found.folder), **content})
+        else:
+            console.data(str(found.folder))
