@@ -52,6 +52,35 @@ class GenerateOptions(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnalyzeOptions(Section):
+    """`evdit analyze`: which tiles a model's attention uses."""
+
+    model: str = knob("shapes", "a registered name, a folder, or owner/name on a hub")
+    text_encoder: str | None = knob(None, "folder or hub id of the text encoder, where the model has none inside")
+    checkpoint: str | None = knob(None, "a training run (or its folder) whose transformer replaces the model's own")
+    prompts_file: str | None = knob(None, "a UTF-8 file with a prompt a line; without it a default set is taken")
+    num_prompts: int | None = knob(None, "prompts, from the first on; null takes 4, or all of a file", at_least=1)
+    at: str = knob("0.1,0.5,0.9", "when to look: shares of the sampling steps, 0 the first, 1 the last")
+    seeds: str = knob("0,1", "seeds of the noise; all prompts take the first, the first prompt takes all")
+    layers: str = knob("all", "layers by number, 0,4-7, or all")
+    masks: str = knob("all", "candidate masks k:m with commas between them, or all of the family")
+    rows: int | None = knob(None, "query rows sampled a map; null takes 256, or 64 above 4096 tokens", at_least=1)
+    steps: int | None = knob(None, "denoising steps", at_least=1)
+    scheduler: str | None = knob(None, "sampler: ddim, euler-ancestral, dpm++2m or unipc")
+    guidance: float | None = knob(None, "strength of classifier-free guidance; 1 is without")
+    video_frames: int | None = knob(None, "frames of the video: 4k+1", flag="--frames", at_least=1)
+    height: int | None = knob(None, "pixels, a multiple of 16", at_least=16)
+    width: int | None = knob(None, "pixels, a multiple of 16", at_least=16)
+    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = knob(
+        "auto", "numbers of the model; auto suits the device"
+    )
+    offload: Literal["none", "model", "block"] = knob(
+        "none", "keep on the device all, one part, or one block at a time"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingOptions(Section):
     """What every training loop has: its length, its rates, its averaging and its checkpoints."""
 
@@ -121,6 +150,7 @@ class Recipe(Section):
     """One section a stage; the key of a value is its path, `generate.steps`."""
 
     generate: GenerateOptions = section(GenerateOptions, "a prompt to a video")
+    analyze: AnalyzeOptions = section(AnalyzeOptions, "which tiles a model's attention uses")
     train_shapes: TrainShapesOptions = section(TrainShapesOptions, "the embedded model from nothing")
 
     def resolved(self, name: str) -> dict[str, dict[str, Any]]:

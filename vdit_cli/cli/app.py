@@ -29,6 +29,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("doctor", "Check this machine; each problem comes with its fix"),
     ("models", "List the models, and whether their weights are here"),
     ("generate", "Make a video from a prompt"),
+    ("analyze", "See which tiles a model's attention uses: tables, pictures, a report"),
     ("masks", "Show a mask plan, or seal it again after editing"),
     ("score", "Compare shapes videos with their prompts by image analysis"),
     ("train-shapes", "Train the embedded model from nothing"),
