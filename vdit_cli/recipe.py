@@ -59,12 +59,12 @@ class AnalyzeOptions(Section):
     text_encoder: str | None = knob(None, "folder or hub id of the text encoder, where the model has none inside")
     checkpoint: str | None = knob(None, "a training run (or its folder) whose transformer replaces the model's own")
     prompts_file: str | None = knob(None, "a UTF-8 file with a prompt a line; without it a default set is taken")
-    num_prompts: int | None = knob(None, "prompts, from the first on; null takes 4, or all of a file", at_least=1)
+    num_prompts: int | None = knob(None, "prompts, from the first on: 4 of a default set, or all of a file", at_least=1)
     at: str = knob("0.1,0.5,0.9", "when to look: shares of the sampling steps, 0 the first, 1 the last")
     seeds: str = knob("0,1", "seeds of the noise; all prompts take the first, the first prompt takes all")
     layers: str = knob("all", "layers by number, 0,4-7, or all")
     masks: str = knob("all", "candidate masks k:m with commas between them, or all of the family")
-    rows: int | None = knob(None, "query rows sampled a map; null takes 256, or 64 above 4096 tokens", at_least=1)
+    rows: int | None = knob(None, "query rows sampled a map: 256, or 64 above 4096 tokens", at_least=1)
     steps: int | None = knob(None, "denoising steps", at_least=1)
     scheduler: str | None = knob(None, "sampler: ddim, euler-ancestral, dpm++2m or unipc")
     guidance: float | None = knob(None, "strength of classifier-free guidance; 1 is without")
@@ -146,12 +146,71 @@ class TrainShapesOptions(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchAttentionOptions(Section):
+    """`evdit bench attention`: tile attention against the fastest dense attention of this machine."""
+
+    preset: str = knob("shapes", "a model's attention by name; sizes set beside it win")
+    every: bool = knob(False, "measure every table of docs/benchmarks.md, in order", flag="--all")
+    table: int | None = knob(None, "measure the rows of a table of the paper (1) and print its figures beside")
+    latent_frames: int | None = knob(None, "latent frames, if not the preset's", at_least=2)
+    frame_tokens: int | None = knob(None, "tokens a latent frame, if not the preset's", at_least=1)
+    heads: int | None = knob(None, "heads, if not the preset's", at_least=1)
+    head_dim: int | None = knob(None, "width of a head, if not the preset's", at_least=1)
+    text: int | None = knob(None, "text tokens beside the video's, if not the preset's", at_least=0)
+    batch: int = knob(1, "videos at once", at_least=1)
+    masks: str | None = knob(None, "masks k:m with commas between them, if not the preset's")
+    kernels: str = knob("all", "kernels with commas between them, all, or none (shares only, nothing timed)")
+    backward: bool = knob(False, "time forward and backward together")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = knob("auto", "bfloat16 on a GPU, float32 elsewhere")
+    device: str = knob("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one")
+    seconds: float = knob(1.0, "time spent on each mask's calls once they are warm", at_least=0)
+    least_repeats: int = knob(5, "repeats of each call even where they take longer than that", at_least=1)
+    seed: int = knob(0, "of the random inputs", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchModelOptions(Section):
+    """`evdit bench model`: a whole denoising step, dense and under plans, random weights."""
+
+    preset: str = knob("shapes", "open-sora-plan-29, open-sora-plan-93 or shapes; sizes set beside it win")
+    plans: str | None = knob(None, "plans with commas between them, k:m or r=.1, if not the preset's")
+    guidance: Literal["both", "kept", "distilled"] = knob("both", "two branches a step (kept), one, or both")
+    compile: Literal["auto", "both", "blocks", "none"] = knob(
+        "auto", "time compiled blocks, eager ones, or both; auto is both on a GPU, eager on the CPU"
+    )
+    kernel: str = knob("auto", "attention kernel; auto takes the fastest that can")
+    videos: bool = knob(False, "seconds a video: steps x measured step, one video run whole, VAE and text apart")
+    lengths: str | None = knob(None, "latent frames with commas between them, for the time against the length")
+    global_frames: int = knob(3, "global frames of the mask at each of the lengths", at_least=1)
+    layers: int | None = knob(None, "transformer layers, if not the preset's", at_least=1)
+    heads: int | None = knob(None, "heads, if not the preset's", at_least=1)
+    head_dim: int | None = knob(None, "width of a head, a multiple of 6, if not the preset's", at_least=6)
+    latent_frames: int | None = knob(None, "latent frames, if not the preset's", at_least=2)
+    frame_tokens: int | None = knob(None, "tokens a latent frame, if not the preset's", at_least=1)
+    text_width: int | None = knob(None, "width of the text states, if not the preset's", at_least=1)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = knob("auto", "bfloat16 on a GPU, float32 elsewhere")
+    device: str = knob("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one")
+    seconds: float = knob(1.0, "time spent on each step once it is warm", at_least=0)
+    least_repeats: int = knob(3, "repeats of each step even where they take longer than that", at_least=1)
+    seed: int = knob(0, "of weights, noise and text", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(Section):
+    """`evdit bench`: how fast it is here."""
+
+    attention: BenchAttentionOptions = section(BenchAttentionOptions, "attention alone")
+    model: BenchModelOptions = section(BenchModelOptions, "a whole denoising step")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe(Section):
     """One section a stage; the key of a value is its path, `generate.steps`."""
 
     generate: GenerateOptions = section(GenerateOptions, "a prompt to a video")
     analyze: AnalyzeOptions = section(AnalyzeOptions, "which tiles a model's attention uses")
     train_shapes: TrainShapesOptions = section(TrainShapesOptions, "the embedded model from nothing")
+    bench: BenchOptions = section(BenchOptions, "how fast it is here")
 
     def resolved(self, name: str) -> dict[str, dict[str, Any]]:
         """Every key of the section `name`, dotted, with its value and its origin ("default" where nothing set it)."""

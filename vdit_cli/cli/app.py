@@ -31,6 +31,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("generate", "Make a video from a prompt"),
     ("analyze", "See which tiles a model's attention uses: tables, pictures, a report"),
     ("masks", "Show a mask plan, or seal it again after editing"),
+    ("bench", "Measure how fast tile attention is on this machine"),
     ("score", "Compare shapes videos with their prompts by image analysis"),
     ("train-shapes", "Train the embedded model from nothing"),
 )

@@ -1,0 +1,68 @@
+"""Times: taken in turns, warm, enough of them, and summed up by order statistics."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from vdit_cli.bench.clock import MOST_ROUNDS, WARM_UPS, CpuClock, CudaClock, Times, clock_for, time_in_turns
+
+
+class Counted:
+    """A clock that calls everything and tells milliseconds of its own."""
+
+    def __init__(self) -> None:
+        self.rounds: list[list[str]] = []
+
+    def round(self, calls: dict) -> dict[str, float]:
+        """One round, its order noted; a takes as many ms as rounds were run, b ten."""
+        self.rounds.append(list(calls))
+        for work in calls.values():
+            work()
+        return {"a": float(len(self.rounds)), "b": 10.0}
+
+
+def test_calls_take_turns_after_warming_up():
+    """Each round has every call once and begins with another; warm-ups are not among the times."""
+    clock, called = Counted(), []
+    times = time_in_turns({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, clock, 0, 4)
+    assert clock.rounds[WARM_UPS:] == [["a", "b"], ["b", "a"], ["a", "b"], ["b", "a"]]
+    assert called.count("a") == called.count("b") == WARM_UPS + 4
+    assert times == {"a": Times((3.0, 4.0, 5.0, 6.0)), "b": Times((10.0,) * 4)}
+
+
+def test_the_time_budget_is_used_and_bounded():
+    """A quick call is repeated until the time is over, and never without end."""
+    assert len(time_in_turns({"a": lambda: None}, CpuClock(), 10, 1)["a"].ms) == MOST_ROUNDS
+    start = time.perf_counter()
+    times = time_in_turns({"a": lambda: sum(range(10_000))}, CpuClock(), 0.05, 1)["a"]
+    assert 0.05 <= time.perf_counter() - start < 5 and len(times.ms) > 1
+
+
+def test_median_and_spread():
+    """The middle half over the middle; one slow repeat moves neither much; one repeat has no spread."""
+    times = Times((1.0, 2.0, 3.0, 4.0, 1000.0))
+    assert (times.median, times.spread) == (3.0, pytest.approx(2 / 3))
+    assert Times((5.0,)).spread == 0
+
+
+def test_the_cpu_clock_counts_milliseconds():
+    """More work takes longer, in the unit told."""
+    matrix = torch.ones(256, 256)
+    found = CpuClock().round({"little": lambda: None, "much": lambda: [matrix @ matrix for _ in range(20)]})
+    assert 0 <= found["little"] < found["much"] < 60_000
+    assert isinstance(clock_for(torch.device("cpu")), CpuClock)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpus_clock_waits_for_the_gpu():
+    """A matrix product that is only queued is still timed to its end."""
+    device = torch.device("cuda", 0)
+    matrix = torch.randn(4096, 4096, device=device)
+    found = CudaClock(device).round(
+        {"one": lambda: matrix @ matrix, "ten": lambda: [matrix @ matrix for _ in range(10)]}
+    )
+    assert found["ten"] > 5 * found["one"] > 0
