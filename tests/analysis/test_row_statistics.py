@@ -89,7 +89,7 @@ def test_tiles_without_spread_have_no_correlation():
 
 @pytest.mark.parametrize("most_keys", [4096, 20])
 def test_positions_are_the_smallest_sets_that_hold_the_mass(most_keys: int, monkeypatch: pytest.MonkeyPatch):
-    """By a greedy choice over the sorted shares of all sampled rows; with fewer keys compared, those of the same set."""
+    """By a greedy choice over the sorted shares of all sampled rows; fewer keys compared are those of the same set."""
     monkeypatch.setattr(drawing, "KEYS", most_keys)
     sample = draw_rows(GRID, 30)
     q, k = qk()
