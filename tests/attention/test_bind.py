@@ -46,7 +46,7 @@ def test_an_attend_is_frozen_plain_data() -> None:
 
 def test_the_receipt_is_json_with_both_shares() -> None:
     """Kernel, mask by name and frames, kept and skipped, tiles."""
-    receipt = json.loads(json.dumps(bind(MASK, CASE).receipt()))
+    receipt = json.loads(json.dumps(bind(MASK, CASE, "sdpa").receipt()))
     assert receipt == {
         "kernel": "sdpa",
         "mask": "2:6",

@@ -255,7 +255,7 @@ def test_plans_are_checked_for_backbone_grid_and_weights(backbone, tmp_path):
 def test_a_fallback_is_told_kept_in_the_receipt_and_an_error_under_strict(backbone, tmp_path, monkeypatch):
     real = backbone.apply_plan
     refused = (("flex", "no compiler"),)
-    apply = lambda plan, batch, kernel: tuple(replace(a, refused=refused) for a in real(plan, batch))  # noqa: E731
+    apply = lambda plan, batch, kernel, costs: tuple(replace(a, refused=refused) for a in real(plan, batch))  # noqa: E731
     monkeypatch.setattr(backbone, "apply_plan", apply)
     monkeypatch.setattr(plans, "KERNELS", ("sdpa", "flex"))
     with pytest.raises(EvditError, match="--strict: kernel flex could not take mask 2:0") as caught:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,10 @@ from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.passes import Pass, passes, token_order
 
-KERNELS: tuple[str, ...] = ("sdpa",)
+if TYPE_CHECKING:
+    from vdit_cli.attention.costs import CostTable
+
+KERNELS: tuple[str, ...] = ("fa4", "sdpa", "triton", "flex")
 """Kernels in order of preference; each is a file of its name in attention/kernels/ with NAME, supports and run."""
 
 Run = Callable[[Tensor, Tensor, Tensor, tuple[Pass, ...]], Tensor]
@@ -44,6 +47,8 @@ class Attend:
     """A mask bound to a kernel, plain data: call it with q, k, v of (B, N, H, D), tokens in the order of the grid.
 
     `refused` holds (kernel, reason) for each kernel that was asked for or preferred and could not take the case.
+    `frame_order` names the frame that each place of the grid holds where that is not its own (None: frame after
+    frame). `dense_is_faster` is the measured time of this attention over that of the full mask, where it is above 1.
     """
 
     mask: TileMask
@@ -53,6 +58,8 @@ class Attend:
     passes: tuple[Pass, ...] = field(repr=False)
     order: Order = field(repr=False)
     run: Run = field(repr=False, compare=False)
+    frame_order: tuple[int, ...] | None = None
+    dense_is_faster: float | None = None
 
     def __call__(self, q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor) -> Tensor:
         """Softmax over the kept pairs, scores times D ** -0.5: (B, N, H, D). Raises ValueError for other shapes."""
@@ -64,7 +71,11 @@ class Attend:
         return from_order(self.run(q, k, v, self.passes), self.order)
 
     def receipt(self) -> dict[str, Any]:
-        """What runs in this site, as JSON: kernel, mask, shares and numbers of tiles, kernels refused and why."""
+        """What runs in this site, as JSON: kernel, mask, shares and numbers of tiles, kernels refused and why.
+
+        `dense_is_faster` is among it where that was measured.
+        """
+        slower = {} if self.dense_is_faster is None else {"dense_is_faster": round(self.dense_is_faster, 4)}
         return {
             "kernel": self.kernel,
             "mask": self.mask.name,
@@ -74,24 +85,36 @@ class Attend:
             "tiles_computed": self.mask.kept_tiles,
             "tiles_skipped": self.mask.frames**2 - self.mask.kept_tiles,
             "refused": dict(self.refused),
+            **slower,
         }
 
 
-def bind(mask: TileMask, case: Case, kernel: str = "auto") -> Attend:
+def bind(
+    mask: TileMask,
+    case: Case,
+    kernel: str = "auto",
+    frame_order: tuple[int, ...] | None = None,
+    costs: CostTable | None = None,
+) -> Attend:
     """Choose the kernel that computes `mask` exactly for `case`: `kernel`, or the first of KERNELS that takes it.
 
-    A kernel asked for that can't take the case is answered by the next one, and the refusal is kept. Raises EvditError
-    for an unknown name (exit 2) and where no kernel takes the case (exit 3).
+    With `costs`, "auto" tries the kernels measured there from the fastest on and then the others. A kernel asked for
+    that can't take the case is answered by the next one, and the refusal is kept. `frame_order` is that of the tokens
+    which the Attend will be called with (`MaskPlan.frame_order`; None: frame after frame). Raises EvditError for an
+    unknown name (exit 2) and where no kernel takes the case (exit 3).
     """
     if kernel not in ("auto", *KERNELS):
         raise unknown_name("kernel", kernel, ("auto", *KERNELS), where="--kernel")
+    names = KERNELS if costs is None or kernel != "auto" else costs.ranked(mask, case, KERNELS)
     refused: list[tuple[str, str]] = []
-    for name in sorted(KERNELS, key=lambda known: known != kernel):
+    for name in sorted(names, key=lambda known: known != kernel):
         module = kernel_module(name)
         reason = module.supports(case)
         if reason is None:
-            order = (range(case.grid.tokens),) if mask.is_dense else token_order(mask, case.grid)
-            return Attend(mask, case, name, tuple(refused), passes(mask, case.grid), order, module.run)
+            order = (range(case.grid.tokens),) if mask.is_dense else token_order(mask, case.grid, frame_order)
+            slower = None if costs is None else costs.over_dense(mask, case, name)
+            found = passes(mask, case.grid)
+            return Attend(mask, case, name, tuple(refused), found, order, module.run, frame_order, slower)
         refused.append((name, reason))
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refused)
     raise EvditError(f"no kernel takes this attention ({reasons})", where="--kernel", exit_code=ENVIRONMENT)

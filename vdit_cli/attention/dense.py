@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ CHUNK_SCORES = 1 << 22
 """Most scores that the chunked call holds at a time."""
 
 
-Kept = tuple[Any, ...]
+Kept = tuple[Tensor, ...]
 """What a call's backward wants back from its forward: states of random generators, which are unused without dropout."""
 
 
@@ -31,13 +30,19 @@ class DenseCall:
     `takes(q, k, v)` says whether it can, `forward(q, k, v, scale)` gives (out_BHQD, lse_BHQ, kept), and
     `backward(grad_BHQD, q, k, v, out_BHQD, lse_BHQ, scale, kept)` gives (dq, dk, dv); `kept` is what the operator's
     backward wants back from its forward. Backward is exact for a *part* of the keys, too, when out and lse are those
-    of all keys.
+    of all keys. `keeps` says whether there is anything in `kept`: as many tensors in each call.
     """
 
     name: str
     takes: Callable[[Tensor, Tensor, Tensor], bool]
     forward: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Kept]]
     backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float, Kept], tuple[Tensor, Tensor, Tensor]]
+    keeps: bool = False
+
+
+def named(name: str) -> DenseCall:
+    """The call called `name`, be it one that `pick` may take or FA4, which is taken only where it is asked for."""
+    return next(call for call in (*DENSE_CALLS, FA4) if call.name == name)
 
 
 def pick(operands: Sequence[tuple[Tensor, Tensor, Tensor]]) -> DenseCall:
@@ -70,14 +75,15 @@ def _cudnn_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
 def _cudnn_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Kept]:
     found = aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, False, False, scale=scale)
     out, lse, seed, offset = found[0], found[1], found[6], found[7]
-    return out, lse.view(out.shape[:-1]), (lse.dim(), seed, offset)  # some versions have it as (B, H, Q, 1)
+    # Some versions have lse as (B, H, Q, 1): a tensor of no elements keeps the number of dimensions.
+    return out, lse.view(out.shape[:-1]), (lse.new_empty((0,) * lse.dim()), seed, offset)
 
 
 def _cudnn_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, kept: Kept
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dimensions, seed, offset = kept
-    lse = lse.contiguous().view(*lse.shape, *(1,) * (dimensions - 3))
+    like, seed, offset = kept
+    lse = lse.contiguous().view(*lse.shape, *(1,) * (like.dim() - 3))
     sizes = (None, None, q.shape[2], k.shape[2])
     return aten._scaled_dot_product_cudnn_attention_backward(
         grad, q, k, v, out, lse, seed, offset, None, *sizes, 0.0, False, scale=scale
@@ -162,11 +168,36 @@ def _chunks(q: Tensor, k: Tensor) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, q.shape[2], rows)]
 
 
+def _fa4_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    return q.is_cuda and q.dtype in HALVES and q.shape[-1] % 8 == 0
+
+
+def _fa4_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Kept]:
+    from flash_attn.cute.interface import flash_attn_func
+
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    out, lse = flash_attn_func(q, k, v, softmax_scale=scale, return_lse=True)
+    return out.transpose(1, 2), lse, ()
+
+
+def _fa4_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, kept: Kept
+) -> tuple[Tensor, Tensor, Tensor]:
+    from flash_attn.cute.interface import _flash_attn_bwd
+
+    q, k, v, out, grad = (x.transpose(1, 2) for x in (q, k, v, out, grad))
+    dq, dk, dv = _flash_attn_bwd(q, k, v, out, grad, lse.contiguous(), softmax_scale=scale)
+    return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
+
+
+FA4 = DenseCall("fa4", _fa4_takes, _fa4_forward, _fa4_backward)
+"""flash-attn-4, an extra: imported when first called. Names and shapes are those of version 4.0.0b36."""
+
 DENSE_CALLS = (
     DenseCall("cpu flash", _cpu_takes, _cpu_forward, _cpu_backward),
-    DenseCall("cudnn", _cudnn_takes, _cudnn_forward, _cudnn_backward),
-    DenseCall("flash", _flash_takes, _flash_forward, _flash_backward),
-    DenseCall("efficient", _efficient_takes, _efficient_forward, _efficient_backward),
+    DenseCall("cudnn", _cudnn_takes, _cudnn_forward, _cudnn_backward, keeps=True),
+    DenseCall("flash", _flash_takes, _flash_forward, _flash_backward, keeps=True),
+    DenseCall("efficient", _efficient_takes, _efficient_forward, _efficient_backward, keeps=True),
     DenseCall("chunked", _chunked_takes, _chunked_forward, _chunked_backward),
 )
 """Dense calls in order of preference."""

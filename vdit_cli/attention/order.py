@@ -1,6 +1,6 @@
 """Tokens put in the order of a mask's passes and back, as copies of a few slices; gradients go the other way.
 
-Letters: B batch, N tokens, H heads, D head width.
+Whole frames are put in order likewise. Letters: B batch, N tokens, H heads, D head width.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ def to_order(x_BNHD: Tensor, order: Order) -> Tensor:
 def from_order(x_BNHD: Tensor, order: Order) -> Tensor:
     """The inverse of `to_order`."""
     return x_BNHD if len(order) == 1 else _Taken.apply(x_BNHD, inverse(order))
+
+
+def frame_ranges(frame_order: tuple[int, ...]) -> Order:
+    """An order of frames, one by one, as an order for `to_order` over a dimension of frames."""
+    return tuple(range(frame, frame + 1) for frame in frame_order)
 
 
 def inverse(order: Order) -> Order:

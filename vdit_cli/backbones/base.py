@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vdit_cli.attention.bind import Attend
+from vdit_cli.attention.costs import CostTable
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.plan import MaskPlan
 
@@ -103,9 +104,17 @@ class Backbone(Protocol):
         """The self-attention modules in order, one a layer; each has an `attend` attribute."""
 
     def apply_plan(
-        self, plan: MaskPlan, batch: int, kernel: str = "auto", needs_grad: bool = False
+        self,
+        plan: MaskPlan,
+        batch: int,
+        kernel: str = "auto",
+        needs_grad: bool = False,
+        costs: CostTable | None = None,
     ) -> tuple[Attend, ...]:
-        """Bind each distinct mask of the plan once and put the Attend on its sites; returns one Attend a site."""
+        """Bind each distinct mask of the plan once and put the Attend on its sites; returns one Attend a site.
+
+        `costs` are measured times that decide which kernel "auto" is; generation alone gives them.
+        """
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ from vdit_cli.sampling.compiling import is_compiled
 from vdit_cli.sampling.making import Job, Making
 from vdit_cli.sampling.memory import Placing, check_memory, gib
 from vdit_cli.sampling.outputs import Clip, check_file, check_folder, clips_in, is_single, open_run, waiting
-from vdit_cli.sampling.plans import bind_plan, check_kernel, find_plan
+from vdit_cli.sampling.plans import bind_plan, check_kernel, find_plan, measured_costs
 from vdit_cli.sampling.prompts import EXAMPLE, collect_prompts
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.timing import Progress, Stopwatch
@@ -125,11 +125,13 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
         check_words(backbone, prompt, progress)
     plan = find_plan(options.masks, backbone, spec, options.allow_other_weights)
     batch = options.batch * (2 if spec.guided else 1)
-    _, told = bind_plan(backbone, plan, batch, options.kernel, options.strict, progress)
+    costs = measured_costs(backbone, options.kernel, progress)
+    _, told = bind_plan(backbone, plan, batch, options.kernel, options.strict, progress, costs)
     need = check_memory(backbone, spec, Placing(options.offload, options.vae_tiling, options.batch))
     compiled = is_compiled(options.compile, options.offload, backbone, spec, progress)
     negative = own.negative if options.negative is None else options.negative
-    job = Job(options, backbone, spec, plan, tuple(timesteps), negative, options.fps or own.fps, tuple(told), compiled)
+    fps = options.fps or own.fps
+    job = Job(options, backbone, spec, plan, tuple(timesteps), negative, fps, tuple(told), compiled, costs)
     for line in resolved_lines(job):
         progress.say(line)
     progress.say(f"memory: about {gib(max(need.values()))} on {backbone.device}")

@@ -19,6 +19,7 @@ from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.artifacts.video_file import write_video
 from vdit_cli.attention.bind import Attend
+from vdit_cli.attention.costs import CostTable
 from vdit_cli.backbones.base import Backbone, TextStates, make_fast
 from vdit_cli.errors import FAILED, EvditError, Interrupted
 from vdit_cli.recipe import GenerateOptions
@@ -47,6 +48,7 @@ class Job:
     fps: int
     fallbacks: tuple[str, ...]
     compiled: bool = False
+    costs: CostTable | None = None
 
     @property
     def values(self) -> dict[str, Any]:
@@ -142,7 +144,8 @@ class Making:
         with ExitStack() as stack, out_of_memory_told("denoise", less):
             with self.clock.phase("load"):
                 stack.enter_context(job.backbone.resident("transformer"))
-                attends = job.backbone.apply_plan(job.plan, job.network_batch(len(clips)), job.options.kernel)
+                batch = job.network_batch(len(clips))
+                attends = job.backbone.apply_plan(job.plan, batch, job.options.kernel, costs=job.costs)
                 make_fast(job.backbone, job.compiled)
             self.progress.stage(f"denoising{which}", job.spec.steps)
             text = joined([texts[clip.prompt] for clip in clips])

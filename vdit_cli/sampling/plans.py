@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vdit_cli.attention.bind import KERNELS, Attend
+from vdit_cli.attention.costs import CostTable, Machine
 from vdit_cli.backbones.base import Backbone
 from vdit_cli.errors import FALLBACK, EvditError, unknown_name
 from vdit_cli.sampling.sample import SampleSpec
@@ -63,19 +64,40 @@ def fallbacks(attends: Sequence[Attend], kernel: str) -> list[str]:
     return [f"{text}, in {layers} layer{'' if layers == 1 else 's'}" for text, layers in told.items()]
 
 
+def measured_costs(backbone: Backbone, kernel: str, progress: Progress) -> CostTable | None:
+    """What was measured on this machine, for "auto" to choose by; None where a kernel is asked for."""
+    return CostTable.read(Machine.of(backbone.device), progress.say) if kernel == "auto" else None
+
+
+def slower_than_dense(attends: Sequence[Attend]) -> list[str]:
+    """The masks that were measured slower than full attention, in words, one entry a mask."""
+    ratios = {attend.mask.name: attend.dense_is_faster for attend in attends if attend.dense_is_faster is not None}
+    return [
+        f"mask {name} was measured to take {ratio:.2f} times as long as full attention here (--masks none)"
+        for name, ratio in ratios.items()
+    ]
+
+
 def bind_plan(
-    backbone: Backbone, plan: MaskPlan, network_batch: int, kernel: str, strict: bool, progress: Progress
+    backbone: Backbone,
+    plan: MaskPlan,
+    network_batch: int,
+    kernel: str,
+    strict: bool,
+    progress: Progress,
+    costs: CostTable | None = None,
 ) -> tuple[tuple[Attend, ...], list[str]]:
     """The plan bound on the backbone for that batch, and the fallbacks, which are also said on stderr.
 
-    Raises EvditError (exit 6) for a fallback where `strict`.
+    A mask is kept where `costs` say that full attention would be faster: that, too, is said. Raises EvditError (exit
+    6) for a fallback where `strict`.
     """
-    attends = backbone.apply_plan(plan, network_batch, kernel)
+    attends = backbone.apply_plan(plan, network_batch, kernel, costs=costs)
     told = fallbacks(attends, kernel)
     if told and strict:
         raise EvditError(
             f"--strict: {told[0]}", where=f"--kernel {kernel}", next_steps=["--kernel auto"], exit_code=FALLBACK
         )
-    for line in told:
+    for line in (*told, *slower_than_dense(attends)):
         progress.say(f"warning: {line}")
     return attends, told

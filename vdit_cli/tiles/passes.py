@@ -31,17 +31,22 @@ class Pass:
         return len(self.queries) * sum(map(len, self.keys)) // self.parts
 
 
-def token_order(mask: TileMask, grid: VideoGrid) -> tuple[range, ...]:
+def token_order(mask: TileMask, grid: VideoGrid, frame_order: tuple[int, ...] | None = None) -> tuple[range, ...]:
     """The tokens of `grid` with text and global frames first, each side in its own order, as the fewest ranges.
 
-    One range alone means that the order is the grid's own and nothing has to be gathered.
+    One range alone means that the order is the grid's own and nothing has to be gathered. `frame_order` names the
+    frame that each place of the grid holds, where that is not its own (`MaskPlan.frame_order`). Raises ValueError for
+    one that does not name each frame once.
     """
     mask.check_grid(grid)
+    held = tuple(range(grid.frames)) if frame_order is None else frame_order
+    if sorted(held) != list(range(grid.frames)):
+        raise ValueError(f"{frame_order} is no order of {grid.frames} frames")
     everyone = set(mask.global_frames)
     order = [range(grid.text_before)]
-    order += [grid.frame_range(frame) for frame in mask.global_frames]
+    order += [grid.frame_range(place) for place, frame in enumerate(held) if frame in everyone]
     order += [range(grid.tokens - grid.text_after, grid.tokens)]
-    order += [grid.frame_range(frame) for frame in range(grid.frames) if frame not in everyone]
+    order += [grid.frame_range(place) for place, frame in enumerate(held) if frame not in everyone]
     return _joined(order)
 
 

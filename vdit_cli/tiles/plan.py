@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,17 @@ class MaskPlan:
         """The different masks of the plan, in the order in which layers first use them."""
         return tuple(dict.fromkeys(self.masks))
 
+    @property
+    def frame_order(self) -> tuple[int, ...]:
+        """An order of the frames under which the global frames of layers come first, so that they are one range.
+
+        It serves the layers whose global frames nest ({0} in {0, 4} in {0, 2, 4, 6}), dense ones any order. Where not
+        all of them do, it is made for the nest with the most layers, and the others gather their tokens themselves.
+        """
+        nest = [set(mask.global_frames) for mask in largest_nest(self.masks)]
+        first = {frame: level for level, frames in reversed(list(enumerate(nest))) for frame in frames}
+        return tuple(sorted(range(self.grid.frames), key=lambda frame: (first.get(frame, len(nest)), frame)))
+
     def histogram(self) -> dict[str, int]:
         """Layers a mask name, the densest mask first."""
         counts = Counter(sorted(self.masks, key=lambda mask: -mask.kept_tiles))
@@ -159,3 +170,17 @@ class MaskPlan:
             where=self.origin,
             next_steps=["--allow-other-weights", "a plan searched on these weights"],
         )
+
+
+def largest_nest(masks: Iterable[TileMask]) -> tuple[TileMask, ...]:
+    """The masks, smallest first, each of whose global frames hold those of the one before, that serve most layers.
+
+    `masks` has one entry a layer; dense ones are left out, since any order serves them. A tie goes to the sparser nest.
+    """
+    layers = Counter(mask for mask in masks if not mask.is_dense)
+    best: dict[TileMask, tuple[int, tuple[TileMask, ...]]] = {}
+    for mask in sorted(layers, key=lambda mask: (len(mask.global_frames), mask.global_frames)):
+        inside = [best[other] for other in best if set(other.global_frames) < set(mask.global_frames)]
+        count, nest = max(inside, key=lambda pair: pair[0], default=(0, ()))
+        best[mask] = count + layers[mask], (*nest, mask)
+    return max(best.values(), key=lambda pair: pair[0], default=(0, ()))[1]

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vdit_cli.attention.dense import pick
-from vdit_cli.attention.merge import attend_by_passes, operands
+from vdit_cli.attention.by_passes import attend_by_passes
 from vdit_cli.tiles.passes import Pass
 
 if TYPE_CHECKING:
@@ -36,9 +35,7 @@ def run(q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, passes: tuple[Pass, ...]
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
     width = q_BNHD.shape[-1]
     q, k, v = (_fitting(x) for x in (q_BNHD, k_BNHD, v_BNHD))
-    one = q[:1], k[:1], v[:1]  # of one video every part is a view
-    call = pick([operands(*one, each.queries, keys, each.parts) for each in passes for keys in each.keys])
-    return attend_by_passes(q, k, v, passes, call, width**-0.5)[..., :width]
+    return attend_by_passes(q, k, v, passes, width**-0.5)[..., :width]
 
 
 def _fitting(x_BNHD: Tensor) -> Tensor:

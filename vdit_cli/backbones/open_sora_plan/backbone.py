@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.attention.bind import Attend, Case, bind
+from vdit_cli.attention.costs import CostTable
 from vdit_cli.backbones.base import TextStates
 from vdit_cli.backbones.devices import pick_device, pick_dtype
 from vdit_cli.backbones.dry_run import working_bytes
@@ -36,7 +37,6 @@ from vdit_cli.backbones.sources import LoadOptions, ModelSource
 from vdit_cli.diffusion.prediction import kind_of
 from vdit_cli.errors import EvditError
 from vdit_cli.tiles.grid import VideoGrid
-from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 
 WORD = re.compile(r"\w[\w'-]*")
@@ -252,12 +252,17 @@ class OpenSoraPlan:
         return _sites(self.transformer)
 
     def apply_plan(
-        self, plan: MaskPlan, batch: int, kernel: str = "auto", needs_grad: bool = False
+        self,
+        plan: MaskPlan,
+        batch: int,
+        kernel: str = "auto",
+        needs_grad: bool = False,
+        costs: CostTable | None = None,
     ) -> tuple[Attend, ...]:
         """Bind each distinct mask of the plan once for a network batch of `batch`; returns one Attend a site.
 
-        The masks stay on their sites when offload reads the transformer again. Raises EvditError for a plan that does
-        not fit or a kernel that can't.
+        The transformer then holds frames in the plan's order. Both stay when offload reads it again. Raises EvditError
+        for a plan that does not fit or a kernel that can't.
         """
         plan.check_fits(self.name, self.layers, plan.grid)
         config = self.transformer_config
@@ -270,7 +275,8 @@ class OpenSoraPlan:
             self.device,
             needs_grad,
         )
-        bound: dict[TileMask, Attend] = {mask: bind(mask, case, kernel) for mask in dict.fromkeys(plan.masks)}
+        order = None if plan.frame_order == tuple(range(plan.grid.frames)) else plan.frame_order
+        bound = {mask: bind(mask, case, kernel, order, costs) for mask in plan.distinct()}
         self._attends = tuple(bound[mask] for mask in plan.masks)
         if "transformer" in self.parts.loaded:
             self._put_attends(self.transformer)
@@ -279,6 +285,7 @@ class OpenSoraPlan:
     def _put_attends(self, transformer: OpenSoraT2V) -> None:
         for site, attend in zip(_sites(transformer), self._attends, strict=True):
             site.attend = attend
+        transformer.frame_order = self._attends[0].frame_order
 
     def _decoding_bytes(self, shape_BCFhw: tuple[int, int, int, int, int], tiling: bool) -> int:
         """Tensors of decoding, on "meta". Tiled, two tiles a direction are run: more tiles add only what they make."""

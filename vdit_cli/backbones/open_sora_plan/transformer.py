@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vdit_cli.attention.order import frame_ranges, from_order, to_order
 from vdit_cli.backbones.open_sora_plan import loading
 from vdit_cli.backbones.open_sora_plan.prepared_text import PreparedText, cropped
 from vdit_cli.backbones.open_sora_plan.rope import rotary_tables
@@ -37,13 +38,16 @@ KEPT_TABLES = 4
 
 MOST_GRAPHS = 64
 """Of a block's code so many graphs may be compiled: one for each mask, batch and length that a process runs."""
+TableKey = tuple[tuple[int, int, int], tuple[int, ...] | None, torch.device]
+"""Grid, order of the frames and device of a rotary table."""
 
 
 class OpenSoraT2V(nn.Module):
     """A transformer over video latents, conditioned on a timestep and on text states.
 
     `transformer_blocks[i].attn1` are the attention sites. `checkpoint_blocks` trades a second forward pass of each
-    block for its activations while training. `config` holds every key of the given one.
+    block for its activations while training. `frame_order` is the order in which the blocks hold the frames, for masks
+    bound in it (`MaskPlan.frame_order`; None: frame after frame). `config` holds every key of the given one.
     Raises EvditError for a config value that is not implemented, naming its key.
     """
 
@@ -51,6 +55,7 @@ class OpenSoraT2V(nn.Module):
         super().__init__()
         self.config = complete(dict(config))
         self.checkpoint_blocks = False
+        self.frame_order: tuple[int, ...] | None = None
         heads, channels = self.config["num_attention_heads"], self.channels
         patch, outputs = self.config["patch_size"], self.config["out_channels"]
         self.pos_embed = PatchEmbedding(self.config["in_channels"], channels, patch)
@@ -61,7 +66,7 @@ class OpenSoraT2V(nn.Module):
         )
         self.scale_shift_table = nn.Parameter(torch.randn(2, channels) / math.sqrt(channels))
         self.proj_out = nn.Linear(channels, patch * patch * outputs)
-        self._tables: dict[tuple[tuple[int, int, int], torch.device], tuple[Tensor, Tensor]] = {}
+        self._tables: dict[TableKey, tuple[Tensor, Tensor]] = {}
 
     @property
     def channels(self) -> int:
@@ -85,14 +90,15 @@ class OpenSoraT2V(nn.Module):
         return frames, height // patch, width // patch
 
     def rotary(self, grid: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the grid's positions in float32, made once for a grid and device."""
-        key = (grid, device)
+        """Cosines and sines of the grid's positions in float32, made once for a grid, order of frames and device."""
+        key = (grid, self.frame_order, device)
         if key not in self._tables:
             while len(self._tables) >= KEPT_TABLES:
                 del self._tables[next(iter(self._tables))]
             scales = position_scales(self.config)
             with torch.inference_mode(False):
-                self._tables[key] = rotary_tables(grid, self.config["attention_head_dim"], scales, device)
+                cos, sin = rotary_tables(grid, self.config["attention_head_dim"], scales, device)
+                self._tables[key] = self._ordered(cos, grid[0]), self._ordered(sin, grid[0])
         return self._tables[key]
 
     def forward(
@@ -112,6 +118,7 @@ class OpenSoraT2V(nn.Module):
         """
         grid = self.token_grid(hidden_states.shape)
         cos, sin = self.rotary(grid, hidden_states.device)
+        self._check_sites(grid)
         padding_bias = self._padding_bias(attention_mask)
         text = encoder_hidden_states
         if not isinstance(text, PreparedText):
@@ -120,7 +127,7 @@ class OpenSoraT2V(nn.Module):
         modulation_B6C, embedded_BC = self.adaln_single(timestep if timestep.stride(0) else timestep[:1])
         stream = self.scale_shift_table.dtype
         modulation_B6C = modulation_B6C.unflatten(-1, (6, -1)).to(stream)
-        x = self.pos_embed(hidden_states.to(self.pos_embed.proj.weight.dtype)).to(stream)
+        x = self.pos_embed(self._frames_in(hidden_states).to(self.pos_embed.proj.weight.dtype)).to(stream)
         for index, block in enumerate(self.transformer_blocks):
             arguments = (x, modulation_B6C, text.of_block(index), text.bias, cos, sin, padding_bias)
             if self.checkpoint_blocks and torch.is_grad_enabled():
@@ -129,7 +136,7 @@ class OpenSoraT2V(nn.Module):
                 x = block(*arguments)
         shift, scale = (self.scale_shift_table + embedded_BC[:, None]).chunk(2, dim=1)
         x = self.proj_out(modulated_norm(x, shift, scale, self.config["norm_eps"]))
-        return self._unpatch(x, grid).to(hidden_states.dtype)
+        return self._frames_out(self._unpatch(x, grid)).to(hidden_states.dtype)
 
     @torch.no_grad()
     def prepare_text(self, states: Tensor, mask: Tensor | None = None, with_keys: bool = True) -> PreparedText:
@@ -185,7 +192,32 @@ class OpenSoraT2V(nn.Module):
     def _padding_bias(self, mask_BFhw: Tensor | None) -> Tensor | None:
         if mask_BFhw is None or bool((mask_BFhw == 1).all()):
             return None
-        return _bias(F.max_pool2d(mask_BFhw.float(), self.config["patch_size"]).flatten(1))
+        mask = F.max_pool2d(mask_BFhw.float(), self.config["patch_size"])
+        return _bias((mask if self.frame_order is None else to_order(mask, frame_ranges(self.frame_order))).flatten(1))
+
+    def _frames_in(self, x_BCFhw: Tensor) -> Tensor:
+        """The frames in the order of the blocks: latents, since they are far smaller than tokens."""
+        if self.frame_order is None:
+            return x_BCFhw
+        return to_order(x_BCFhw.transpose(1, 2), frame_ranges(self.frame_order)).transpose(1, 2)
+
+    def _frames_out(self, x_BCFhw: Tensor) -> Tensor:
+        if self.frame_order is None:
+            return x_BCFhw
+        return from_order(x_BCFhw.transpose(1, 2), frame_ranges(self.frame_order)).transpose(1, 2)
+
+    def _ordered(self, table_N1AID: Tensor, frames: int) -> Tensor:
+        if self.frame_order is None:
+            return table_N1AID
+        return table_N1AID.unflatten(0, (frames, -1))[list(self.frame_order)].flatten(0, 1)
+
+    def _check_sites(self, grid: tuple[int, int, int]) -> None:
+        """Raise ValueError for masks bound in another order of frames: they would be computed, and wrong."""
+        bound = {getattr(block.attn1.attend, "frame_order", self.frame_order) for block in self.blocks}
+        if bound != {self.frame_order}:
+            raise ValueError(f"masks are bound for frames in order {bound}, the blocks hold them in {self.frame_order}")
+        if self.frame_order is not None and len(self.frame_order) != grid[0]:
+            raise ValueError(f"{grid[0]} frames: the plan puts {len(self.frame_order)} in order")
 
     def initialise(self, generator: torch.Generator) -> None:
         """Start weights for training from scratch, drawn from `generator` in the order of the state dict.

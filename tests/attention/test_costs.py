@@ -1,0 +1,140 @@
+"""Measured times: written, read, left out where they are broken, and what `auto` makes of them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from vdit_cli.attention import bind as bind_module
+from vdit_cli.attention import costs
+from vdit_cli.attention.bind import Case, bind
+from vdit_cli.attention.costs import SCHEMA, CostTable, Machine, cache_file, measure
+from vdit_cli.tiles.grid import VideoGrid
+from vdit_cli.tiles.mask import TileMask
+
+CASE = Case(VideoGrid(8, 2, 3, text_after=5), 2, 16, 1, torch.float32, torch.device("cpu"))
+MASK, FULL = TileMask.parse("2:6", 8), TileMask.dense(8)
+HERE = Machine("a GPU", "2.13", "3.9", "1.0")
+TABLE = CostTable(HERE).with_times(MASK, CASE, {"sdpa": 2e-3, "triton": 1e-3}).with_times(FULL, CASE, {"sdpa": 3e-3})
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own."""
+    monkeypatch.setattr(costs, "user_cache_path", lambda *_, **__: tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def two_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels `sdpa` and `triton`, which take everything, before `last`, which takes nothing."""
+    takes = SimpleNamespace(supports=lambda case: None, run=lambda q, k, v, passes: v)
+    refuses = SimpleNamespace(supports=lambda case: "not here", run=None)
+    monkeypatch.setattr(bind_module, "KERNELS", ("sdpa", "triton", "last"))
+    monkeypatch.setattr(bind_module, "kernel_module", {"sdpa": takes, "triton": takes, "last": refuses}.__getitem__)
+
+
+def test_a_table_survives_its_file(own_cache: Path) -> None:
+    """In the cache folder, a file a machine; the same table when it is read."""
+    file = TABLE.write()
+    assert file == cache_file(HERE) and own_cache in file.parents
+    said: list[str] = []
+    assert CostTable.read(HERE, said.append) == TABLE and said == []
+    document = json.loads(file.read_text(encoding="utf-8"))
+    assert document["schema"] == SCHEMA == "evdit.cost-table/1"
+    assert document["machine"]["device"] == "a GPU"
+    assert document["rows"][0]["mask"] == "2:6" and document["rows"][0]["global_frames"] == [0, 4]
+    assert (document["rows"][0]["kernel"], document["rows"][0]["seconds"]) == ("sdpa", 2e-3)
+
+
+def test_another_machine_or_version_has_a_table_of_its_own() -> None:
+    """Times of another GPU, torch, Triton or evdit are not read."""
+    TABLE.write()
+    for other in ("device", "torch_version", "triton_version", "evdit_version"):
+        assert CostTable.read(replace(HERE, **{other: "other"}), pytest.fail).rows == {}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "\udcff",
+        '{"schema": "evdit.cost-table/2"}',
+        json.dumps({"schema": SCHEMA, "machine": {"device": "x"}, "rows": []}),
+        json.dumps({"schema": SCHEMA, "machine": vars(HERE), "rows": [{"seconds": 1}]}),
+        json.dumps({"schema": SCHEMA, "machine": vars(HERE), "rows": 7}),
+        json.dumps({"schema": SCHEMA, "machine": {**vars(HERE), "device": "another"}, "rows": []}),
+    ],
+)
+def test_a_broken_file_is_left_out_with_a_line(content: str) -> None:
+    """Empty, cut off, of another kind, version or machine: an empty table, and why."""
+    file = cache_file(HERE)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content.encode("utf-8", "surrogateescape"))
+    said: list[str] = []
+    assert CostTable.read(HERE, said.append) == CostTable(HERE)
+    assert len(said) == 1 and "\n" not in said[0] and str(file) in said[0]
+
+
+@pytest.mark.parametrize("seconds", [0, -1, "1", None, True, 1e999])
+def test_a_time_that_is_none_makes_the_file_broken(seconds: object) -> None:
+    """Zero, negative, infinite, no number."""
+    file = TABLE.write()
+    document = json.loads(file.read_text(encoding="utf-8"))
+    document["rows"][1]["seconds"] = seconds
+    file.write_text(json.dumps(document), encoding="utf-8")
+    said: list[str] = []
+    assert CostTable.read(HERE, said.append).rows == {} and len(said) == 1
+
+
+def test_seconds_are_of_this_case_only() -> None:
+    """The fastest kernel, one by name, and None for whatever differs; a frame counts by its tokens, not its sides."""
+    assert TABLE.seconds(MASK, CASE) == 1e-3
+    assert TABLE.seconds(MASK, CASE, "sdpa") == 2e-3
+    assert TABLE.seconds(MASK, CASE, "flex") is None
+    assert TABLE.seconds(TileMask(8, (0, 3)), CASE) is None
+    assert TABLE.seconds(MASK, replace(CASE, grid=VideoGrid(8, 1, 6, text_after=5))) == 1e-3
+    assert TABLE.seconds(TileMask(8, (0, 1, 2, 3, 4, 5, 6)), CASE) == 3e-3, "it keeps all tiles"
+    changes = ({"heads": 3}, {"head_dim": 32}, {"batch": 2}, {"needs_grad": True}, {"dtype": torch.bfloat16})
+    for change in (*changes, {"grid": VideoGrid(8, 2, 3)}):
+        assert TABLE.seconds(MASK, replace(CASE, **change)) is None
+
+
+@pytest.mark.usefixtures("two_kernels")
+def test_auto_takes_the_fastest_measured_kernel() -> None:
+    """A named kernel is taken whatever was measured, and nothing is consulted where no table is given."""
+    assert bind(MASK, CASE, "auto", costs=TABLE).kernel == "triton"
+    assert bind(MASK, CASE, "auto").kernel == "sdpa"
+    assert bind(MASK, CASE, "sdpa", costs=TABLE).kernel == "sdpa"
+    assert bind(TileMask.parse("1:7", 8), CASE, "auto", costs=TABLE).kernel == "sdpa", "nothing was measured"
+    refusing = TABLE.with_times(MASK, CASE, {"last": 1e-6})
+    attend = bind(MASK, CASE, "auto", costs=refusing)
+    assert (attend.kernel, attend.refused) == ("triton", (("last", "not here"),))
+
+
+@pytest.mark.usefixtures("two_kernels")
+def test_a_mask_slower_than_dense_is_kept_and_said() -> None:
+    """The ratio is on the Attend and in its receipt, for the kernel that runs; the full mask itself has none."""
+    slow = TABLE.with_times(FULL, CASE, {"sdpa": 8e-4})
+    attend = bind(MASK, CASE, "auto", costs=slow)
+    assert attend.mask == MASK and attend.dense_is_faster == pytest.approx(1.25)
+    assert attend.receipt()["dense_is_faster"] == pytest.approx(1.25)
+    assert bind(MASK, CASE, "sdpa", costs=slow).dense_is_faster == pytest.approx(2.5)
+    for fine in (bind(FULL, CASE, costs=slow), bind(MASK, CASE, costs=TABLE), bind(MASK, CASE)):
+        assert fine.dense_is_faster is None and "dense_is_faster" not in fine.receipt()
+
+
+@pytest.mark.parametrize("needs_grad", [False, True])
+def test_kernels_that_take_the_case_are_timed(needs_grad: bool) -> None:
+    """Seconds above zero; one that refuses has no row, and the table then answers."""
+    case = replace(CASE, needs_grad=needs_grad)
+    times = measure(MASK, case, ("sdpa", "fa4"))
+    assert times.keys() == {"sdpa"} and 0 < times["sdpa"] < 60
+    table = CostTable(Machine.of(case.device)).with_times(MASK, case, times)
+    assert table.ranked(MASK, case, ("fa4", "sdpa")) == ("sdpa", "fa4")

@@ -1,0 +1,211 @@
+"""Seconds of attention under a mask, measured on this machine and kept in the user's cache folder.
+
+A table belongs to one device and to the versions of torch, Triton and evdit; with another one it is empty. It decides
+how generation computes a mask, never which mask: search and training do not read it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from platformdirs import user_cache_path
+from torch import Tensor
+
+from vdit_cli import __version__
+from vdit_cli.artifacts.atomic import write_json
+from vdit_cli.artifacts.digest import content_digest
+from vdit_cli.attention.bind import Case, bind, kernel_module
+from vdit_cli.tiles.grid import VideoGrid
+from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.plan import MaskPlan
+
+SCHEMA = "evdit.cost-table/1"
+WARM_UPS, REPEATS = 2, 5
+"""Calls before a measurement, and calls of which the median counts."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What times hold for: the device's name, and the versions of torch, Triton and evdit."""
+
+    device: str
+    torch_version: str
+    triton_version: str
+    evdit_version: str = __version__
+
+    @classmethod
+    def of(cls, device: torch.device) -> Machine:
+        """This machine, with the GPU `device`, or with its CPU and number of threads."""
+        try:
+            triton = version("triton")
+        except PackageNotFoundError:
+            triton = "none"
+        is_gpu = device.type == "cuda"
+        name = torch.cuda.get_device_name(device) if is_gpu else f"{device.type} x {torch.get_num_threads()}"
+        return cls(name, torch.__version__, triton)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was timed: a kernel computing a mask for a case (the case's device is the table's)."""
+
+    dtype: str
+    head_dim: int
+    heads: int
+    batch: int
+    grid: VideoGrid
+    mask: TileMask
+    needs_grad: bool
+    kernel: str
+
+    @classmethod
+    def of(cls, mask: TileMask, case: Case, kernel: str) -> Row:
+        """The row of `kernel` computing `mask` for `case`; a frame's rows and columns do not matter, its tokens do.
+
+        Every mask that keeps all tiles counts as the full one.
+        """
+        dtype = str(case.dtype).removeprefix("torch.")
+        grid = replace(case.grid, rows=1, cols=case.grid.frame_tokens)
+        mask = TileMask.dense(mask.frames) if mask.is_dense else mask
+        return cls(dtype, case.head_dim, case.heads, case.batch, grid, mask, case.needs_grad, kernel)
+
+    def content(self) -> dict[str, Any]:
+        """The row as JSON values."""
+        mask = {"mask": self.mask.name, "global_frames": list(self.mask.global_frames)}
+        return {**asdict(self), "grid": asdict(self.grid), **mask}
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any]) -> Row:
+        """The inverse of `content`. Raises KeyError, TypeError or ValueError for other values."""
+        grid = VideoGrid(**content["grid"])
+        mask = TileMask(grid.frames, tuple(content["global_frames"]))
+        plain = {name: content[name] for name in ("dtype", "head_dim", "heads", "batch", "needs_grad", "kernel")}
+        return cls(grid=grid, mask=mask, **plain)
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Seconds a call (forward, and backward where gradients are needed) of what was measured on `machine`."""
+
+    machine: Machine
+    rows: Mapping[Row, float] = field(default_factory=dict)
+
+    def seconds(self, mask: TileMask, case: Case, kernel: str | None = None) -> float | None:
+        """Seconds of `kernel`, or of the fastest one, computing `mask` for `case`; None where nothing was measured."""
+        timed = self.timed(mask, case)
+        return timed.get(kernel) if kernel is not None else min(timed.values(), default=None)
+
+    def timed(self, mask: TileMask, case: Case) -> dict[str, float]:
+        """Seconds by kernel."""
+        wanted = Row.of(mask, case, "")
+        return {row.kernel: found for row, found in self.rows.items() if replace(row, kernel="") == wanted}
+
+    def ranked(self, mask: TileMask, case: Case, kernels: Iterable[str]) -> tuple[str, ...]:
+        """`kernels` from the fastest measured on; those without a row keep their order at the end."""
+        timed = self.timed(mask, case)
+        return tuple(sorted(kernels, key=lambda name: timed.get(name, math.inf)))
+
+    def over_dense(self, mask: TileMask, case: Case, kernel: str) -> float | None:
+        """Time of `kernel` over the fastest time of the full mask where that is above 1, both measured; else None."""
+        own, full = self.seconds(mask, case, kernel), self.seconds(TileMask.dense(mask.frames), case)
+        return own / full if own and full and own > full and not mask.is_dense else None
+
+    def with_times(self, mask: TileMask, case: Case, times: Mapping[str, float]) -> CostTable:
+        """The table with these seconds by kernel added or replaced."""
+        added = {Row.of(mask, case, kernel): seconds for kernel, seconds in times.items()}
+        return replace(self, rows={**self.rows, **added})
+
+    def write(self, path: Path | None = None) -> Path:
+        """Write the table as JSON, to its place in the user's cache folder if no other is given; returns the file."""
+        path = path or cache_file(self.machine)
+        rows = [{**row.content(), "seconds": seconds} for row, seconds in self.rows.items()]
+        write_json(path, {"schema": SCHEMA, "machine": asdict(self.machine), "rows": rows})
+        return path
+
+    @classmethod
+    def read(cls, machine: Machine, say: Callable[[str], None], path: Path | None = None) -> CostTable:
+        """The table of `machine` in `path` or in the cache folder; empty where there is none.
+
+        A file that is no whole table of this machine is left out, and `say` is told in a line.
+        """
+        path = path or cache_file(machine)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["schema"] != SCHEMA or Machine(**content["machine"]) != machine:
+                raise ValueError("it is of another version or machine")
+            return cls(machine, {Row.from_content(row): _positive(row["seconds"]) for row in content["rows"]})
+        except FileNotFoundError:
+            return cls(machine)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            say(f"warning: the measured times in {path} are left out: {type(error).__name__}: {error}")
+            return cls(machine)
+
+
+def cache_file(machine: Machine) -> Path:
+    """Where the table of a machine is kept."""
+    name = f"{content_digest(asdict(machine))[:16]}.json"
+    return Path(user_cache_path("evdit", appauthor=False)) / "attention-costs" / name
+
+
+def measure(mask: TileMask, case: Case, kernels: Iterable[str]) -> dict[str, float]:
+    """Seconds a call of each of `kernels` that takes the case: the median of REPEATS calls, the GPU's own time there.
+
+    Tokens stand as a plan of this mask alone would order them, so that nothing is gathered.
+    """
+    shape = (case.batch, case.grid.tokens, case.heads, case.head_dim)
+    operands = [torch.randn(shape, dtype=case.dtype, device=case.device) for _ in range(3)]
+    order = MaskPlan("", case.grid, (mask,)).frame_order
+    times = {}
+    for name in kernels:
+        if kernel_module(name).supports(case) is None:
+            attend = bind(mask, case, name, order)
+            times[name] = _median_seconds(partial(_call, attend, operands, case), case.device)
+    return times
+
+
+def _call(attend: Callable[[Tensor, Tensor, Tensor], Tensor], operands: list[Tensor], case: Case) -> None:
+    """One call, with its backward where the case needs gradients."""
+    if not case.needs_grad:
+        with torch.no_grad():
+            attend(operands[0], operands[1], operands[2])
+        return
+    q, k, v = (x.detach().requires_grad_() for x in operands)
+    out = attend(q, k, v)
+    torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
+
+
+def _median_seconds(call: Callable[[], None], device: torch.device) -> float:
+    """The median time of REPEATS calls after WARM_UPS others."""
+    for _ in range(WARM_UPS):
+        call()
+    if device.type != "cuda":
+        taken = []
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - start)
+        return median(taken)
+    with torch.cuda.device(device):
+        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(REPEATS)]
+        for start_event, end_event in events:
+            start_event.record()
+            call()
+            end_event.record()
+        torch.cuda.synchronize()
+    return median(start.elapsed_time(end) for start, end in events) / 1000
+
+
+def _positive(seconds: Any) -> float:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise ValueError(f"{seconds!r} is no time")
+    return float(seconds)
