@@ -10,12 +10,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vdit_cli.artifacts.atomic import write_json
+from vdit_cli.attention.bind import Case, bind
 from vdit_cli.bench import model as measuring
 from vdit_cli.bench.model import bench_model, ways_of
 from vdit_cli.bench.model_rows import COMPILED, EAGER, PLAIN, StepFolder, StepRow, compared
 from vdit_cli.bench.model_sizes import HISTOGRAM_MASKS, HISTOGRAMS, SIZES, lengths_of, masks_of, plans_of, size_of
 from vdit_cli.bench.model_tables import as_markdown, as_text
 from vdit_cli.bench.paper_videos import PAPER_SPEEDUPS
+from vdit_cli.bench.plain import PlainStep
 from vdit_cli.bench.steps import BareBackbone, Variant, prepare, step_flops
 from vdit_cli.bench.timed_attention import AttentionClock
 from vdit_cli.bench.videos import video_rows
@@ -260,3 +262,21 @@ def test_rows_without_a_number_are_tried_again_and_broken_ones_are_refused(tmp_p
 def test_lengths_are_sorted_and_distinct():
     assert lengths_of(tiny(lengths="12,6,12", global_frames=3)) == (6, 12)
     assert lengths_of(tiny()) == ()
+
+
+@torch.no_grad()
+def test_steps_of_a_plan_hold_frames_in_its_order_and_the_plain_one_does_not():
+    backbone = BareBackbone(size_of(tiny(layers=3)), CPU, torch.float32, 0)
+    masks = (TileMask.parse("2:6", 8),) * 3
+    x, t, text = backbone.noise(8, guided=True), torch.tensor([500]).expand(2), backbone.network_text(guided=True)
+    prepared = backbone.prepare_text(text)
+    own = [bind(mask, Case(backbone.size.grid, 2, 12, 2, torch.float32, CPU)) for mask in masks]
+    for block, attend in zip(backbone.model.blocks, own, strict=True):
+        block.attn1.attend = attend
+    expected = backbone.denoise(x, t, prepared)
+    attends = backbone.put_plan(masks, 8, True, "auto")
+    assert backbone.model.frame_order == attends[0].frame_order != tuple(range(8))
+    torch.testing.assert_close(backbone.denoise(x, t, prepared), expected, rtol=1e-4, atol=1e-5)
+    backbone.take_plan_off()
+    plain = PlainStep(backbone.model)(x, t, text.states_BLC, text.mask_BL)
+    torch.testing.assert_close(plain, backbone.denoise(x, t, prepared), rtol=1e-4, atol=1e-5)

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vdit_cli.attention.bind import Attend, Case, bind
+from vdit_cli.attention.bind import KERNELS, Attend, Case, bind
+from vdit_cli.attention.costs import CostTable, Machine, measure
 from vdit_cli.backbones.base import TextStates
 from vdit_cli.backbones.open_sora_plan.prepared_text import PreparedText
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
@@ -28,6 +29,7 @@ from vdit_cli.bench.plain import PlainStep, plain_attention
 from vdit_cli.bench.timed_attention import AttentionClock
 from vdit_cli.sampling.peak import PeakMemory
 from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.plan import MaskPlan
 
 ATTENTION_STEPS = 3
 """Eager steps in which attention is timed; the median counts."""
@@ -73,7 +75,7 @@ class BareBackbone:
             parameter.detach().normal_(0, WEIGHT_STD, generator=self.generator)
         self.model.fuse()
         self.is_compiled = False
-        self._attends: dict[tuple[int, bool, TileMask, str], Attend] = {}
+        self._measured: CostTable | None = None
         self.text, self.null_text = self._text(size.text_tokens), self._text(size.null_tokens)
 
     def network_text(self, guided: bool) -> TextStates:
@@ -115,17 +117,35 @@ class BareBackbone:
         return self.model(x_BCFhw, t_B, text)
 
     def put_plan(self, masks: tuple[TileMask, ...], frames: int, guided: bool, kernel: str) -> tuple[Attend, ...]:
-        """Bind the masks of a plan on the sites; a mask that was bound before is not bound again."""
+        """Bind the masks of a plan on the sites, frames in the plan's order.
+
+        On a GPU "auto" times the kernels on each mask first and takes the fastest.
+        """
         size = self.size.with_frames(frames)
         case = Case(size.grid, size.heads, size.head_dim, 2 if guided else 1, self.dtype, self.device)
-        for mask in dict.fromkeys(masks):
-            key = (frames, guided, mask, kernel)
-            if key not in self._attends:
-                self._attends[key] = bind(mask, case, kernel)
-        attends = tuple(self._attends[frames, guided, mask, kernel] for mask in masks)
+        plan = MaskPlan(size.name, size.grid, masks)
+        order = None if plan.frame_order == tuple(range(frames)) else plan.frame_order
+        bound = {mask: bind(mask, case, kernel, order, self._costs(mask, case, kernel)) for mask in plan.distinct()}
+        attends = tuple(bound[mask] for mask in masks)
         for block, attend in zip(self.model.blocks, attends, strict=True):
             block.attn1.attend = attend
+        self.model.frame_order = order
         return attends
+
+    def take_plan_off(self) -> None:
+        """Dense attention and frames in their own order."""
+        for block in self.model.blocks:
+            block.attn1.attend = None
+        self.model.frame_order = None
+
+    def _costs(self, mask: TileMask, case: Case, kernel: str) -> CostTable | None:
+        if kernel != "auto" or self.device.type != "cuda":
+            return None
+        if self._measured is None:
+            self._measured = CostTable(Machine.of(self.device))
+        if not self._measured.timed(mask, case):
+            self._measured = self._measured.with_times(mask, case, measure(mask, case, KERNELS))
+        return self._measured
 
     def _text(self, valid: int) -> TextStates:
         shape = (1, self.size.padded_tokens, self.size.text_width)
@@ -188,6 +208,7 @@ def prepare(backbone: BareBackbone, variant: Variant, kernel: str) -> tuple[Work
     t = torch.full((1,), 500, device=backbone.device).expand(len(x))
     clock = AttentionClock(backbone.device)
     if variant.way == PLAIN:
+        backbone.take_plan_off()
         padded, plain = backbone.network_text(variant.guided), PlainStep(backbone.model)
         whole_t = t.contiguous()
         plain.attend = clock.timed(plain_attention)
