@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.attention.kernels import sdpa
@@ -193,3 +194,15 @@ def test_mask_1_7_beats_dense_at_8_frames_of_256_tokens(tmp_path: Path):
         )
         found.append(json.loads(told.stdout)["tables"]["tiles-256"]["rows"][1]["speedup"])
     assert found[-1] > 1, found
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("backward", [False, True])
+def test_every_kernel_of_a_gpu_passes_or_says_why_not(tmp_path: Path, backward: bool):
+    """All dense ways and all kernels in bfloat16; the GPU's clocks are in the results."""
+    sizes = {"frame_tokens": 150, "head_dim": 64, "kernels": "all", "device": "cuda", "dtype": "bfloat16"}
+    results = bench_attention(options(**sizes, backward=backward), tmp_path / "run", Silent())
+    (table,) = results["tables"].values()
+    assert all(row["ms"] or row["note"] for row in table["rows"])
+    assert any(row["ms"] for row in table["rows"] if row["is_dense"]) and "clocks_sm" in results["machine"]["gpu"]
