@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vdit_cli.artifacts import atomic
-from vdit_cli.artifacts.atomic import replacing, write_json, write_text
+from vdit_cli.artifacts.atomic import remove_leftovers, replacing, write_json, write_text
 from vdit_cli.errors import EvditError
 
 
@@ -76,3 +76,14 @@ def test_json_has_no_nan(tmp_path: Path):
     assert os.listdir(tmp_path) == []
     write_json(tmp_path / "a.json", {"x": "漢"})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"x": "漢"}
+
+
+def test_a_folder_that_stepped_aside_is_put_back(tmp_path: Path):
+    """Killed between the two renames, only the old folder is there; killed after them, both are."""
+    write_text(tmp_path / ".frames.0123abcd.old" / "0.png", "old")
+    write_text(tmp_path / ".frames.0123abcd" / "0.png", "half")
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["frames"] and (tmp_path / "frames" / "0.png").read_text(encoding="utf-8") == "old"
+    write_text(tmp_path / ".frames.0123abcd.old" / "0.png", "older")
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["frames"] and (tmp_path / "frames" / "0.png").read_text(encoding="utf-8") == "old"

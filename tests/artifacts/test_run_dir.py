@@ -127,6 +127,47 @@ def test_one_writer_at_a_time(tmp_path: Path, request_of):
     assert not FolderLock(run.path).is_held()
 
 
+def test_the_card_says_what_run_json_says(tmp_path: Path, request_of):
+    """Command, state, values with their origins, inputs and outputs; a README.md of a person's own stays."""
+    request = replace(
+        request_of(), origins={"search_masks.r": "--r 0.1"}, values={"search_masks.r": 0.1, "note": "a|b"}
+    )
+    with pytest.raises(OSError), RunDir.start(tmp_path / "run", request) as run:
+        raise OSError("the moon was full")
+    text = (run.path / "README.md").read_text(encoding="utf-8")
+    assert "# search-masks, owner/name" in text and "**failed**. the moon was full" in text
+    with RunDir.start(run.path, request) as run:
+        write_text(run.path / "plan.json", "{}")
+        run.add_output("plan", "plan.json")
+    text = (run.path / "README.md").read_text(encoding="utf-8")
+    assert "**done**" in text and "moon" not in text
+    assert "| `search_masks.r` | `0.1` | --r 0.1 |" in text and '`"a\\|b"`' in text
+    assert "| plan | [plan.json](<plan.json>) |" in text and run.manifest["ended"] >= run.manifest["started"]
+    write_text(run.path / "README.md", "mine")
+    with run:
+        pass
+    assert (run.path / "README.md").read_text(encoding="utf-8") == "mine"
+
+
+def test_what_a_killed_owner_left_is_removed_by_the_next(tmp_path: Path, request_of):
+    """Under the lock, below the folder too; hidden files of other names stay."""
+    run = RunDir.create(tmp_path / "run", request_of())
+    left = [".a.0123abcd.mp4", "checkpoints/.step-000500.0123abcd/model.safetensors"]
+    kept = [".a.mp4", ".notes.txt", "a.0123abcd.mp4"]
+    for name in left + kept:
+        write_text(run.path / name, "half")
+    with run:
+        there = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
+    assert there == {*kept, ".lock", "run.json"}
+
+
+def test_receipts_join(tmp_path: Path):
+    """What is done once counts once; the rest adds up; the larger peak."""
+    first = Receipt({"seed": 0}, Ran("shapes"), {"load": 2.0, "denoise": 1.0}, peak_memory_bytes=7)
+    both = first.joined(replace(first, seconds={"load": 3.0, "denoise": 4.0}, peak_memory_bytes=5))
+    assert (both.seconds, both.peak_memory_bytes) == ({"load": 3.0, "denoise": 5.0}, 7)
+
+
 def test_a_receipt_comes_back(tmp_path: Path):
     """Equal after writing and reading; another file is refused."""
     layers = ({"mask": "1:7", "kernel": "sdpa", "refused": {}},)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ import torch
 from tests.tiny_pipeline import copied, write_pipeline, write_transformer
 from vdit_cli.artifacts import mp4
 from vdit_cli.artifacts.receipt import Receipt
+from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.artifacts.video_file import read_metadata, read_video
 from vdit_cli.errors import ENVIRONMENT, FAILED, INTERRUPTED, OUT_OF_MEMORY, USAGE
 
@@ -147,12 +147,14 @@ def _start(*args: str) -> subprocess.Popen:
     )
 
 
-def _wait_for_videos(process: subprocess.Popen, folder: Path, count: int) -> None:
-    end = time.monotonic() + WAIT_SECONDS
-    while len(list(folder.glob("0*.json"))) < count:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end
-        os.sched_yield() if hasattr(os, "sched_yield") else None
+def _wait_for_video(process: subprocess.Popen, number: int) -> None:
+    """Until the process says that it begins its video of that number, so that those before are finished."""
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.startswith(f"denoising {number}-{number} of"):
+            return
+    raise AssertionError("".join(said))
 
 
 def _check_whole(folder: Path) -> list[Path]:
@@ -168,24 +170,27 @@ def _check_whole(folder: Path) -> list[Path]:
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_killed_then_interrupted_then_finished(evdit, tiny, tmp_path):
     out = tmp_path / "out"
-    command = [PROMPT, "--model", tiny, "--num", "12", "-o", str(out), "--steps", "20"]
+    command = [PROMPT, "--model", tiny, "--num", "6", "-o", str(out), "--steps", "20"]
     process = _start(*command)
-    _wait_for_videos(process, out, 2)
+    _wait_for_video(process, 3)
     process.kill()
     process.communicate()
     killed = _check_whole(out)
-    assert 2 <= len(killed) < 12
+    assert 2 <= len(killed) < 6
     times = {path: path.stat().st_mtime_ns for path in killed[:1]}
+    half = out / ".0005-a-large.0123abcd.mp4"  # as a write that was killed half-way leaves it
+    half.write_bytes(b"half")
 
     process = _start(*command)
-    _wait_for_videos(process, out, len(killed) + 1)
+    _wait_for_video(process, 2)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == INTERRUPTED, err
     assert "videos are finished" in err
+    assert not half.exists()
     assert "Traceback" not in err
     interrupted = _check_whole(out)
-    assert len(killed) < len(interrupted) < 12
+    assert len(killed) < len(interrupted) < 6
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
     code, _, err = evdit("generate", *command[:-1], "19")
@@ -193,7 +198,35 @@ def test_killed_then_interrupted_then_finished(evdit, tiny, tmp_path):
     assert "steps: was 20, is 19" in err
     code, printed, err = evdit("generate", *command)
     assert code == 0, err
-    assert len(printed.splitlines()) == len(_check_whole(out)) == 12
+    assert len(printed.splitlines()) == len(_check_whole(out)) == 6
+    beside = {path.name for path in out.iterdir() if not path.name.startswith("0")}
+    assert beside == {"run.json", "receipt.json", "README.md", ".lock"}
+    receipts = [Receipt.read(path) for path in sorted(out.glob("0*.json"))]
+    whole = Receipt.read(out / "receipt.json")
+    assert whole.ran == receipts[0].ran and whole.asked["prompts"] == [PROMPT]
+    assert whole.seconds["denoise"] == pytest.approx(sum(each.seconds["denoise"] for each in receipts), abs=1e-3)
+
+
+def test_a_run_is_begun_anew_only_when_nobody_works_in_it(evdit, tiny, tmp_path):
+    command = ["generate", PROMPT, "--model", tiny, "--num", "2", "--steps", "1"]
+    code, _, err = evdit(*command, "-o", "out")
+    assert code == 0, err
+    before = {path: path.stat().st_mtime_ns for path in Path("out").glob("0*")}
+    assert len(before) == 4
+    with RunDir.open("out"):
+        code, _, err = evdit(*command, "--seed", "5", "--overwrite", "-o", "out")
+        assert code == USAGE
+        assert f"in use by process {os.getpid()}" in err
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    code, _, err = evdit(*command, "--seed", "5", "--overwrite", "-o", "out")
+    assert code == 0, err
+    assert Receipt.read(next(Path("out").glob("0001*.json"))).asked["seed"] == 6
+    assert Receipt.read("out/receipt.json").seconds["denoise"] < 60
+    for flags in ([], ["--overwrite"]):
+        code, _, err = evdit(*command, *flags)
+        assert code == 0, err
+        assert "done already" not in err
+    assert len(list(Path("runs").iterdir())) == 1
 
 
 def test_offload_and_tiling_lower_the_peak(evdit, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from typing import Any
 from vdit_cli.errors import FAILED, EvditError
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+LEFTOVER = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{8}(?P<suffix>(?:\.(?!old$)[A-Za-z0-9]+)?)(?P<aside>\.old)?")
+"""Names that `replacing` gives to what is not in its place yet, and to a folder that stepped aside."""
 FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
 
 
@@ -63,6 +66,22 @@ def put_in_place(beside: Path, path: Path) -> None:
         os.replace(aside, path)
         raise
     shutil.rmtree(aside)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process left unfinished in `folder` and below; the caller holds the folder's lock.
+
+    A folder that had stepped aside, and whose successor never came, is put back.
+    """
+    for path in sorted(folder.rglob(".*")):
+        found = LEFTOVER.fullmatch(path.name)
+        if found is None or not path.exists():
+            continue
+        place = path.with_name(found["stem"] + found["suffix"])
+        if found["aside"] and not place.exists():
+            os.replace(path, place)
+        else:
+            remove(path)
 
 
 def sync(path: Path) -> None:

@@ -21,7 +21,9 @@ class FolderLock:
         self.file: BinaryIO | None = None
 
     def take(self) -> None:
-        """Hold the lock. Raises EvditError when another process holds it."""
+        """Hold the lock, if it is not held yet. Raises EvditError when another process holds it."""
+        if self.file is not None:
+            return
         file = self.path.open("a+b")
         if not grasp(file):
             file.seek(OWNER_AT)

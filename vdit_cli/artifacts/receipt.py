@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.errors import EvditError
 
 SCHEMA = "evdit.receipt/1"
+ONCE = ("load", "text")
+"""Phases whose seconds are those of the whole command so far."""
 PACKAGES = ("torch", "triton", "diffusers", "transformers", "safetensors", "numpy")
 
 
@@ -64,6 +66,17 @@ class Receipt:
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
     machine: Machine = field(default_factory=lambda: this_machine())
     output: str | None = None
+
+    def joined(self, later: Receipt) -> Receipt:
+        """One receipt of two videos of a run: what is done once a command counts once, what is done a video adds up."""
+        seconds = {
+            phase: max(value, later.seconds.get(phase, 0.0))
+            if phase in ONCE
+            else round(value + later.seconds.get(phase, 0.0), 4)
+            for phase, value in self.seconds.items()
+        }
+        peaks = [peak for peak in (self.peak_memory_bytes, later.peak_memory_bytes) if peak is not None]
+        return replace(later, seconds=seconds, peak_memory_bytes=max(peaks, default=None))
 
     def content(self) -> dict[str, Any]:
         """The receipt as JSON values, its schema first."""

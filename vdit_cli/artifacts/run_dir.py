@@ -14,14 +14,18 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
-from vdit_cli.artifacts.atomic import write_json
+from vdit_cli.artifacts.atomic import remove_leftovers, write_json
 from vdit_cli.artifacts.digest import content_digest, file_digest
 from vdit_cli.artifacts.lock import FolderLock
 from vdit_cli.artifacts.receipt import read_object, this_machine, versions
+from vdit_cli.artifacts.run_card import write_card
 from vdit_cli.errors import EvditError, Interrupted
 
 SCHEMA = "evdit.run/1"
 RUNNING, INTERRUPTED, FAILED, DONE = "running", "interrupted", "failed", "done"
+
+NEEDED = {"command", "model", "values", "key", "inputs", "lineage", "state", "outputs", "versions", "machine"}
+"""Keys without which a run.json is damaged."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Request:
             "inputs": inputs,
             "lineage": list(self.lineage),
             "state": RUNNING,
+            "started": now(),
             "outputs": {},
             "versions": versions(),
             "machine": asdict(this_machine()),
@@ -88,7 +93,7 @@ class RunDir:
                 f"{path} is no run: it has no run.json", where=str(path), next_steps=["a folder made by evdit"]
             )
         manifest = read_object(path / "run.json", SCHEMA)
-        missing = {"command", "model", "values", "key", "inputs", "lineage", "state", "outputs"} - manifest.keys()
+        missing = NEEDED - manifest.keys()
         if missing:
             raise EvditError(f"{path / 'run.json'} lacks {', '.join(sorted(missing))}", where=str(path / "run.json"))
         return cls(path, manifest)
@@ -133,8 +138,10 @@ class RunDir:
     def __enter__(self) -> RunDir:
         self.path.mkdir(parents=True, exist_ok=True)
         self.lock.take()
+        remove_leftovers(self.path)
         self.manifest["state"] = RUNNING
-        self.manifest.pop("failure", None)
+        for told in ("failure", "ended"):
+            self.manifest.pop(told, None)
         self.save()
         return self
 
@@ -149,7 +156,9 @@ class RunDir:
             else:
                 self.manifest["state"] = FAILED
                 self.manifest["failure"] = str(error) or type(error).__name__
+            self.manifest["ended"] = now()
             self.save()
+            write_card(self.path, self.manifest)
         finally:
             self.lock.release()
 
@@ -222,6 +231,11 @@ def default_path(request: Request) -> Path:
     """`runs/<date>-<command>-<model>`, the model a name, a hub id or the last part of its path."""
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(request.model).name or "model")
     return Path("runs") / f"{datetime.date.today().isoformat()}-{request.command}-{model}"
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def path_digest(path: Path) -> str:

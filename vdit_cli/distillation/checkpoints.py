@@ -6,7 +6,6 @@ checkpoints/step-000500/ model.safetensors  average.safetensors  optimiser-0.saf
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from vdit_cli.artifacts.atomic import replacing, write_json
+from vdit_cli.backbones.open_sora_plan.loading import write_tensors
 
 SCHEMA = "evdit.training-state/1"
 
@@ -56,38 +58,29 @@ def _join_optimiser(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[st
     return {"state": state, "param_groups": rest["param_groups"]}
 
 
-def _sync(path: Path) -> None:
-    """Bring a file's content to the disk before it is renamed into place."""
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-
-
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
 def save_checkpoint(folder: Path, state: TrainingState, keep_last: int) -> Path:
-    """Write `folder/step-NNNNNN` whole or not at all, then drop all but the newest `keep_last` checkpoints."""
+    """Write `folder/step-NNNNNN` whole or not at all, then drop all but the newest `keep_last` checkpoints.
+
+    Raises EvditError (exit 1) for a full disk; the checkpoints before stay.
+    """
     final = folder / f"step-{state.iteration:06d}"
-    beside = folder / f".step-{state.iteration:06d}.part"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    save_file(_contiguous(state.model), beside / "model.safetensors")
-    save_file(_contiguous(state.average), beside / "average.safetensors")
-    rests = []
-    for number, optimiser in enumerate(state.optimisers):
-        tensors, rest = _split_optimiser(optimiser)
-        save_file(tensors, beside / f"optimiser-{number}.safetensors")
-        rests.append(rest)
-    text = json.dumps(
-        {"schema": SCHEMA, "iteration": state.iteration, "seconds": state.seconds, "optimisers": rests}, indent=1
-    )
-    (beside / "state.json").write_text(text, encoding="utf-8")
-    for path in beside.iterdir():
-        _sync(path)
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(beside, final)
+    with replacing(final) as beside:
+        beside.mkdir()
+        write_tensors(_contiguous(state.model), beside / "model.safetensors")
+        write_tensors(_contiguous(state.average), beside / "average.safetensors")
+        rests = []
+        for number, optimiser in enumerate(state.optimisers):
+            tensors, rest = _split_optimiser(optimiser)
+            write_tensors(tensors, beside / f"optimiser-{number}.safetensors")
+            rests.append(rest)
+        write_json(
+            beside / "state.json",
+            {"schema": SCHEMA, "iteration": state.iteration, "seconds": state.seconds, "optimisers": rests},
+        )
     for old in list_checkpoints(folder)[:-keep_last]:
         shutil.rmtree(old)
     return final

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from vdit_cli.artifacts.atomic import write_text
 from vdit_cli.distillation.checkpoints import TrainingState, newest_checkpoint, save_checkpoint
 from vdit_cli.distillation.optimisers import Optimisers, learning_rate_share, update_average
 from vdit_cli.errors import FAILED, EvditError, Interrupted
@@ -166,7 +167,7 @@ class _Metrics:
             lines = path.read_text(encoding="utf-8").splitlines()
             # Lines after the checkpoint belong to iterations that are about to be done again.
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["iteration"] <= start]
-            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            write_text(path, "".join(line + "\n" for line in kept))
 
     def keep(self, iteration: int, rate_share: float, terms: LossTerms) -> None:
         """Gather one iteration's terms; nothing is read from the device yet."""

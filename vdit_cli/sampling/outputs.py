@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.artifacts.video_file import WRITTEN, check_output
 from vdit_cli.errors import EvditError
 
-RUN_FILE = "run.json"
+RUN_FILE, RECEIPT_FILE = "run.json", "receipt.json"
 SLUG_LENGTH = 48
 
 
@@ -91,28 +92,37 @@ def open_run(folder: Path | None, request: Request, overwrite: bool) -> RunDir:
     the videos of that run are removed and a new one begins.
     """
     if folder is None or not folder.exists():
-        return RunDir.start(folder, request)
-    if not (folder / RUN_FILE).exists():
+        run = RunDir.start(folder, request)
+    elif not (folder / RUN_FILE).exists():
         run = RunDir(folder, request.manifest())
         run.save()
-        return run
-    run = RunDir.open(folder)
+    else:
+        run = RunDir.open(folder)
     changed = run.differences(request.manifest())
-    if not changed and not overwrite:
-        return run
-    if not overwrite:
+    if changed and not overwrite:
         raise EvditError(
             f"{folder} was made by another command: " + "; ".join(changed),
-            where=str(folder / RUN_FILE),
+            where=str(run.path / RUN_FILE),
             next_steps=["another -o", "--overwrite"],
         )
+    if overwrite:
+        begin_anew(run, request)
+    return run
+
+
+def begin_anew(run: RunDir, request: Request) -> None:
+    """Remove the videos and receipts of a run, and let it be the run of `request`.
+
+    Raises EvditError where another process is at work in it.
+    """
+    run.lock.take()
     for output in run.manifest["outputs"].values():
         video = run.inside(output["path"])
         video.unlink(missing_ok=True)
         video.with_suffix(".json").unlink(missing_ok=True)
-    run = RunDir(folder, request.manifest())
+    (run.path / RECEIPT_FILE).unlink(missing_ok=True)
+    run.manifest = request.manifest()
     run.save()
-    return run
 
 
 def waiting(run: RunDir, clips: Sequence[Clip]) -> list[Clip]:
@@ -122,5 +132,8 @@ def waiting(run: RunDir, clips: Sequence[Clip]) -> list[Clip]:
 
 
 def note_finished(run: RunDir, clip: Clip) -> None:
-    """Write into run.json that a clip and its receipt are on the disk."""
+    """Write into run.json that a clip and its receipt are on the disk, and add it to the run's own receipt."""
     run.add_output(f"video {clip.path.stem}", clip.path.name)
+    whole = run.path / RECEIPT_FILE
+    made = replace(Receipt.read(clip.sidecar), asked=run.manifest["values"], output=None)
+    (Receipt.read(whole).joined(made) if whole.exists() else made).write(whole)

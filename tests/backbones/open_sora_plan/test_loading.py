@@ -57,7 +57,7 @@ def test_round_trip_with_metadata(folder: Path) -> None:
     assert loading.read_config(folder) == CONFIG
     assert {path.name for path in folder.iterdir()} == {"config.json", WEIGHTS}
     with safe_open(folder / WEIGHTS, framework="pt") as file:
-        assert file.metadata() == {"plan": "abc", "format": "pt"}
+        assert file.metadata() == {"plan": "abc", "format": "pt", "config": json.dumps(CONFIG)}
     assert loading.read_state(folder).keys() == model().state_dict().keys()
     assert loading.stored_shapes(folder)["0.weight"] == (16, 8)
 

@@ -165,7 +165,8 @@ def save_weights(
     """Write `module`'s weights and `config` to `folder`, each file whole or not at all.
 
     Floating-point weights become `dtype` if given. More than `max_shard_bytes` are split over several files, an index
-    beside them; weight files of an earlier save that no longer belong are removed. `metadata` goes into each file.
+    beside them; weight files of an earlier save that no longer belong are removed. Each file also holds the config and
+    `metadata`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -173,12 +174,13 @@ def save_weights(
     sizes = {key: value.numel() * _stored_type(value, dtype).itemsize for key, value in state.items()}
     shards = _split(sizes, max_shard_bytes)
     names = [f"{STEM}.safetensors"]
+    told = {"config": json.dumps(dict(config)), **(metadata or {}), "format": "pt"}
     if len(shards) > 1:
         names = [f"{STEM}-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     for name, keys in zip(names, shards, strict=True):
         tensors = {key: state[key].detach().to("cpu", _stored_type(state[key], dtype)).contiguous() for key in keys}
         with replacing(folder / name) as partial:
-            _write(tensors, partial, {**(metadata or {}), "format": "pt"})
+            write_tensors(tensors, partial, told)
     index = folder / f"{STEM}.safetensors.index.json"
     if len(shards) > 1:
         places = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
@@ -190,11 +192,12 @@ def save_weights(
             stale.unlink()
 
 
-def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file that others may read, as the umask says. Raises OSError for a full disk."""
     path.touch()
     mode = path.stat().st_mode
     try:
-        save_file(tensors, path, metadata=metadata)
+        save_file(tensors, path, metadata=dict(metadata or {}))
         path.chmod(mode)  # safetensors makes files that only their owner can read, whatever the umask
     except SafetensorError as error:
         # safetensors tells a full disk only in words; as an OSError it is answered like any other.
