@@ -51,3 +51,16 @@ def test_every_figure_file_says_where_it_was_measured():
     for path in sorted((ROOT / "docs" / "data").glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         assert {"machine", "command"} <= content.keys(), path.name
+
+
+def test_figures_of_shapes_make_tables(build: ModuleType):
+    """What docs/gather_shapes.py gathers fills every column of the tables that docs/build.py makes of it."""
+    from gather_shapes import gather
+
+    part = {"iterations": 10, "batch": 2, "seconds": 3.5, "loss": 0.25}
+    training = {"machine": "M", "torch": "2", "date": "D", "transformer": part}
+    training["vae"] = {**part, "clips": 2, "psnr": {"all": 36.0, "worst": 25.0}}
+    score = {"clips": 4, "unreadable": 1, "accuracy": {"size": {"right": 3, "of": 4, "share": 0.75}}, "measures": {}}
+    for name, table in gather(training, score, score)["tables"].items():
+        cells = [build.formatted(row, key, how) for row in table["rows"] for _, key, how in table["columns"]]
+        assert cells and "-" not in cells, name
