@@ -1,8 +1,11 @@
 """Passes against the mask they stand for: each kept pair once, and nothing else."""
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import example, given
+from hypothesis import strategies as st
 
 from tests.tiles.strategies import masks_on_grids
 from vdit_cli.tiles.grid import VideoGrid
@@ -58,6 +61,26 @@ def test_the_order_of_2_6_with_text_after() -> None:
     """Global frames, then text, then the others, as the fewest ranges."""
     order = token_order(TileMask.parse("2:6", 8), VideoGrid(8, 1, 2, text_after=3))
     assert order == (range(2), range(8, 10), range(16, 19), range(2, 8), range(10, 16))
+
+
+@given(masks_on_grids(), st.randoms(use_true_random=False))
+def test_frames_held_in_another_order(case: tuple[TileMask, VideoGrid], random: Random) -> None:
+    """Wherever frames lie, the order takes text and global frames first and each token once."""
+    mask, grid = case
+    held = list(range(grid.frames))
+    random.shuffle(held)
+    places = [place for piece in token_order(mask, grid, tuple(held)) for place in piece]
+    assert sorted(places) == list(range(grid.tokens))
+    frames = [grid.frame_of(place) for place in places]
+    is_everyone = [place is None or held[place] in mask.global_frames for place in frames]
+    assert is_everyone == sorted(is_everyone, reverse=True)
+
+
+def test_what_is_no_order_is_refused() -> None:
+    """A frame left out, one named twice."""
+    for order in ((0, 1), (0, 1, 1), (1, 2, 3)):
+        with pytest.raises(ValueError, match="no order of 3 frames"):
+            token_order(TileMask.dense(3), VideoGrid(3, 1, 1), order)
 
 
 def test_a_grid_of_other_frames_is_refused() -> None:

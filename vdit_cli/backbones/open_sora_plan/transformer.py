@@ -117,8 +117,8 @@ class OpenSoraT2V(nn.Module):
         the device.
         """
         grid = self.token_grid(hidden_states.shape)
-        cos, sin = self.rotary(grid, hidden_states.device)
         self._check_sites(grid)
+        cos, sin = self.rotary(grid, hidden_states.device)
         padding_bias = self._padding_bias(attention_mask)
         text = encoder_hidden_states
         if not isinstance(text, PreparedText):
