@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from vdit_cli.artifacts.receipt import Receipt
+
 TINY = [
     f"train_shapes.{key}"
     for key in (
@@ -44,6 +46,12 @@ def test_a_tiny_training_makes_a_model_that_generates(tmp_path: Path, evdit):
     assert (run["state"], run["command"]) == ("done", "train-shapes")
     with safe_open(model / "transformer" / "diffusion_pytorch_model.safetensors", "np") as weights:
         assert weights.get_tensor("proj_out.weight").dtype == "float16"
+    receipt = Receipt.read(tmp_path / "run" / "receipt.json")
+    assert receipt.asked["transformer.layers"] == 2 and receipt.seconds.keys() == {"vae", "transformer"}
+    assert receipt.peak_memory_bytes > 1e8 and receipt.ran.device == "cpu"
+    whole = {path.name for path in (tmp_path / "run").iterdir()}
+    assert whole == {"run.json", "receipt.json", "README.md", ".lock", "vae", "transformer", "model"}
+    assert "train-shapes, shapes" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     card = (model / "README.md").read_text(encoding="utf-8")
     assert "hidden_size: 8" in card and "| transformer and text encoder | 3 | 2 |" in card
 

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from vdit_cli.artifacts.atomic import write_json
+from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.backbones.devices import pick_device
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
@@ -28,6 +29,7 @@ from vdit_cli.distillation.shapes_vae import measure_psnr, normalise_latents, tr
 from vdit_cli.errors import EvditError
 from vdit_cli.knobs import Section, flat
 from vdit_cli.recipe import TrainShapesOptions
+from vdit_cli.sampling.peak import PeakMemory
 from vdit_cli.timing import Progress
 
 FACTS = "training.json"
@@ -49,7 +51,17 @@ def train_shapes(options: TrainShapesOptions, out: Path | None, progress: Progre
         progress.say(f"{run.path} is done already")
         return run.find("model")
     with run:
-        _train(options, run.path, device, progress)
+        with PeakMemory(device) as memory:
+            seconds = _train(options, run.path, device, progress)
+        receipt = Receipt(
+            asked=values,
+            ran=Ran("shapes", device=str(device), dtype="bfloat16" if device.type == "cuda" else "float32"),
+            seconds=seconds,
+            peak_memory_bytes=memory.peak,
+            machine=this_machine((torch.cuda.get_device_name(device),) if device.type == "cuda" else ()),
+            output="model",
+        )
+        receipt.write(run.path / "receipt.json")
         run.add_output("model", "model")
     return run.find("model")
 
@@ -74,8 +86,8 @@ def check_options(options: TrainShapesOptions) -> None:
             )
 
 
-def _train(options: TrainShapesOptions, folder: Path, device: torch.device, progress: Progress) -> None:
-    """All parts in order, each skipped where it is finished, then the pipeline folder."""
+def _train(options: TrainShapesOptions, folder: Path, device: torch.device, progress: Progress) -> dict[str, float]:
+    """All parts in order, each skipped where it is finished, then the pipeline folder; the seconds of each part."""
     _prefer_speed(device)
     compiled = device.type == "cuda"
     vae, vae_facts = _finished_vae(options, folder / "vae", device, compiled, progress)
@@ -99,6 +111,7 @@ def _train(options: TrainShapesOptions, folder: Path, device: torch.device, prog
     recipe = yaml.safe_dump({"train_shapes": nested(options)}, sort_keys=False).strip()
     write_pipeline(folder / "model", model, vae, tokenizer, model_card(facts, recipe))
     write_json(folder / "model" / FACTS, facts)
+    return {"vae": vae_facts["seconds"], "transformer": trained.seconds}
 
 
 def nested(options: Section) -> dict[str, Any]:
