@@ -11,6 +11,7 @@ import torch
 
 from tests.analysis.planted import GLOBAL_FRAMES, LAYERS, PlantedBackbone, opened_as, true_mass
 from vdit_cli.analysis.analyze import analyze
+from vdit_cli.analysis.findings import findings
 from vdit_cli.analysis.results import Analysis, LayerAnalysis
 from vdit_cli.errors import FAILED, INTERRUPTED, USAGE, EvditError, Interrupted
 from vdit_cli.recipe import AnalyzeOptions
@@ -82,6 +83,11 @@ def test_planted_masses_are_read_back(found: Analysis, kind: str):
     for name in found.candidates:
         kept = TileMask.parse(name, FRAMES).frame_matrix()
         assert seen.kept_mass[name] == pytest.approx((true * kept).sum() / FRAMES, abs=1e-5)
+
+
+def test_the_rule_finds_the_layer_with_planted_structure(found: Analysis):
+    """The diagonal and the bands, of which the first stands out from uniform; the rest does not."""
+    assert findings(found).structured == (PLACE["diagonal"], PLACE["bands"])
 
 
 def test_uniform_attention_has_no_structure(found: Analysis):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_pipeline import write_pipeline
+from vdit_cli.analysis.findings import findings
 from vdit_cli.analysis.results import Analysis
 from vdit_cli.errors import INTERRUPTED, USAGE
 
@@ -35,12 +36,13 @@ def test_a_run_and_the_same_command_again(evdit, model: str, prompts: str):
     command = ["analyze", "--model", model, "--prompts-file", prompts, "-o", "run", "--at", "0,1", "--device", "cpu"]
     code, out, err = evdit(*command)
     assert code == 0, err
-    assert "run" in out.splitlines() and "3 trajectories (2 prompts, 2 seeds) to step 4 of 4" in err
+    assert out.splitlines()[-1] == "run" and "3 trajectories (2 prompts, 2 seeds) to step 4 of 4" in err
     found = Analysis.read("run")
     assert [each.site for each in found.layers] == ["transformer_blocks.0.attn1", "transformer_blocks.1.attn1"]
     assert len(found.samples) == 6 and found.settings.device == "cpu"
     told = json.loads(Path("run/run.json").read_text("utf-8"))
-    assert (told["state"], told["command"]) == ("done", "analyze") and "analysis" in told["outputs"]
+    assert (told["state"], told["command"]) == ("done", "analyze") and {"analysis", "report"} <= set(told["outputs"])
+    assert "<svg" in Path("run/report.html").read_text("utf-8")
     asked = f"evdit analyze --model {model} --prompts-file {prompts} --at 0,1 --device cpu"
     assert sorted(found.settings.command.split()) == sorted(asked.split())
 
@@ -51,23 +53,25 @@ def test_a_run_and_the_same_command_again(evdit, model: str, prompts: str):
 
 
 def test_json(evdit, model: str, prompts: str):
-    """One object with the schema, the folder and the whole analysis."""
+    """One object with the schema, the folder, what was found and the whole analysis."""
     few = ["--num-prompts", "1", "--seeds", "0", "--at", "0", "--layers", "1"]
     code, out, err = evdit("analyze", "--model", model, "--prompts-file", prompts, "-o", "run", "--json", *few)
     assert code == 0, err
     content = json.loads(out)
-    assert (content["schema"], content["path"]) == ("evdit.analysis/1", "run")
-    assert [layer["layer"] for layer in content["layers"]] == [1]
-    assert content["layers"][0]["stability"] == [] and content["layers"][0]["ratio_spread"] == 0
-    del content["path"]
-    assert content == json.loads(Path("run/analysis.json").read_text("utf-8"))
+    assert (content["schema"], content["path"]) == ("evdit.analyze/1", "run")
+    (layer,) = content["analysis"]["layers"]
+    assert (layer["layer"], layer["stability"], layer["ratio_spread"]) == (1, [], 0)
+    assert content["analysis"] == json.loads(Path("run/analysis.json").read_text("utf-8"))
+    assert content["findings"]["has_pattern"] is False
 
 
 def test_random_weights_have_little_structure(evdit, model: str, prompts: str):
     """Tiles of all distances hold about the same, so that the ratio stays near 1."""
     code, _, err = evdit("analyze", "--model", model, "--prompts-file", prompts, "-o", "run", "--seeds", "0")
     assert code == 0, err
-    assert all(0.7 < layer.ratio < 1.2 for layer in Analysis.read("run").layers)
+    found = Analysis.read("run")
+    assert all(0.7 < layer.ratio < 1.2 for layer in found.layers)
+    assert not findings(found).has_pattern
 
 
 @pytest.mark.parametrize(

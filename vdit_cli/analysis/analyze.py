@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 
+from vdit_cli.analysis.findings import Findings, findings
 from vdit_cli.analysis.preparing import Study, prepare
+from vdit_cli.analysis.report import write_report
 from vdit_cli.analysis.results import FILE, Analysis, Sample, Settings
 from vdit_cli.analysis.sites import Taps, site_names
 from vdit_cli.analysis.statistics import Everything, Layer
@@ -35,10 +37,11 @@ SITES_FILE = "sites.json"
 
 @dataclass(frozen=True)
 class Analyzed:
-    """A finished analysis and the run folder that holds it."""
+    """A finished analysis, what was found in it, and the run folder that holds it."""
 
     folder: Path
     analysis: Analysis
+    findings: Findings
 
 
 def analyze(options: AnalyzeOptions, out: Path | None, progress: Progress) -> Analyzed:
@@ -53,17 +56,20 @@ def analyze(options: AnalyzeOptions, out: Path | None, progress: Progress) -> An
         run = RunDir.start(out, study.request())
     if run.is_done():
         progress.say(f"{run.path} is done already")
-        return Analyzed(run.path, Analysis.read(run.find("analysis")))
+        analysis = Analysis.read(run.find("analysis"))
+        return Analyzed(run.path, analysis, findings(analysis))
     with run:
         Looking(study, run.path, clock, progress).at_everything()
         progress.stage("putting it together", len(study.layers))
         analysis = put_together(study, run.path, progress)
         analysis.write(run.path / FILE)
         run.add_output("analysis", FILE)
+        found = findings(analysis)
+        run.add_output("report", write_report(analysis, found, run.path).name)
     for trajectory in study.trajectories:
         # Large, and of no use once they have been compared.
         trajectory.positions_file(run.path).unlink(missing_ok=True)
-    return Analyzed(run.path, analysis)
+    return Analyzed(run.path, analysis, found)
 
 
 class Looking:

@@ -64,7 +64,7 @@ def command(
         found = analyze(recipe.analyze, output, console)
         console.end_stage()
         if as_json:
-            content = found.analysis.content()
-            console.json(content.pop("schema"), {"path": str(found.folder), **content})
+            told = {"findings": found.findings.content(), "analysis": found.analysis.content()}
+            console.json("evdit.analyze/1", {"path": str(found.folder), **told})
         else:
-            console.data(str(found.folder))
+            console.data("\n".join([found.findings.verdict, *found.findings.sentences.values(), str(found.folder)]))
