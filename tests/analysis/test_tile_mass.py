@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -13,6 +18,7 @@ from vdit_cli.tiles.grid import VideoGrid
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # the interpreter, on text of no tokens
+ROOT = Path(__file__).resolve().parents[2]
 GRIDS = [
     VideoGrid(3, 5, 7),
     VideoGrid(4, 9, 15, text_before=7, text_after=9),
@@ -81,6 +87,17 @@ def test_what_is_refused():
     with pytest.raises(EvditError, match="unknown kernel"):
         tile_mass(q, q, VideoGrid(3, 2, 2), "tritn")
     assert choose_kernel(torch.device("cpu"), 96) == "torch"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux")
+def test_the_kernel_compiles_for_a_gpu_that_is_not_here():
+    """For the H100's instruction set, within its 227 KiB of shared memory; nothing is run."""
+    bare = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.analysis.compile_tile_mass"]
+    done = subprocess.run(command, cwd=ROOT, env=bare, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    sizes = [int(line.split()[1]) for line in done.stdout.splitlines()]
+    assert len(sizes) == 3 and max(sizes) <= 227 * 1024
 
 
 @pytest.mark.gpu
