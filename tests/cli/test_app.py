@@ -91,6 +91,24 @@ def test_usage_errors_are_exit_2(evdit, failing, args: tuple[str, ...], told: st
     assert (code, out) == (2, "") and err.startswith("error: ") and told in err
 
 
+def test_an_argument_that_is_not_utf_8_is_exit_2(evdit):
+    """As the shell hands over bytes of another encoding: before anything is made that could not be written."""
+    code, out, err = evdit("generate", "a red caf\udce9", "-o", "out.mp4")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: a red caf\\udce9 is not UTF-8 text\n  from:  argument 2\n")
+
+
+def test_what_an_encoding_lacks_is_written_as_its_number():
+    """A pipe of Windows takes neither the prompt nor the path as it is; JSON stays JSON."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252", newline="\n")
+    at = Console(out, out)
+    at.say("é 漢")
+    at.json("evdit.x/1", {"a": "é 漢 😀"})
+    line, _, told = out.buffer.getvalue().decode("cp1252").partition("\n")
+    assert line == "é \\u6f22"
+    assert json.loads(told)["a"] == "é 漢 😀"
+
+
 def test_version(evdit):
     """On stdout, exit 0."""
     assert evdit("--version") == (0, f"evdit {__version__}\n", "")

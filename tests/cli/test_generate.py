@@ -66,6 +66,7 @@ def test_without_json_the_place_is_printed_and_again_is_the_same_video(evdit, ti
 
 
 BAD = {
+    "long name": ([PROMPT, "-o", "x" * 300 + ".mp4"], USAGE, "can't be written: File name too long"),
     "no prompt": (["--steps", "2"], USAGE, "no prompt was given"),
     "empty prompt": ([""], USAGE, "the prompt is empty"),
     "unknown words only": (["dragon"], USAGE, "knows none of the words"),
@@ -90,7 +91,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_has_its_message_and_exit_code_and_leaves_nothing(evdit, tiny, case, tmp_path):
     flags, exit_code, says = BAD[case]
-    code, out, err = evdit("generate", *flags, "--model", tiny, "-o", "out.mp4")
+    code, out, err = evdit("generate", "-o", "out.mp4", "--model", tiny, *flags)
     assert (code, out) == (exit_code, ""), err
     assert says in err
     assert err.startswith("error: ") or "\nerror: " in err

@@ -120,7 +120,7 @@ def readable(error: OSError, path: Path) -> EvditError | OSError:
             next_steps=["free some space", "another folder with -o"],
             exit_code=FAILED,
         )
-    if error.errno in UNWRITABLE:
+    if error.errno in UNWRITABLE or not path.parent.is_dir():
         return EvditError(
             f"{path} can't be written: {error.strerror}",
             where=str(error.filename or path.parent),

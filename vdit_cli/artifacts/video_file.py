@@ -104,6 +104,7 @@ def check_output(path: Path | str, overwrite: bool = False) -> None:
     is_folder = kind_of(path) == ""
     path = Path(path)
     told = f"-o {path}"
+    check_name(path)
     if path.is_dir() and not is_folder:
         raise EvditError(
             f"{path} is a folder: a {path.suffix} is a file", where=told, next_steps=[f"-o {path}/video.mp4"]
@@ -120,6 +121,16 @@ def check_output(path: Path | str, overwrite: bool = False) -> None:
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise EvditError(f"{path} can't be written: {parent} is no folder that you may write to", where=told)
+
+
+def check_name(path: Path) -> None:
+    """Raise EvditError (exit 2) for a name that the file system refuses, such as one that is too long."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise EvditError(f"{path} can't be written: {error.strerror}", where=f"-o {path}") from error
 
 
 def existing(path: Path | str) -> Path:

@@ -116,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in own
     args = [arg for arg in own if arg != "--debug"] + args[len(own) :]
     try:
+        check_text(args)
         code = command_line(markup_mode()).main(args=args, prog_name="evdit", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
@@ -124,6 +125,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == INTERRUPTED:
         return explain(KeyboardInterrupt())
     return code if isinstance(code, int) else DONE
+
+
+def check_text(args: Sequence[str]) -> None:
+    """Raise EvditError for an argument with bytes that are not UTF-8: no receipt could hold it."""
+    for number, arg in enumerate(args, 1):
+        if any("\ud800" <= letter <= "\udfff" for letter in arg):
+            shown = arg.encode("utf-8", "backslashreplace").decode("utf-8")
+            raise EvditError(f"{shown} is not UTF-8 text", where=f"argument {number}", next_steps=["a UTF-8 terminal"])
 
 
 def explain(error: BaseException) -> int:

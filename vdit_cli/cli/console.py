@@ -89,13 +89,20 @@ class Console:
 
     def json(self, schema: str, content: Mapping[str, Any]) -> None:
         """One JSON object on stdout, its first key the schema ("evdit.models/1"). Raises ValueError for NaN."""
-        self.data(json.dumps({"schema": schema, **content}, indent=2, ensure_ascii=False, allow_nan=False))
+        is_utf8 = encoding_of(self.out).lower().replace("-", "") == "utf8"
+        self.data(json.dumps({"schema": schema, **content}, indent=2, ensure_ascii=not is_utf8, allow_nan=False))
 
 
 def write_line(stream: TextIO, line: str) -> None:
-    """One whole line, at once."""
-    stream.write(line + "\n")
+    """One whole line, at once; what the stream's encoding lacks is written as its number."""
+    encoding = encoding_of(stream)
+    stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()
+
+
+def encoding_of(stream: TextIO) -> str:
+    """The encoding of a text stream; one in memory takes anything."""
+    return getattr(stream, "encoding", None) or "utf-8"
 
 
 def duration(seconds: float) -> str:

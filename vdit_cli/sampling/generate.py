@@ -156,7 +156,7 @@ def check_words(backbone: Backbone, prompt: str, progress: Progress) -> None:
             f"{backbone.name} knows none of the words in {prompt!r}", where="the prompt", next_steps=[f'"{EXAMPLE}"']
         )
     if unknown:
-        progress.say(f"warning: {backbone.name} does not know {', '.join(map(repr, unknown))} and will ignore it")
+        progress.say(f"warning: {backbone.name} does not know {', '.join(map(repr, unknown))}")
 
 
 def request_of(job: Job, prompts: Sequence[str]) -> Request:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import Request, RunDir
-from vdit_cli.artifacts.video_file import WRITTEN, check_output
+from vdit_cli.artifacts.video_file import WRITTEN, check_name, check_output
 from vdit_cli.errors import EvditError
 
 RUN_FILE, RECEIPT_FILE = "run.json", "receipt.json"
@@ -74,6 +74,7 @@ def check_file(clip: Clip, overwrite: bool) -> None:
 def check_folder(folder: Path, overwrite: bool) -> None:
     """Raise EvditError (exit 2) where the folder for several videos is something else or can't be written."""
     told = f"-o {folder}"
+    check_name(folder)
     if folder.is_file():
         raise EvditError(f"{folder} is a file: several videos go into a folder", where=told, next_steps=["another -o"])
     if folder.is_dir() and not (folder / RUN_FILE).exists() and any(folder.iterdir()) and not overwrite:
