@@ -42,11 +42,11 @@ def test_missing_weights_name_each_file_its_size_and_its_place(monkeypatch, tmp_
     assert "--model LanguageBind/Open-Sora-Plan-v1.2.0 --text-encoder google/mt5-xxl" in text
 
 
-def test_missing_embedded_weights_say_reinstall():
+def test_missing_embedded_weights_say_how_to_make_them():
     shapes = find_source("shapes").entry
     error = weights_missing(shapes, list(shapes.files[:1]))
     assert "1 file" in error.what
-    assert "reinstall" in error.text()
+    assert "evdit train-shapes" in error.text()
     assert "hub" not in error.text()
 
 

@@ -103,7 +103,11 @@ def weights_missing(entry: BackboneEntry, missing: list[NeededFile]) -> EvditErr
     count = "1 file" if len(missing) == 1 else f"{len(missing)} files"
     listed = "".join(f"\n    {needed.line()}" for needed in missing)
     if entry.is_embedded:
-        steps = ["reinstall evdit: these files are part of the package", "--model FOLDER"]
+        steps = [
+            "an evdit whose package holds them",
+            f"evdit train-{entry.name} -o runs/{entry.name}  (makes them; then --model runs/{entry.name})",
+            "--model FOLDER",
+        ]
     else:
         steps = [f"put them into {entry.weights_folder}"]
         if entry.hub_id:
