@@ -58,5 +58,7 @@ def unknown_name(kind: str, name: str, names: Iterable[str], where: str | None =
     """The error for a `kind` called `name` that is in no table, with the three nearest names as the next step."""
     known = list(names)
     return EvditError(
-        f"unknown {kind} {name!r}: it is none of {', '.join(sorted(known))}", where=where, next_steps=nearest(name, known)
+        f"unknown {kind} {name!r}: it is none of {', '.join(sorted(known))}",
+        where=where,
+        next_steps=nearest(name, known),
     )

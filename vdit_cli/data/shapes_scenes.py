@@ -100,7 +100,9 @@ def draw_scenes(seed: int, count: int, split: Split = "train", two_objects: floa
         second[pairs], second_radius[pairs], numbers[pairs, _SECOND_TRACKS:], first_track[pairs]
     )
     tops = _objects(first, first_size, first_track, first_radii)
-    unders = dict(zip(pairs.tolist(), _objects(second[pairs], second_size[pairs], second_track, second_radii), strict=True))
+    unders = dict(
+        zip(pairs.tolist(), _objects(second[pairs], second_size[pairs], second_track, second_radii), strict=True)
+    )
     return [
         Scene(BACKGROUNDS[background[i]], (top, unders[i]) if i in unders else (top,)) for i, top in enumerate(tops)
     ]
