@@ -183,7 +183,7 @@ def _meet(first: int, last: int, other: tuple[int, int]) -> bool:
 def strided(frames: int, k: int) -> TileMask | None:
     """The mask of the smallest stride s with ceil(F / s) = k global frames, or None where no stride gives k.
 
-    Source: the masks of Table 1 of arXiv 2502.06155. The smallest stride is our choice [ours]: at F = 8, 4 to 7 all give 2:6.
+    Source: Table 1 of arXiv 2502.06155. The smallest stride is our choice [ours]: at F = 8, 4 to 7 all give 2:6.
     """
     if not 1 <= k <= frames:
         return None
