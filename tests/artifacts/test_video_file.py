@@ -56,7 +56,7 @@ def test_an_mp4_is_one_that_players_take(tmp_path: Path):
     write_video(tmp_path / "a.mp4", moving_square(), 8, METADATA)
     command = [mp4.imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(tmp_path / "a.mp4")]
     told = subprocess.run(command, capture_output=True, check=False).stderr.decode()
-    assert "h264" in told and "yuv420p(tv, bt709" in told and "8 fps" in told
+    assert "h264" in told and "yuv420p(tv, bt709, progressive)" in told and "8 fps" in told
     content = (tmp_path / "a.mp4").read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
     assert mp4.read_tags(tmp_path / "a.mp4")["prompt"] == METADATA["prompt"]

@@ -31,12 +31,14 @@ TINY = [
         "transformer.batch_size=2",
     )
 ]
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "train-shapes.yaml"
 SETS = [word for setting in TINY for word in ("--set", setting)]
 
 
 def test_a_tiny_training_makes_a_model_that_generates(tmp_path: Path, evdit):
-    """It trains; the same command again is done already; other values are refused; generate takes the run."""
-    command = [sys.executable, "-m", "vdit_cli", "train-shapes", "-o", str(tmp_path / "run"), "--device", "cpu", *SETS]
+    """The recipe trains at a tiny size; the same command again is done already; other values are refused; generate takes the run."""
+    command = [sys.executable, "-m", "vdit_cli", "train-shapes", "-o", str(tmp_path / "run")]
+    command += ["--config", str(RECIPE), "--device", "cpu", *SETS]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr
     model = tmp_path / "run" / "model"

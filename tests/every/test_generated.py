@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -44,6 +45,16 @@ def test_a_table_is_made_from_its_data(build: ModuleType, tmp_path: Path, monkey
     table = "| mask | seconds |\n| --- | --- |\n| 1:7 | 0.02 |\n| a\\|b | - |\n"
     assert build.with_tables(page) == f"before\n<!-- table: data/speed.json cpu -->\n{table}<!-- end -->\nafter\n"
     assert build.with_tables(build.with_tables(page)) == build.with_tables(page)
+
+
+def test_files_that_are_no_code_travel_with_the_package():
+    """What stands in vdit_cli/ beside the code is named by the package's data patterns, so that a wheel has it."""
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    package = ROOT / "vdit_cli"
+    taken = {path for pattern in patterns["package-data"]["vdit_cli"] for path in package.glob(pattern)}
+    others = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    within = {path for path in others if any(folder in taken for folder in (path, *path.parents))}
+    assert sorted(others - within) == []
 
 
 def test_every_figure_file_says_where_it_was_measured():

@@ -39,13 +39,10 @@ def write(path: Path, frames: np.ndarray, fps: float, comment: Mapping[str, str]
     told = [part for key, value in tags.items() for part in ("-metadata", f"{key}={value}")]
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     command += ["-s", size, "-r", f"{fps:.6g}", "-i", "-", "-an", "-c:v", "libx264", "-crf", str(CRF)]
-    command += [
-        "-vf",
-        "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int",
-        "-pix_fmt",
-        "yuv420p",
-    ]
-    command += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
+    # The encoder is told what the frames say of themselves; its own colour flags are not listened to.
+    scale = "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int"
+    colours = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709"
+    command += ["-vf", f"{scale},{colours}", "-pix_fmt", "yuv420p"]
     command += [*told, "-movflags", "+faststart+use_metadata_tags", "-f", "mp4", str(path)]
     done = subprocess.run(command, input=np.ascontiguousarray(frames).data, capture_output=True, check=False)
     if done.returncode:
