@@ -36,7 +36,7 @@ SETS = [word for setting in TINY for word in ("--set", setting)]
 
 
 def test_a_tiny_training_makes_a_model_that_generates(tmp_path: Path, evdit):
-    """The recipe trains at a tiny size; the same command again is done already; other values are refused; generate takes the run."""
+    """The recipe at a tiny size trains; the same again is done already; other values are refused; generate takes it."""
     command = [sys.executable, "-m", "vdit_cli", "train-shapes", "-o", str(tmp_path / "run")]
     command += ["--config", str(RECIPE), "--device", "cpu", *SETS]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300)
