@@ -16,7 +16,9 @@ def planted(
     kinds: list[str] | None = None, frames: int = 8, heads: int = 4, noise: float = 0.05, between=None, text: int = 0
 ) -> Analysis:
     """One layer of each kind: "diagonal", "bands", "global", "uniform", "noise", "sink" or "unstable"."""
-    kinds = ["uniform", "global", "bands", "bands", "diagonal", "diagonal", "unstable", "noise"] if kinds is None else kinds
+    kinds = (
+        ["uniform", "global", "bands", "bands", "diagonal", "diagonal", "unstable", "noise"] if kinds is None else kinds
+    )
     draw = np.random.default_rng(0)
     between = ("prompts", "seeds", "steps") if between is None else between
     grid = VideoGrid(frames, 16, 16, text_after=text)
@@ -82,7 +84,9 @@ def _layer(place, kind, grid, heads, noise, draw, candidates, between, samples) 
     level = 0.0 if kind == "uniform" else 0.02 if kind == "noise" else noise
     tilt = draw.uniform(0.2, 1.8, heads) if kind not in ("uniform", "noise") else np.ones(heads)
     shape = shape_of(kind, frames)
-    each = shape[None, None] ** tilt[None, :, None, None] * np.exp(level * draw.normal(size=(samples, heads, frames, frames)))
+    each = shape[None, None] ** tilt[None, :, None, None] * np.exp(
+        level * draw.normal(size=(samples, heads, frames, frames))
+    )
     mass = (1 - text) * each / each.sum(-1, keepdims=True)
     mean = mass.mean((0, 1))
     off = ~np.eye(frames, dtype=bool)
@@ -107,10 +111,12 @@ def _layer(place, kind, grid, heads, noise, draw, candidates, between, samples) 
         ratios=tuple(ratios),
         chance=1 / frames,
         by_distance=by_distance,
-        first_frame_difference=tuple(float(own * (1 - np.exp(-j / 2)) * (1.2 if structured else 0)) for j in range(frames)),
-        first_frame_error=tuple([0.0, *[float(own * 0.02)] * (frames - 1)]),
-        repetition=tuple([*[None if alike is None else alike * 0.96**d for d in range(frames - 1)], None]),
-        repetition_error=tuple([*[None if alike is None else 0.01 + 0.005 * d for d in range(frames - 1)], None]),
+        first_frame_difference=tuple(
+            float(own * (1 - np.exp(-j / 2)) * (1.2 if structured else 0)) for j in range(frames)
+        ),
+        first_frame_error=(0.0, *[float(own * 0.02)] * (frames - 1)),
+        repetition=(*[None if alike is None else alike * 0.96**d for d in range(frames - 1)], None),
+        repetition_error=(*[None if alike is None else 0.01 + 0.005 * d for d in range(frames - 1)], None),
         repetition_mean=None if alike is None else alike * 0.95,
         repetition_mean_error=None if alike is None else 0.01,
         repetition_elsewhere=None if alike is None else alike * 0.4,
@@ -120,7 +126,8 @@ def _layer(place, kind, grid, heads, noise, draw, candidates, between, samples) 
         head_spread=float(diagonals.std()),
         head_diagonals=tuple(map(float, diagonals)),
         kept_mass={
-            name: float(text + (mean * TileMask.parse(name, frames).frame_matrix()).sum() / frames) for name in candidates
+            name: float(text + (mean * TileMask.parse(name, frames).frame_matrix()).sum() / frames)
+            for name in candidates
         },
         stability=tuple(_stability(kind, one, held, structured) for one in between for held in MASSES),
     )

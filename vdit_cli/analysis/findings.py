@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vdit_cli.analysis.results import Analysis, Between, LayerAnalysis, Stability
-from vdit_cli.analysis.words import capital, chance_of, counted, layers_named, listed, share, times
+from vdit_cli.analysis.words import capital, chance_of, counted, layers_named, listed, runs, share, times
 from vdit_cli.tiles.mask import TileMask
 
 RATIO = 1.2
@@ -27,6 +27,9 @@ AGREES = 0.5
 """A layer is stable when its positions overlap by this share of the way from chance to 1, less twice the error."""
 KEPT = 0.9
 """A mask is guessed for a layer when it keeps this share of the layer's mass."""
+
+NAMED = 6
+"""Sentences name the layers in at most so many words; maps, plots and tables mark each one."""
 
 BETWEEN: tuple[Between, ...] = ("prompts", "seeds", "steps")
 
@@ -96,9 +99,11 @@ def is_enough(layers: Sequence[int], analysis: Analysis) -> bool:
 
 
 def where(layers: Sequence[int], analysis: Analysis) -> str:
-    """ "layers 4-7", or "all 12 layers"."""
+    """ "layers 4-7", or "all 12 layers", or "20 of 32 layers" where naming them would take more than NAMED words."""
     total = len(analysis.layers)
-    return f"all {total} layers" if len(layers) == total > 1 else layers_named(layers)
+    if len(layers) == total > 1:
+        return f"all {total} layers"
+    return layers_named(layers) if len(runs(layers)) <= NAMED else f"{len(layers)} of {total} layers"
 
 
 def guessed_mask(layer: LayerAnalysis, candidates: Iterable[str]) -> str | None:
@@ -137,7 +142,9 @@ def verdict(analysis: Analysis, structured: Sequence[int]) -> str:
         return f"No tile structure: the diagonal stands out in none of {total}."
     if len(structured) == len(analysis.layers):
         return f"Tile structure in {where(structured, analysis)}: the model has the pattern."
-    told = f"Tile structure in {len(structured)} of {total} ({layers_named(structured)})"
+    told = f"Tile structure in {len(structured)} of {total}"
+    if len(runs(structured)) <= NAMED:
+        told += f" ({layers_named(structured)})"
     if is_enough(structured, analysis):
         return f"{told}: the model has the pattern."
     return f"{told}, fewer than a quarter: the model does not have the pattern."
@@ -178,9 +185,9 @@ def diagonal(analysis: Analysis, structured: tuple[int, ...]) -> Finding:
     else:
         most = max(analysis.layers, key=lambda each: each.ratio)
         sentence = (
-            f"No layer prefers its own frame: the diagonal holds {share(held)} of the mass, {beside}; the highest ratio "
-            f"to the other tiles is {most.ratio:.2f} +- {most.ratio_spread:.2f} in layer {most.layer} "
-            f"(1 is uniform, structure starts above {RATIO})."
+            f"No layer prefers its own frame: the diagonal holds {share(held)} of the mass, {beside}; the highest "
+            f"ratio to the other tiles is {most.ratio:.2f} +- {most.ratio_spread:.2f} in layer {most.layer} "
+            f"(1 is uniform, structure starts above {RATIO:g})."
         )
     return Finding("diagonal", "The diagonal dominates", is_enough(structured, analysis), structured, sentence)
 
@@ -197,7 +204,9 @@ def locality(analysis: Analysis) -> Finding:
         sentence = "Two frames have one distance: whether mass falls with it can't be told."
         return Finding("locality", "Near frames matter more", None, (), sentence)
     start = far_from(frames)
-    layers = tuple(each.layer for each in analysis.layers if each.by_distance[1] > NEAR * mean(each.by_distance[start:]))
+    layers = tuple(
+        each.layer for each in analysis.layers if each.by_distance[1] > NEAR * mean(each.by_distance[start:])
+    )
     seen = chosen(analysis, layers)
     own, near, far = (
         mean(mean(each.by_distance[part]) for each in seen) for part in (slice(0, 1), slice(1, 2), slice(start, None))
@@ -245,7 +254,8 @@ def stability(analysis: Analysis) -> Finding:
     if mass is None:
         sentence = "There is nothing to compare: one prompt, one seed and one step."
         return Finding("stability", title, None, (), sentence)
-    told, stable = [], {each.layer for each in analysis.layers}
+    told: list[str] = []
+    stable = {each.layer for each in analysis.layers}
     for between in BETWEEN:
         found = {each.layer: stability_at(each, between, mass) for each in analysis.layers}
         there = {layer: each for layer, each in found.items() if each is not None}
@@ -261,7 +271,7 @@ def stability(analysis: Analysis) -> Finding:
     if not layers:
         sentence += "; no layer is clearly above chance"
     elif unstable:
-        sentence += f"; not clearly above chance in {layers_named(unstable)}"
+        sentence += f"; not clearly above chance in {where(unstable, analysis)}"
     return Finding("stability", title, is_enough(layers, analysis), layers, sentence + ".")
 
 

@@ -41,8 +41,8 @@ def small_map(masses: Rows, top: float, name: str) -> str:
     """A layer's map without axes."""
     frames = len(masses)
     return (
-        f'<svg class="map explore" viewBox="0 0 {frames} {frames}" shape-rendering="crispEdges" role="img" tabindex="0" '
-        f'data-step="{frames}" aria-label="{escape(name)}">{cells(masses, top)}</svg>'
+        f'<svg class="map explore" viewBox="0 0 {frames} {frames}" shape-rendering="crispEdges" role="img" '
+        f'tabindex="0" data-step="{frames}" aria-label="{escape(name)}">{cells(masses, top)}</svg>'
     )
 
 

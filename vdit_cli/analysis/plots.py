@@ -1,6 +1,6 @@
 """The report's plots as SVG written by hand: axes with units, points that say their numbers, colours from the page.
 
-Each plot is 400 x 236 units and grows with its place. What lies inside an element with a <title> says it when it is
+Each plot is 340 x 212 units and grows with its place. What lies inside an element with a <title> says it when it is
 pointed at; the page's script steps through these with the arrow keys.
 """
 
@@ -23,8 +23,8 @@ from vdit_cli.analysis.findings import (
 from vdit_cli.analysis.results import Analysis
 from vdit_cli.analysis.words import chance_of, share
 
-WIDTH, HEIGHT = 400, 236
-LEFT, RIGHT, TOP, BOTTOM = 44, 14, 14, 42
+WIDTH, HEIGHT = 340, 212
+LEFT, RIGHT, TOP, BOTTOM = 44, 24, 12, 42
 
 
 class Plot:
@@ -65,12 +65,12 @@ class Plot:
         """A vertical line at x."""
         self.parts.append(f'<path class="{css}" d="M{self.at_x(x):g} {self.at_y(low):g}V{self.at_y(high):g}"/>')
 
-    def level(self, y: float, css: str, said: str, below: bool = False) -> None:
-        """A line across at a value that has a name, told at its right end."""
+    def level(self, y: float, said: str = "") -> None:
+        """A dashed line across, its short name at the right end."""
         place = self.at_y(y)
         self.parts.append(
-            f'<path class="{css}" d="M{LEFT} {place:g}H{WIDTH - RIGHT}"/>'
-            f'<text class="said" x="{WIDTH - RIGHT}" y="{place + (12 if below else -4):g}">{escape(said)}</text>'
+            f'<path class="dashed" d="M{LEFT} {place:g}H{WIDTH - RIGHT}"/>'
+            f'<text class="said" x="{WIDTH - RIGHT + 4}" y="{place + 4:g}">{escape(said)}</text>'
         )
 
     def svg(self, x_ticks: Iterable[float], y_ticks: Iterable[float]) -> str:
@@ -133,11 +133,12 @@ def curves_plot(
         if len(curve) > 1:
             plot.curve(list(curve.items()), "thin has" if layer in marked else "thin", f"layer {layer}")
     if chance:
-        plot.level(chance[0], "dashed", chance[1])
+        plot.level(*chance)
     means = {place: [curve[place] for curve in curves.values() if place in curve] for place in places}
     plot.curve([(place, mean(told)) for place, told in means.items()], "bold")
     for place, told in means.items():
-        said = f"{labels[0].split(' (')[0]} {place}: mean {share(mean(told))}, layers {share(min(told))} to {share(max(told))}"
+        spread = f"layers {share(min(told))} to {share(max(told))}"
+        said = f"{labels[0].split(' (')[0]} {place}: mean {share(mean(told))}, {spread}"
         plot.point(place, mean(told), "dot", said)
     return plot.svg(whole_ticks(places[0], places[-1]), even_ticks(least, most))
 
@@ -150,7 +151,7 @@ def repetition_plot(analysis: Analysis, found: Findings) -> str:
     }
     curves = {layer: curve for layer, curve in curves.items() if curve}
     marked = found.properties[0].layers
-    labels = ("lag between the frames of a tile (latent frames)", "mean correlation")
+    labels = ("lag (latent frames)", "mean correlation")
     return curves_plot("Mean correlation of tiles by lag", curves, labels, marked) if curves else ""
 
 
@@ -162,13 +163,13 @@ def ratio_plot(analysis: Analysis, found: Findings) -> str:
         "Diagonal ratio by layer",
         (layers[0].layer - 0.5, layers[-1].layer + 0.5),
         (0, most),
-        ("layer", "diagonal mass / mean of others"),
+        ("layer", "diagonal / other tiles"),
     )
-    plot.level(RATIO, "dashed", f"structure above {RATIO:g}")
-    plot.level(1, "dashed", "uniform 1", below=True)
+    plot.level(RATIO, f"{RATIO:g}")
+    plot.curve([(layers[0].layer - 0.5, 1), (layers[-1].layer + 0.5, 1)], "uniform")
     for each in layers:
         css = "dot" if each.layer in found.structured else "dot hollow"
-        plot.upright(each.layer, each.ratio, 0, "stem has" if each.layer in found.structured else "stem")
+        plot.upright(each.layer, each.ratio, 1, "stem has" if each.layer in found.structured else "stem")
         plot.upright(each.layer, each.ratio - each.ratio_spread, each.ratio + each.ratio_spread, "whisker")
         said = f"layer {each.layer}: ratio {each.ratio:.2f} ± {each.ratio_spread:.2f}, diagonal {share(each.diagonal)}"
         plot.point(each.layer, each.ratio, css, said)
@@ -178,7 +179,7 @@ def ratio_plot(analysis: Analysis, found: Findings) -> str:
 def distance_plot(analysis: Analysis, found: Findings) -> str:
     """(c) mean mass of a tile by the distance between its frames."""
     curves = {each.layer: dict(enumerate(each.by_distance)) for each in analysis.layers}
-    chance = (1 / analysis.grid.frames, f"uniform {chance_of(analysis.grid.frames)}")
+    chance = (1 / analysis.grid.frames, chance_of(analysis.grid.frames))
     labels = ("distance (latent frames)", "mass of a tile")
     return curves_plot("Mass of a tile by distance", curves, labels, found.properties[2].layers, chance)
 
@@ -187,7 +188,7 @@ def difference_plot(analysis: Analysis, found: Findings) -> str:
     """(c) how far the first frame's tiles are from its own; empty where that tile holds nothing."""
     told = {each.layer: first_differences(analysis, each) for each in analysis.layers}
     curves = {layer: dict(enumerate(values)) for layer, values in told.items() if values is not None}
-    labels = ("key frame (latent frames)", "difference / mean of tile 0, 0")
+    labels = ("key frame (latent frames)", "difference / own mean")
     name = "Difference of the first frame's tiles from its own"
     return curves_plot(name, curves, labels, found.properties[2].layers) if curves else ""
 
@@ -195,7 +196,7 @@ def difference_plot(analysis: Analysis, found: Findings) -> str:
 def stability_plots(analysis: Analysis) -> list[tuple[str, str]]:
     """(d) a plot for prompts, seeds and steps where compared: overlap by layer, and the chance level beside it."""
     mass = stability_mass(analysis)
-    plots = []
+    plots: list[tuple[str, str]] = []
     layers = analysis.layers
     for between in BETWEEN:
         told = {each.layer: stability_at(each, between, mass) for each in layers} if mass is not None else {}
@@ -206,7 +207,7 @@ def stability_plots(analysis: Analysis) -> list[tuple[str, str]]:
             f"Overlap of positions between {between}, by layer",
             (layers[0].layer - 0.5, layers[-1].layer + 0.5),
             (0, 1),
-            ("layer", f"overlap of {100 * (mass or 0):.0f} % positions"),
+            ("layer", "overlap (share of positions)"),
         )
         for layer, each in there.items():
             holds = agrees(each)

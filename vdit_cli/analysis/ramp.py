@@ -1,7 +1,8 @@
 """The colours of attention mass: one ramp from indigo over teal to yellow, even in lightness, for every picture.
 
-Drawn in OKLCH (Björn Ottosson, "A perceptual color space for image processing", 2020): lightness rises linearly, so that
-equal steps look equal, in grey too and to eyes that miss red or green. A colour is told by its level, 0 to LEVELS - 1.
+Drawn in OKLCH (Björn Ottosson, "A perceptual color space for image processing", 2020): lightness rises linearly, so
+that equal steps look equal, in grey too and to eyes that miss red or green. A colour is told by its
+level, 0 to LEVELS - 1.
 """
 
 from __future__ import annotations

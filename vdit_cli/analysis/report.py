@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from vdit_cli.analysis import heat, plots, report_tables
-from vdit_cli.analysis.findings import Finding, Findings
+from vdit_cli.analysis.findings import RATIO, Finding, Findings
 from vdit_cli.analysis.ramp import scale_top
 from vdit_cli.analysis.results import Analysis, LayerAnalysis
 from vdit_cli.analysis.words import counted, share, times
@@ -22,12 +22,13 @@ TEMPLATE = Path(__file__).with_name("report.html.in")
 
 HOW = {
     "repetition": "Tile (i, j) is compared with the tiles on its own lag, j - i, position by position, on the sampled "
-    "rows. 1 is identical, 0 unrelated. Thin: a layer; thick: their mean.",
-    "diagonal": "The mean mass of a frame's own tile over the mean of all others. 1 is uniform. A layer has structure "
-    "(filled) when its ratio, less twice its standard error over the samples, is above 1.2. Whiskers: one standard "
-    "deviation over the samples.",
-    "locality": "Left, the mean mass of a tile by the distance between its frames. Right, how far the tiles of the first "
-    "frame's queries are from its own tile, element by element, in units of that tile's mean element.",
+    "rows. 1 is identical, 0 unrelated. Thin: a layer, in colour where tiles repeat; thick: the mean of all layers.",
+    "diagonal": "The mean mass of a frame's own tile over the mean of all others; 1 is uniform attention. A layer has "
+    f"tile structure (filled) when its ratio, less twice its standard error over the samples, is above {RATIO:g} "
+    "(dashed). Whiskers: one standard deviation over the samples.",
+    "locality": "First, the mean mass of a tile by the distance between its frames (dashed: uniform). Second, "
+    "how far the tiles of the first frame's queries are from its own tile, element by element, in units of that tile's "
+    "mean element. Thin: a layer, in colour where mass falls; thick: the mean of all layers.",
     "stability": "For two samples, the smallest sets of positions that hold the mass, and the share of the first that "
     "lies in the second. The bar across is what sets of that size would share by chance; filled where the overlap goes "
     "half of the way from chance to 1 or more.",
@@ -70,7 +71,7 @@ def page(analysis: Analysis, found: Findings) -> str:
 
 def prose(sentence: str) -> str:
     """A finding's sentence as HTML, with the signs that plain text has no letters for."""
-    return escape(sentence).replace(" x ", " × ").replace("+-", "±")
+    return escape(sentence).replace(" x ", "&nbsp;× ").replace("+-", "±")
 
 
 def mark(holds: bool | None, yes: str = "holds", no: str = "does not hold") -> str:
@@ -125,22 +126,24 @@ def layer_map(layer: LayerAnalysis, found: Findings, top: float) -> str:
     return (
         f'<figure class="tile{" has" if has else ""}">{heat.small_map(layer.tile_mass, top, name)}'
         f"<figcaption><b>Layer {layer.layer}</b> <span>{beside}</span>"
-        f"<em>{'structure' if has else 'none'}</em></figcaption></figure>"
+        f"<em>{'diagonal stands out' if has else 'no diagonal'}</em></figcaption></figure>"
     )
 
 
 def property_section(finding: Finding, analysis: Analysis, found: Findings) -> str:
     """One of the four properties: heading, sentence, how to read it, plots."""
     drawn = {
-        "repetition": lambda: [("by lag", plots.repetition_plot(analysis, found))],
-        "diagonal": lambda: [("by layer", plots.ratio_plot(analysis, found))],
+        "repetition": lambda: [("", plots.repetition_plot(analysis, found))],
+        "diagonal": lambda: [("", plots.ratio_plot(analysis, found))],
         "locality": lambda: [
             ("by distance", plots.distance_plot(analysis, found)),
             ("the first frame's tiles", plots.difference_plot(analysis, found)),
         ],
         "stability": lambda: [(f"between {name}", svg) for name, svg in plots.stability_plots(analysis)],
     }[finding.name]()
-    figures = "".join(f"<figure>{svg}<figcaption>{name}</figcaption></figure>" for name, svg in drawn if svg)
+    figures = "".join(
+        f"<figure>{svg}{f'<figcaption>{name}</figcaption>' if name else ''}</figure>" for name, svg in drawn if svg
+    )
     table = report_tables.stability_table(analysis) if finding.name == "stability" else ""
     return (
         f'<article class="property" id="{finding.name}"><div class="said"><h3>{escape(finding.title)}</h3>'

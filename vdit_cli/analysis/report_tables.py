@@ -37,7 +37,7 @@ def spread(value: float | None, error: float | None) -> str:
 
 
 def masks_table(analysis: Analysis, found: Findings) -> str:
-    """Mass that each candidate keeps of each layer, coloured, the guess framed; their mean and uniform attention below."""
+    """Mass that each candidate keeps of each layer, the guess framed; their mean and uniform attention below."""
     if not analysis.candidates:
         return ""
     masks = {name: TileMask.parse(name, analysis.grid.frames) for name in analysis.candidates}

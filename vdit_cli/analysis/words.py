@@ -10,14 +10,14 @@ NONE = "-"
 
 
 def share(value: float | None) -> str:
-    """A share or correlation without its leading zero: ".28", "1.00", "-.12"; two digits that count below .1: ".042"."""
+    """A share or correlation without its leading zero: ".28", "1.00", "-.12"; two digits below .1: ".042"."""
     if value is None:
         return NONE
     if value == 0:
         return "0"
     if 0.995 <= abs(value) < 1:
         text = f"{math.floor(abs(value) * 1000) / 1000:.3f}"  # a share below 1 never reads as 1
-    elif abs(value) >= 0.1:
+    elif abs(value) >= 0.0995:
         text = f"{abs(value):.2f}"
     else:
         text = f"{abs(value):.{min(6, 1 - math.floor(math.log10(abs(value))))}f}"
@@ -38,21 +38,15 @@ def chance_of(frames: int) -> str:
     return f"1/{frames}"
 
 
-def runs(numbers: Sequence[int]) -> str:
-    """Ascending whole numbers with their runs joined: "0, 4-7 and 9"; "none" of none."""
+def runs(numbers: Sequence[int]) -> list[str]:
+    """Ascending whole numbers as words, runs of three and more joined: ["0", "4-7", "9"]."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:
             parts[-1].append(number)
         else:
             parts.append([number])
-    told = [f"{part[0]}-{part[-1]}" if len(part) > 2 else str(n) for part in parts for n in part[: _ends(part)]]
-    return listed(told) or "none"
-
-
-def _ends(part: Sequence[int]) -> int:
-    """How many words a run takes: one as "4-7", one for each of two neighbours."""
-    return 1 if len(part) > 2 else len(part)
+    return [word for part in parts for word in ([f"{part[0]}-{part[-1]}"] if len(part) > 2 else map(str, part))]
 
 
 def listed(words: Sequence[str]) -> str:
@@ -62,7 +56,7 @@ def listed(words: Sequence[str]) -> str:
 
 def layers_named(numbers: Sequence[int]) -> str:
     """ "layer 4", "layers 4-7 and 9"."""
-    return f"layer{'' if len(numbers) == 1 else 's'} {runs(numbers)}"
+    return f"layer{'' if len(numbers) == 1 else 's'} {listed(runs(numbers)) or 'none'}"
 
 
 def counted(count: int, word: str) -> str:
