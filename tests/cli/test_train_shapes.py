@@ -61,6 +61,11 @@ def test_a_tiny_training_makes_a_model_that_generates(tmp_path: Path, evdit):
     assert code == 0 and "is done already" in err
     code, _, err = evdit(*command[3:], "--seed", "1")
     assert code == 2 and "was made by another recipe: seed: was 0, is 1" in err
+    assert err.rstrip().endswith("--allow-changed")
+    code, out, err = evdit(*command[3:], "--seed", "1", "--allow-changed")
+    assert (code, out) == (0, f"{model}\n"), err
+    run = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert (run["state"], run["values"]["seed"]) == ("done", 1)
 
     code, out, err = evdit(
         "generate",

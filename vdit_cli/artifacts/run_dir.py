@@ -99,11 +99,11 @@ class RunDir:
         return cls(path, manifest)
 
     @classmethod
-    def resume(cls, path: Path | str, request: Request, allow_changed: bool = False) -> RunDir:
+    def resume(cls, path: Path | str, request: Request, allow_changed: bool | None = None) -> RunDir:
         """The run at `path` to go on with, or as it is where it is done (`is_done`).
 
         Raises EvditError (exit 2), naming the keys that differ, for a run that was asked for something else, unless
-        `allow_changed`.
+        `allow_changed` (None: the command has no flag `--allow-changed`).
         """
         run, asked = cls.open(path), request.manifest()
         changed = run.differences(asked)
@@ -111,14 +111,14 @@ class RunDir:
             raise EvditError(
                 f"{path} was made by another recipe: " + "; ".join(changed),
                 where=f"{run.path / 'run.json'}",
-                next_steps=["a new folder with -o", "--allow-changed"],
+                next_steps=["a new folder with -o", *(["--allow-changed"] if allow_changed is not None else [])],
             )
         if changed:
             run.manifest = {**asked, "outputs": run.manifest["outputs"]}
         return run
 
     @classmethod
-    def start(cls, path: Path | str | None, request: Request, allow_changed: bool = False) -> RunDir:
+    def start(cls, path: Path | str | None, request: Request, allow_changed: bool | None = None) -> RunDir:
         """Create the run at `path`, or resume it if it is there.
 
         Without a path: `runs/<date>-<command>-<model>`, with -2, -3, ... where that was made by another recipe.

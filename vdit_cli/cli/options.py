@@ -49,3 +49,6 @@ Set = Annotated[
     typer.Option("--set", help="Set any key of the recipe, as section.key=value; may be repeated.", show_default=False),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]
+AllowChanged = Annotated[
+    bool, typer.Option("--allow-changed", help="Go on with a run that was begun with other values.")
+]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vdit_cli.cli.console import Console
-from vdit_cli.cli.options import Config, Json, Set, knob_option
+from vdit_cli.cli.options import AllowChanged, Config, Json, Set, knob_option
 from vdit_cli.recipe import load
 
 EXAMPLE = """evdit train-shapes --config recipes/train-shapes.yaml -o runs/shapes
@@ -29,6 +29,7 @@ def command(
     device: Annotated[str | None, knob_option("train_shapes.device")] = None,
     config: Config = None,
     sets: Set = None,
+    allow_changed: AllowChanged = False,
     as_json: Json = False,
 ) -> None:
     """Train the embedded model `shapes` from scratch on rendered clips: about 20 minutes on one large GPU.
@@ -41,7 +42,7 @@ def command(
 
     with Console() as console:
         console.say(recipe.resolved_text("train_shapes"))
-        folder = train_shapes(recipe.train_shapes, output, console)
+        folder = train_shapes(recipe.train_shapes, output, console, allow_changed)
     if as_json:
         console.json("evdit.train-shapes/1", {"model": str(folder)})
     else:

@@ -35,18 +35,21 @@ from vdit_cli.timing import Progress
 FACTS = "training.json"
 
 
-def train_shapes(options: TrainShapesOptions, out: Path | None, progress: Progress) -> Path:
+def train_shapes(
+    options: TrainShapesOptions, out: Path | None, progress: Progress, allow_changed: bool = False
+) -> Path:
     """Train, or go on training, the embedded model in the run `out`, and return its pipeline folder, `out/model`.
 
     The VAE stands in `out/vae`, the transformer and text encoder in `out/transformer`; each part has its metrics and
-    checkpoints. Without `out` the run is `runs/<date>-train-shapes-shapes`. Raises EvditError (exit 2) for a run that
-    was asked for something else, and Interrupted after saving.
+    checkpoints. Without `out` the run is `runs/<date>-train-shapes-shapes`. With `allow_changed` a run that was begun
+    with other values goes on with these; parts that are finished stay. Raises EvditError (exit 2) for such a run
+    otherwise, and Interrupted after saving.
     """
     check_options(options)
     device = pick_device(options.device)
     values = {key: value for key, value in flat(options) if key != "device"}
     request = Request("train-shapes", "shapes", values, origins=dict(options.origins))
-    run = RunDir.start(out, request)
+    run = RunDir.start(out, request, allow_changed)
     if run.is_done():
         progress.say(f"{run.path} is done already")
         return run.find("model")
