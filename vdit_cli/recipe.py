@@ -101,7 +101,7 @@ class TrainingOptions(Section):
 class ShapesVaeOptions(TrainingOptions):
     """The video autoencoder of `shapes`: its size and its training."""
 
-    iterations: int = knob(7500, "optimiser steps", at_least=1)
+    iterations: int = knob(7000, "optimiser steps", at_least=1)
     batch_size: int = knob(4, "clips a step", at_least=1)
     learning_rate: float = knob(1e-3, "peak learning rate", at_least=0)
     average_keep: float = knob(0.995, "decay of the averaged weights, which are what is kept", at_least=0)
@@ -118,7 +118,7 @@ class ShapesVaeOptions(TrainingOptions):
 class ShapesTransformerOptions(TrainingOptions):
     """The transformer and text encoder of `shapes`: their sizes and their training."""
 
-    iterations: int = knob(6000, "optimiser steps", at_least=1)
+    iterations: int = knob(5000, "optimiser steps", at_least=1)
     batch_size: int = knob(256, "latent clips a step", at_least=1)
     learning_rate: float = knob(1.5e-3, "peak learning rate", at_least=0)
     warmup: int = knob(300, "steps to reach the peak", at_least=0)
