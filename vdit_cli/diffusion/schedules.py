@@ -1,4 +1,4 @@
-"""The noise of variance-preserving diffusion: x_t = alpha_t x0 + sigma_t eps, with alpha^2 + sigma^2 = 1.
+"""The noise of diffusion, x_t = alpha_t x0 + sigma_t eps: alpha^2 + sigma^2 = 1, or alpha = 1 - sigma (a straight path).
 
 Letters: B batch, T timesteps of the table (1000 in each model here), index t = 0 the cleanest.
 """
@@ -41,11 +41,24 @@ class NoiseSchedule:
         return cls(alphas_squared.sqrt(), (1.0 - alphas_squared).sqrt())
 
     @classmethod
+    def straight(cls, steps: int, shift: float = 1.0) -> NoiseSchedule:
+        """Flow matching: sigma_i = shift w / (1 + (shift - 1) w) with w = (i + 1) / T, and alpha_i = 1 - sigma_i.
+
+        Source: arXiv 2210.02747 with time running towards noise; the shift, arXiv 2403.03206.
+        """
+        w = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+        sigmas = shift * w / (1 + (shift - 1) * w)
+        return cls(1 - sigmas, sigmas)
+
+    @classmethod
     def from_config(cls, config: dict) -> NoiseSchedule:
         """The schedule that a diffusers `scheduler_config.json` describes (missing keys: linear, 1e-4 to 2e-2, 1000).
 
-        Raises EvditError for a beta schedule that is not in `BETAS`, given betas, or betas rescaled to zero SNR.
+        A model that predicts a flow has the straight path, with the config's `shift`. Raises EvditError for a beta
+        schedule that is not in `BETAS`, given betas, or betas rescaled to zero SNR.
         """
+        if config.get("prediction_type") == "flow_prediction":
+            return cls.straight(config.get("num_train_timesteps", 1000), config.get("shift", 1.0))
         name = config.get("beta_schedule", "linear")
         if name not in BETAS:
             raise unknown_name("beta schedule", name, BETAS, where="scheduler_config.json beta_schedule")

@@ -1,0 +1,75 @@
+"""Milestones exact, grids inside segments, curricula, and look-ups that know clean data."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as some
+
+from vdit_cli.diffusion.milestones import CLEAN, Milestones, points_at, signal_and_noise
+from vdit_cli.diffusion.schedules import NoiseSchedule
+from vdit_cli.errors import EvditError
+
+
+def test_milestones_written_out():
+    assert Milestones(4).times == (CLEAN, 249, 499, 749, 999)
+    assert Milestones(2, 25).times == (CLEAN, 499, 999)
+    assert Milestones(4).sampled == (999, 749, 499, 249)
+    assert Milestones(2, 2).grid == (CLEAN, 249, 499, 749, 999)
+    assert Milestones(1000).sampled == tuple(range(999, -1, -1))
+
+
+@given(some.integers(1, 60), some.integers(1, 16), some.sampled_from([960, 1000, 1021]))
+def test_grids_are_even_and_never_move_a_milestone(steps, points, timesteps):
+    path = Milestones(steps, points, timesteps)
+    grid = path.grid
+    assert len(grid) == steps * points + 1 and grid[0] == CLEAN and grid[-1] == timesteps - 1
+    assert all(low < high for low, high in zip(grid, grid[1:], strict=False))
+    exact = [Fraction(j * timesteps, steps * points) - 1 for j in range(len(grid))]
+    assert all(abs(point - at) <= Fraction(1, 2) for point, at in zip(grid, exact, strict=True))
+    assert path.times == Milestones(steps, 1, timesteps).times
+    assert set(path.times) <= set(grid)
+
+
+def test_a_draw_is_uniform_and_stays_in_its_segment():
+    path = Milestones(4, 5)
+    t, u, tau = path.draw(20_000, torch.Generator().manual_seed(0))
+    assert torch.all((tau <= u) & (u < t))
+    grid, times = list(path.grid), set(path.times)
+    for point, below, milestone in set(zip(t.tolist(), u.tolist(), tau.tolist(), strict=True)):
+        assert below == grid[grid.index(point) - 1] and milestone in times
+        assert not any(milestone < other < point for other in times), "tau is the milestone next below t"
+    counts = torch.stack([(t == point).sum() for point in grid[1:]])
+    assert counts.min() > 850 and counts.max() < 1150, "1000 expected of each of the 20 points"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [((0, 1), "0 steps"), ((4, 0), "0 teacher points"), ((50, 25), "1250 points"), ((2000, 1), "2000 points")],
+)
+def test_wrong_counts_are_refused(wrong, told):
+    with pytest.raises(EvditError, match=told) as caught:
+        Milestones(*wrong)
+    assert caught.value.exit_code == 2 and caught.value.next_steps
+
+
+def test_more_points_than_timesteps_name_what_fits():
+    with pytest.raises(EvditError, match="the noise schedule has 1000 timesteps") as caught:
+        Milestones(50, 25)
+    assert caught.value.next_steps == ("--set distill_mlcd.teacher_points=[20]",)
+    assert Milestones(50, 20).grid[-1] == 999
+
+
+def test_points_go_from_coarse_to_fine():
+    assert [points_at(i, 9, (2, 5, 25)) for i in range(9)] == [2, 2, 2, 5, 5, 5, 25, 25, 25]
+    assert [points_at(i, 8, (2, 25), (3, 1)) for i in range(8)] == [2] * 6 + [25] * 2
+    assert [points_at(i, 3, (7,)) for i in range(3)] == [7, 7, 7]
+
+
+def test_clean_data_has_no_noise_and_other_times_are_the_table():
+    schedule = NoiseSchedule.from_config({})
+    a, s = signal_and_noise(schedule, torch.tensor([CLEAN, 0, 999]))
+    assert a.flatten().tolist() == [1.0, schedule.alphas[0], schedule.alphas[999]]
+    assert s.flatten().tolist() == [0.0, schedule.sigmas[0], schedule.sigmas[999]]
+    assert a.shape == (3, 1, 1, 1, 1) and a.dtype == torch.float64
