@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from vdit_cli.artifacts.digest import content_digest
 from vdit_cli.attention.bind import Attend
 from vdit_cli.attention.costs import CostTable
 from vdit_cli.tiles.grid import VideoGrid
@@ -140,3 +141,18 @@ def make_fast(backbone: Backbone, compiled: bool) -> None:
     """Ready the transformer for inference where the backbone can."""
     if isinstance(backbone, PreparesSteps):
         backbone.make_fast(compiled)
+
+
+@runtime_checkable
+class DigestsParts(Protocol):
+    """What a backbone may offer beside `Backbone`: digests of the parts that prepared data come from."""
+
+    def part_digest(self, part: str) -> str:
+        """Digest of all that decides what the part "vae" or "text" makes: weights, configuration, tokenizer."""
+
+
+def part_digest(backbone: Backbone, part: str) -> str:
+    """Digest of the part "vae" or "text"; of the backbone's name alone where it offers none. May read whole files."""
+    if isinstance(backbone, DigestsParts):
+        return backbone.part_digest(part)
+    return content_digest([backbone.name, part])

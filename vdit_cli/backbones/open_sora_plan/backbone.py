@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from vdit_cli.artifacts.digest import weights_digest
+from vdit_cli.artifacts.digest import content_digest, weights_digest
 from vdit_cli.attention.bind import Attend, Case, bind
 from vdit_cli.attention.costs import CostTable
 from vdit_cli.backbones.base import TextStates
@@ -129,6 +129,12 @@ class OpenSoraPlan:
     def weights_digest(self) -> str:
         """Digest of the transformer's weights, which a plan was searched on; reads the whole file once."""
         return weights_digest(self.transformer_folder)
+
+    def part_digest(self, part: str) -> str:
+        """Digest of all that decides what the part "vae" or "text" makes; reads whole files."""
+        if part == "vae":
+            return content_digest([weights_digest(self.folders.vae), loading.lasting(self.vae_config)])
+        return TextEncoder.digest(self.text_folder, self.tokenizer_folder)
 
     def resident(self, part: str) -> AbstractContextManager[None]:
         """Inside the block the part ("text", "transformer" or "vae") is on the device; offload decides what follows."""

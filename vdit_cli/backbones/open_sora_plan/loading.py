@@ -42,6 +42,12 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     return _read_object(path)
 
 
+def lasting(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what says only who wrote it or where: private keys, versions and number formats."""
+    passing = ("transformers_version", "torch_dtype", "dtype")
+    return {key: value for key, value in config.items() if not key.startswith("_") and key not in passing}
+
+
 def weight_files(folder: Path | str) -> list[Path]:
     """The safetensors files that together hold the weights in `folder`: one file, or the shards of its index.
 

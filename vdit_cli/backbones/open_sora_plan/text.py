@@ -26,6 +26,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from vdit_cli.artifacts.digest import content_digest, file_digest, weights_digest
 from vdit_cli.backbones.base import TextStates
 from vdit_cli.backbones.open_sora_plan import loading
 from vdit_cli.backbones.open_sora_plan.prompt_cleaning import clean_prompt
@@ -91,6 +92,15 @@ class TextEncoder:
         """Bytes that the encoder in `folder` will take once loaded, from its config alone."""
         parameters = sum(weight.numel() for weight in _empty_encoder(folder).parameters())
         return parameters * text_dtype(parameters, dtype).itemsize
+
+    @staticmethod
+    def digest(folder: Path | str, tokenizer: Path | str) -> str:
+        """Digest of an encoder's weights and config and of its tokenizer's words; reads whole files."""
+        folder, words = Path(folder), [Path(tokenizer) / name for name in TOKENIZER_FILES]
+        is_safe = any(folder.glob("*.safetensors"))
+        weights = [weights_digest(folder)] if is_safe else [file_digest(path) for path in _bin_files(folder)]
+        config = loading.lasting(loading.read_config(folder))
+        return content_digest([weights, config, [file_digest(path) for path in words if path.is_file()]])
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextStates:

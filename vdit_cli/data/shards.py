@@ -1,0 +1,246 @@
+"""Prepared clips on disk: safetensors shards and an index, and `Clips`, which reads them for training.
+
+A data folder holds `index.json` (schema `evdit.data/1`), `null.safetensors` (states of the negative prompt) and shards
+of a few clips each; nothing but the clips asked for is held in memory.
+Letters: B batch, C channels, F latent frames, h, w latent height and width, L text tokens.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vdit_cli.artifacts.atomic import replacing, write_json
+from vdit_cli.artifacts.digest import file_digest
+from vdit_cli.artifacts.receipt import read_object
+from vdit_cli.artifacts.run_dir import RunDir
+from vdit_cli.backbones.base import TextStates
+from vdit_cli.data.facts import DataFacts
+from vdit_cli.errors import EvditError
+
+SCHEMA = "evdit.data/1"
+INDEX, NULL, SHARDS = "index.json", "null.safetensors", "shards"
+OPEN_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A clip of the source that was left out, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of clips: its name in the folder, its digest, and the source and caption of each clip in order.
+
+    `text_length` is the most text tokens of a clip in it.
+    """
+
+    path: str
+    sha256: str
+    sources: tuple[str, ...]
+    captions: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
+    text_length: int = 0
+
+    def content(self) -> dict[str, Any]:
+        """The shard as JSON values."""
+        return asdict(self)
+
+    @staticmethod
+    def of(content: Mapping[str, Any]) -> Shard:
+        """The shard of JSON values. Raises KeyError and TypeError for others."""
+        return Shard(
+            path=content["path"],
+            sha256=content["sha256"],
+            sources=tuple(content["sources"]),
+            captions=tuple(content["captions"]),
+            skipped=tuple(Skipped(**each) for each in content["skipped"]),
+            text_length=content["text_length"],
+        )
+
+
+def write_shard(
+    folder: Path,
+    path: str,
+    latents: Tensor,
+    text: TextStates,
+    sources: Sequence[str],
+    captions: Sequence[str],
+    skipped: Sequence[Skipped] = (),
+) -> Shard:
+    """Write clips to the file `path` of `folder`: latents (B, C, F, h, w), text states and mask, whole or not at all.
+
+    States of padding are set to zero. A shard whose clips were all skipped has no file. Raises EvditError for a full
+    disk (1) or an unwritable folder (2).
+    """
+    if not len(latents) == len(text.states_BLC) == len(sources) == len(captions):
+        raise ValueError(f"{len(latents)} latents, {len(text.states_BLC)} texts, {len(sources)} sources")
+    mask = text.mask_BL.cpu().to(torch.uint8)
+    length = int(mask.any(dim=0).nonzero().max()) + 1 if mask.any() else 0
+    if not len(latents):
+        return Shard(path, "", (), (), tuple(skipped))
+    states = text.states_BLC.cpu() * mask[..., None]
+    tensors = {
+        "latents": latents.cpu().contiguous(),
+        "text": states[:, :length].contiguous(),
+        "mask": mask[:, :length].contiguous(),
+    }
+    with replacing(folder / path) as beside:
+        save_file(tensors, beside, {"schema": SCHEMA})
+        digest = file_digest(beside)
+    return Shard(path, digest, tuple(sources), tuple(captions), tuple(skipped), length)
+
+
+def write_index(
+    folder: Path,
+    facts: DataFacts,
+    size: Mapping[str, Any],
+    null_text: TextStates,
+    shards: Sequence[Shard],
+    settings: Mapping[str, Any],
+) -> None:
+    """Write the null states and, last, `index.json`: from then on the folder holds data.
+
+    `size` says video_frames, height, width, fps and latent_shape (C, F, h, w).
+    """
+    null = write_shard(folder, NULL, torch.zeros(1, 1), null_text, [""], [facts.negative])
+    content = {
+        "schema": SCHEMA,
+        "made_by": asdict(facts),
+        "size": dict(size),
+        "clips": sum(len(shard.sources) for shard in shards),
+        "text_length": max([null.text_length, *(shard.text_length for shard in shards)]),
+        "text_width": null_text.states_BLC.shape[-1],
+        "settings": dict(settings),
+        "null": null.content(),
+        "shards": [shard.content() for shard in shards],
+    }
+    write_json(folder / INDEX, content)
+
+
+class Clips:
+    """Prepared clips by number, in a fixed order, read as they are asked for; each file is checked when first opened.
+
+    `facts` says what made them; `latent_shape` is (C, F, h, w), `text_length` L, the same for every batch.
+    """
+
+    def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.facts = DataFacts(**content["made_by"])
+        self.size: dict[str, Any] = dict(content["size"])
+        self.latent_shape: tuple[int, int, int, int] = tuple(self.size["latent_shape"])
+        self.text_length = int(content["text_length"])
+        self.text_width = int(content["text_width"])
+        self.settings: dict[str, Any] = dict(content["settings"])
+        every = [Shard.of(each) for each in content["shards"]]
+        self.null = Shard.of(content["null"])
+        self.shards = tuple(shard for shard in every if shard.sources)
+        self.sources = tuple(source for shard in every for source in shard.sources)
+        self.captions = tuple(caption for shard in every for caption in shard.captions)
+        self.skipped = tuple(skip for shard in every for skip in shard.skipped)
+        self.starts = [0, *accumulate(len(shard.sources) for shard in self.shards)]
+        self._opened: OrderedDict[str, Any] = OrderedDict()
+        self._checked: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Open files can't travel to another process; it opens its own.
+        return {**self.__dict__, "_opened": OrderedDict()}
+
+    def latents(self, indices: Sequence[int]) -> Tensor:
+        """Scaled latents of the clips with these numbers, (B, C, F, h, w) float32. Raises IndexError, EvditError."""
+        return torch.stack([self._rows(index, "latents").float() for index in indices])
+
+    def text(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """States (B, L, C) of their captions, as they were stored, and mask (B, L), 1 a token and 0 padding."""
+        return self._padded([(self._rows(index, "text"), self._rows(index, "mask")) for index in indices])
+
+    def null_text(self) -> tuple[Tensor, Tensor]:
+        """States (1, L, C) and mask (1, L) of the negative prompt, for classifier-free guidance."""
+        opened = self._open(self.null)
+        return self._padded([(opened.get_tensor("text")[0], opened.get_tensor("mask")[0])])
+
+    def _padded(self, rows: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """All rows at the length of the longest text of the data, so that no batch depends on what else is in it."""
+        states = rows[0][0].new_zeros(len(rows), self.text_length, self.text_width)
+        mask = torch.zeros(len(rows), self.text_length, dtype=torch.int64)
+        for row, (own_states, own_mask) in enumerate(rows):
+            states[row, : len(own_states)] = own_states
+            mask[row, : len(own_mask)] = own_mask
+        return states, mask
+
+    def _rows(self, index: int, key: str) -> Tensor:
+        """One clip's tensor, read from its file alone."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"clip {index} of {len(self)}")
+        place = bisect_right(self.starts, index) - 1
+        return self._open(self.shards[place]).get_slice(key)[index - self.starts[place]]
+
+    def _open(self, shard: Shard) -> Any:
+        """The shard's file, opened; its digest is compared when it is opened for the first time."""
+        if shard.path in self._opened:
+            self._opened.move_to_end(shard.path)
+            return self._opened[shard.path]
+        path = self.folder / shard.path
+        if shard.path not in self._checked:
+            self._check(path, shard.sha256)
+            self._checked.add(shard.path)
+        self._opened[shard.path] = safe_open(path, "pt")
+        if len(self._opened) > OPEN_AT_ONCE:
+            self._opened.popitem(last=False)
+        return self._opened[shard.path]
+
+    def _check(self, path: Path, sha256: str) -> None:
+        again = [f"rm -r {self.folder} and evdit prepare-data again"]
+        if not path.is_file():
+            raise EvditError(f"{path} is gone, though {INDEX} names it", where=str(self.folder), next_steps=again)
+        found = file_digest(path)
+        if found != sha256:
+            raise EvditError(
+                f"{path} is damaged: its digest is {found[:12]}, {INDEX} says {sha256[:12]}",
+                where=str(path),
+                next_steps=again,
+            )
+
+
+def open_data(folder: Path | str, wanted: DataFacts | None = None) -> Clips:
+    """The clips that `evdit prepare-data` put into `folder`; with `wanted` they must be made by that model's parts.
+
+    Raises EvditError (exit 2) for a folder without finished data, a damaged index, or data of another model.
+    """
+    folder = Path(folder)
+    if not (folder / INDEX).is_file():
+        state = RunDir.open(folder).state() if (folder / "run.json").is_file() else None
+        why = "it has no index.json" if state is None else f"its run is {state}, not done"
+        raise EvditError(
+            f"{folder} holds no prepared data: {why}",
+            where=f"--data {folder}",
+            next_steps=[f"evdit prepare-data --source VIDEOS -o {folder}"],
+        )
+    content = read_object(folder / INDEX, SCHEMA)
+    try:
+        clips = Clips(folder, content)
+        names = [shard.path for shard in (*clips.shards, clips.null)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise EvditError(f"{folder / INDEX} is damaged: {error!r}", where=str(folder / INDEX)) from error
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise EvditError(f"{name!r} leaves the data folder", where=str(folder / INDEX))
+    if wanted is not None:
+        clips.facts.check(wanted, str(folder))
+    return clips
