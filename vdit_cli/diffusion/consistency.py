@@ -27,7 +27,8 @@ def target_share(
 ) -> Tensor:
     """k(u, tau) / k(t, tau), in [0, 1]: the share of the target network in the reference.
 
-    It is exactly 0 where u is tau, and 1 above a clean milestone, whose step is x0 itself. Take float64 shares: both spans are differences of near equals at high noise.
+    It is exactly 0 where u is tau, and 1 above a clean milestone, whose step is x0 itself. Take float64 shares: both
+    spans are differences of near equals at high noise.
     """
     # At u = tau = CLEAN the noise s_u is 0; any other number there leaves the result 0 and spares a NaN.
     inside = span(a_u, s_u.masked_fill(u_is_tau, 1.0), a_tau, s_tau)

@@ -1,4 +1,4 @@
-"""The noise of diffusion, x_t = alpha_t x0 + sigma_t eps: alpha^2 + sigma^2 = 1, or alpha = 1 - sigma (a straight path).
+"""The noise of diffusion, x_t = alpha_t x0 + sigma_t eps: alpha^2 + sigma^2 = 1, or alpha = 1 - sigma.
 
 Letters: B batch, T timesteps of the table (1000 in each model here), index t = 0 the cleanest.
 """

@@ -1,0 +1,183 @@
+"""The loss on Gaussian data, where the teacher's whole path and the exact consistency function are closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from vdit_cli.diffusion.milestones import CLEAN, Milestones, signal_and_noise
+from vdit_cli.diffusion.prediction import target
+from vdit_cli.diffusion.schedules import NoiseSchedule
+from vdit_cli.distillation.mlcd import Networks, guided, mlcd_terms
+
+MEAN, VARIANCE = 0.7, 0.25
+SCHEDULES = {
+    "eps": NoiseSchedule.from_config({}),
+    "v": NoiseSchedule.from_config({}),
+    "flow": NoiseSchedule.straight(1000),
+}
+SHAPE = (4, 2, 3, 3)
+
+
+class Gaussian:
+    """Data N(MEAN, VARIANCE) an element: E[x0 | x_t] is linear in x_t, and so is every step of its teacher.
+
+    `bias` is added to the x0 that the student tells. All maps are x -> gain x + offset.
+    """
+
+    def __init__(self, kind: str, path: Milestones, schedule: NoiseSchedule | None = None) -> None:
+        self.kind, self.path, self.schedule = kind, path, schedule or SCHEDULES[kind]
+        self.to_milestone = self._composed()
+
+    def shares(self, t: int) -> tuple[float, float]:
+        """a and s as numbers."""
+        a, s = signal_and_noise(self.schedule, torch.tensor([t]))
+        return a.item(), s.item()
+
+    def denoiser(self, t: int) -> tuple[float, float]:
+        """E[x0 | x_t] = gain x_t + offset."""
+        a, s = self.shares(t)
+        gain = a * VARIANCE / (a * a * VARIANCE + s * s)
+        return gain, MEAN * (1 - a * gain)
+
+    def _composed(self) -> dict[int, tuple[float, float]]:
+        """For every grid point, the teacher's steps down to its milestone, one after another, as one linear map."""
+        grid, maps = self.path.grid, {}
+        for j in range(1, len(grid)):
+            t, u = grid[j], grid[j - 1]
+            (a, s), (a_u, s_u), (gain, offset) = self.shares(t), self.shares(u), self.denoiser(t)
+            keep = a_u - s_u / s * a
+            first = (keep * gain + s_u / s, keep * offset)
+            rest = (1.0, 0.0) if (j - 1) % self.path.points == 0 else maps[u]
+            maps[t] = (rest[0] * first[0], rest[0] * first[1] + rest[1])
+        return maps
+
+    def consistency(self, t: int) -> tuple[float, float]:
+        """The x0 whose one step from t to its milestone lands where the teacher's many steps do."""
+        tau = self.path.times[self.path.grid[1:].index(t) // self.path.points]
+        (a, s), (a_tau, s_tau), (gain, offset) = self.shares(t), self.shares(tau), self.to_milestone[t]
+        span = a_tau - a * s_tau / s
+        return (gain - s_tau / s) / span, offset / span
+
+    def network(self, table, bias: float | Tensor = 0.0):
+        """A network that tells x0 = gain x + offset + bias at each time, in this kind of prediction."""
+
+        def predict(x: Tensor, t_B: Tensor) -> Tensor:
+            maps = [table(t) if t in self.path.grid else (0.0, 0.0) for t in t_B.tolist()]
+            gain, offset = (torch.tensor(each, dtype=x.dtype).view(-1, 1, 1, 1, 1) for each in zip(*maps, strict=True))
+            a, s = signal_and_noise(self.schedule, t_B)
+            x0 = gain * x + offset + bias
+            return target(self.kind, x0, (x - a * x0) / s, a, s)
+
+        return predict
+
+    def terms(self, bias: float | Tensor = 0.0, **settings: float) -> dict[str, Tensor]:
+        """The loss on every grid point once, the student `bias` away from the exact consistency function."""
+        times = self.path.at(torch.arange(1, len(self.path.grid)))
+        generator = torch.Generator().manual_seed(0)
+        x0 = MEAN + VARIANCE**0.5 * torch.randn(len(times[0]), *SHAPE, generator=generator, dtype=torch.float64)
+        eps = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+        student = self.network(self.consistency, bias)
+        networks = Networks(student, student, self.network(self.denoiser))
+        return mlcd_terms(networks, self.kind, self.schedule, x0, eps, times, **settings)
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize(("steps", "points"), [(4, 1), (4, 5), (2, 25), (20, 5)])
+def test_the_exact_consistency_function_has_no_loss(kind, steps, points):
+    terms = Gaussian(kind, Milestones(steps, points)).terms()
+    assert terms["loss"] < 1e-9 and terms["distance"] < 1e-6
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_the_gradient_leads_back_to_it(kind):
+    """Whatever side the student is on, the slope points away from the exact function, and the loss falls along it."""
+    exact = Gaussian(kind, Milestones(2, 5))
+    for side in (0.1, -0.1):
+        bias = torch.tensor(side, dtype=torch.float64, requires_grad=True)
+        terms = exact.terms(bias)
+        (slope,) = torch.autograd.grad(terms["loss"], bias)
+        assert terms["loss"] > 0 and torch.sign(slope) == torch.sign(bias)
+        assert exact.terms(bias.item() - 0.01 * slope.item())["loss"] < terms["loss"]
+
+
+def test_students_learn_the_exact_function_from_nothing():
+    """A free gain and offset a grid point, moved by the loss alone, end at the closed form."""
+    exact = Gaussian("v", Milestones(2, 2))
+    points = exact.path.grid[1:]
+    free = torch.zeros(len(points), 2, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.Adam([free], lr=0.02)
+    generator = torch.Generator().manual_seed(0)
+
+    def student(x: Tensor, t_B: Tensor) -> Tensor:
+        rows = free[[points.index(t) if t in points else 0 for t in t_B.tolist()]]
+        a, s = signal_and_noise(exact.schedule, t_B)
+        x0 = rows[:, 0].view(-1, 1, 1, 1, 1) * x + rows[:, 1].view(-1, 1, 1, 1, 1)
+        return target("v", x0, (x - a * x0) / s, a, s)
+
+    networks = Networks(student, student, exact.network(exact.denoiser))
+    for iteration in range(800):
+        times = exact.path.draw(64, generator)
+        x0 = MEAN + VARIANCE**0.5 * torch.randn(64, *SHAPE, generator=generator, dtype=torch.float64)
+        eps = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+        mlcd_terms(networks, "v", exact.schedule, x0, eps, times)["loss"].backward()
+        for group in optimiser.param_groups:
+            group["lr"] = 0.02 * (1 - iteration / 800)
+        optimiser.step()
+        optimiser.zero_grad()
+    expected = torch.tensor([exact.consistency(t) for t in points], dtype=torch.float64)
+    assert torch.allclose(free, expected, atol=0.02)
+
+
+def test_only_the_student_has_gradients():
+    exact = Gaussian("v", Milestones(2, 2))
+    weights = {name: torch.zeros((), dtype=torch.float64, requires_grad=True) for name in ("target", "teacher")}
+    networks = Networks(
+        exact.network(exact.consistency, 0.1),
+        exact.network(exact.consistency, weights["target"]),
+        exact.network(exact.denoiser, weights["teacher"]),
+    )
+    x0 = torch.ones(2, *SHAPE, dtype=torch.float64)
+    times = exact.path.at(torch.tensor([1, 4]))
+    assert not mlcd_terms(networks, "v", exact.schedule, x0, x0, times)["loss"].requires_grad
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.05])
+def test_the_three_predictions_have_one_loss(bias):
+    """eps and v on one schedule; flow on the same path scaled by 1 / (a + s), which has the same SNR at each time."""
+    path, ddpm = Milestones(4, 5), SCHEDULES["v"]
+    total = ddpm.alphas + ddpm.sigmas
+    straight = NoiseSchedule(ddpm.alphas / total, ddpm.sigmas / total)
+    losses = [Gaussian(kind, path).terms(bias)["loss"] for kind in ("eps", "v")]
+    losses.append(Gaussian("flow", path, straight).terms(bias)["loss"])
+    assert losses[1].item() == pytest.approx(losses[0].item(), abs=1e-9)
+    assert losses[2].item() == pytest.approx(losses[0].item(), abs=1e-9)
+    assert bias == 0 or losses[0] > 1e-3
+
+
+def test_the_weight_is_clipped_at_the_cap():
+    """One point at low noise, where SNR + 1 is far above any cap: the loss is proportional to the cap."""
+    exact = Gaussian("v", Milestones(10, 1))
+    times = exact.path.at(torch.tensor([1]))
+    x0 = torch.full((1, *SHAPE), MEAN, dtype=torch.float64)
+    networks = Networks(
+        *(
+            exact.network(table, bias)
+            for table, bias in ((exact.denoiser, 0.2), (exact.denoiser, 0.0), (exact.denoiser, 0.0))
+        )
+    )
+    one, five = (mlcd_terms(networks, "v", exact.schedule, x0, x0, times, cap=cap)["loss"] for cap in (1.0, 5.0))
+    assert times[2].item() == CLEAN and five.item() == pytest.approx(5 * one.item())
+    assert one.item() == pytest.approx((0.2**2 + 1e-6) ** 0.5 - 1e-3), "pseudo-Huber of a bias of .2"
+
+
+def test_guidance_goes_beyond_the_caption():
+    """y(null) + w (y(c) - y(null)) of rows that come in one call."""
+
+    def both(x: Tensor, t_B: Tensor) -> Tensor:
+        assert len(x) == len(t_B) == 4
+        return torch.cat([torch.full_like(x[:2], 3.0), torch.full_like(x[2:], 1.0)])
+
+    made = guided(both, 4.0)(torch.zeros(2, *SHAPE), torch.zeros(2, dtype=torch.long))
+    assert torch.equal(made, torch.full((2, *SHAPE), 9.0))
