@@ -1,4 +1,4 @@
-"""Schedulers by name: the step from one timestep to the next, taken from diffusers and set for latents."""
+"""Schedulers by name: the step from one timestep to the next, taken from diffusers and set for latents, or ours."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from vdit_cli.errors import EvditError, unknown_name
 
 @dataclass(frozen=True)
 class Solver:
-    """One scheduler: its diffusers module and class, what is `fixed` for any model, and `defaults` a model may set.
+    """One scheduler: its module and class, what is `fixed` for any model, and `defaults` a model may set.
 
-    `draws_noise` says that each step adds fresh noise, from a generator a video.
+    `draws_noise` says that each step adds fresh noise, from a generator a video; `steps_flow` that it takes models that
+    predict a flow. `own_keys` of a config are for it alone.
     """
 
     module: str
@@ -24,6 +25,9 @@ class Solver:
     fixed: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
     draws_noise: bool = False
+    steps_flow: bool = False
+    package: str = "diffusers.schedulers"
+    own_keys: tuple[str, ...] = ()
 
 
 SCHEDULERS = {
@@ -48,6 +52,14 @@ SCHEDULERS = {
         "UniPCMultistepScheduler",
         fixed={"predict_x0": True, "solver_order": 2, "final_sigmas_type": "zero"},
     ),
+    # diffusers' DDIM steps past its next timestep where the count of steps does not divide the table.
+    "milestones": Solver(
+        "milestone_scheduler",
+        "MilestoneScheduler",
+        steps_flow=True,
+        package="vdit_cli.diffusion",
+        own_keys=("shift", "milestones"),
+    ),
 }
 """Source: DDIM arXiv 2010.02502, Euler ancestral k-diffusion, DPM++ 2M arXiv 2211.01095, UniPC arXiv 2302.04867."""
 
@@ -64,17 +76,21 @@ MODEL_KEYS = (
 
 
 def make_scheduler(name: str, config: dict) -> Any:
-    """The diffusers scheduler called `name` for the model whose scheduler_config.json is `config`.
+    """The scheduler called `name` for the model whose scheduler_config.json is `config`.
 
-    Raises EvditError for a name that is not in `SCHEDULERS` and for a prediction that these schedulers can't step.
+    Raises EvditError for a name that is not in `SCHEDULERS` and for a prediction that this scheduler can't step.
     """
     if name not in SCHEDULERS:
         raise unknown_name("scheduler", name, SCHEDULERS, where=f"--scheduler {name}")
-    if kind_of(config.get("prediction_type", "epsilon")) == "flow":
-        raise EvditError(f"scheduler {name} steps noise or velocity predictions, this model predicts a flow")
     solver = SCHEDULERS[name]
-    scheduler_class = getattr(import_module(f"diffusers.schedulers.{solver.module}"), solver.class_name)
-    of_the_model = {key: config[key] for key in MODEL_KEYS if key in config}
+    if kind_of(config.get("prediction_type", "epsilon")) == "flow" and not solver.steps_flow:
+        raise EvditError(
+            f"scheduler {name} steps noise or velocity predictions, this model predicts a flow",
+            where=f"--scheduler {name}",
+            next_steps=["--scheduler milestones"],
+        )
+    scheduler_class = getattr(import_module(f"{solver.package}.{solver.module}"), solver.class_name)
+    of_the_model = {key: config[key] for key in (*MODEL_KEYS, *solver.own_keys) if key in config}
     return scheduler_class.from_config({**solver.defaults, **of_the_model, **solver.fixed})
 
 

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from typing import cast
 
@@ -80,6 +81,11 @@ class OpenSoraPlan:
         self.name = folders.name
         self.defaults = folders.defaults
         self.scheduler_config = folders.scheduler_config
+        self.sampler = trained.sampler if trained else None
+        if self.sampler is not None:
+            told = self.sampler
+            self.defaults = replace(self.defaults, scheduler=told.scheduler, steps=told.steps, guidance=told.guidance)
+            self.scheduler_config = {**self.scheduler_config, "milestones": told.timesteps}
         self.prediction = kind_of(folders.scheduler_config.get("prediction_type", "epsilon"))
         self.device = device
         self.dtype = dtype

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdit_cli.artifacts.run_dir import RunDir
+from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.backbones import hub
 from vdit_cli.backbones.open_sora_plan.folders import (
     COMPONENTS,
@@ -28,10 +29,14 @@ TEXT_ENCODER_SIZE = "about 52 GB on the hub, of which the encoder half takes 11.
 
 @dataclass(frozen=True)
 class Trained:
-    """A transformer that takes the place of the model's own: its folder and the weights digests it descends from."""
+    """A transformer that takes the place of the model's own: its folder and the weights digests it descends from.
+
+    `sampler` is how a distilled student wants to be sampled; None leaves the model's own defaults.
+    """
 
     folder: Path
     lineage: tuple[str, ...]
+    sampler: Sampler | None = None
 
 
 def find_model(source: ModelSource, options: LoadOptions) -> ModelFolders:
@@ -83,9 +88,10 @@ def transformer_of(checkpoint: str) -> Trained:
                 where=f"--checkpoint {checkpoint}",
                 next_steps=[f"--model {checkpoint}"],
             )
-        return Trained(run.find("transformer"), run.lineage())
+        folder = run.find("transformer")
+        return Trained(folder, run.lineage(), Sampler.read(folder))
     if (path / "config.json").is_file():
-        return Trained(path, ())
+        return Trained(path, (), Sampler.read(path))
     raise EvditError(
         f"{checkpoint} is no checkpoint: it is neither a run folder nor a transformer's folder with a config.json",
         where=f"--checkpoint {checkpoint}",
