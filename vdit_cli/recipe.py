@@ -25,7 +25,7 @@ class GenerateOptions(Section):
     masks: str = knob("none", "attention masks: a plan file, a run that made one, k:F-k for all layers, or none")
     allow_other_weights: bool = knob(False, "take a plan that was searched on other weights")
     steps: int | None = knob(None, "denoising steps", at_least=1)
-    scheduler: str | None = knob(None, "sampler: ddim, euler-ancestral, dpm++2m or unipc")
+    scheduler: str | None = knob(None, "sampler: ddim, euler-ancestral, dpm++2m, unipc or milestones")
     guidance: float | None = knob(None, "strength of classifier-free guidance; 1 is without")
     negative: str | None = knob(None, "what the video should not show")
     seed: int = knob(0, "the first video's noise; video i takes seed + i", at_least=0)
@@ -66,7 +66,7 @@ class AnalyzeOptions(Section):
     masks: str = knob("all", "candidate masks k:m with commas between them, or all of the family")
     rows: int | None = knob(None, "query rows sampled a map: 256, or 64 above 4096 tokens", at_least=1)
     steps: int | None = knob(None, "denoising steps", at_least=1)
-    scheduler: str | None = knob(None, "sampler: ddim, euler-ancestral, dpm++2m or unipc")
+    scheduler: str | None = knob(None, "sampler: ddim, euler-ancestral, dpm++2m, unipc or milestones")
     guidance: float | None = knob(None, "strength of classifier-free guidance; 1 is without")
     video_frames: int | None = knob(None, "frames of the video: 4k+1", flag="--frames", at_least=1)
     height: int | None = knob(None, "pixels, a multiple of 16", at_least=16)
@@ -98,6 +98,26 @@ class TrainingOptions(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RankedTrainingOptions(TrainingOptions):
+    """What a training has whose batches may be split over ranks and parts: where its numbers lie and how they are kept."""
+
+    tensorboard: bool = knob(False, "write the metrics for TensorBoard too (extra [train])")
+    accumulation: int = knob(
+        1, "parts that a rank computes its clips in, one by one; more of them need less memory", at_least=1
+    )
+    gradient_checkpointing: bool = knob(False, "compute blocks again in the backward pass: less memory, more time")
+    precision: Literal["auto", "float32", "bfloat16"] = knob(
+        "auto", "numbers of matrix products; auto is what accelerate was told, else bfloat16 on a GPU"
+    )
+    adam: Literal["adamw", "adamw-8bit", "adamw-8bit-paged"] = knob(
+        "adamw", "optimiser's states: whole, of 8 bits, or those where the CPU's memory helps out (extra [train])"
+    )
+    shard: Literal["none", "full"] = knob(
+        "none", "of several ranks, each holds the whole model (none) or a share of it (full)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShapesVaeOptions(TrainingOptions):
     """The video autoencoder of `shapes`: its size and its training."""
 
@@ -115,8 +135,21 @@ class ShapesVaeOptions(TrainingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShapesTextOptions(TrainingOptions):
+    """The text encoder of `shapes`: its size and its training."""
+
+    iterations: int = knob(1000, "optimiser steps", at_least=1)
+    batch_size: int = knob(128, "captions a step", at_least=1)
+    learning_rate: float = knob(1e-3, "peak learning rate", at_least=0)
+    average_keep: float = knob(0.99, "decay of the averaged weights, which are what is kept", at_least=0)
+    layers: int = knob(2, "layers", at_least=1)
+    width: int = knob(192, "width, a multiple of 6", at_least=6)
+    length: int = knob(32, "tokens of a prompt, padding included", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShapesTransformerOptions(TrainingOptions):
-    """The transformer and text encoder of `shapes`: their sizes and their training."""
+    """The transformer of `shapes`: its size and its training."""
 
     iterations: int = knob(5000, "optimiser steps", at_least=1)
     batch_size: int = knob(256, "latent clips a step", at_least=1)
@@ -130,9 +163,6 @@ class ShapesTransformerOptions(TrainingOptions):
     layers: int = knob(8, "transformer layers", at_least=1)
     heads: int = knob(6, "attention heads", at_least=1)
     head_dim: int = knob(48, "width of a head, a multiple of 6", at_least=6)
-    text_layers: int = knob(2, "text encoder layers", at_least=1)
-    text_width: int = knob(192, "width of the text encoder, a multiple of 6", at_least=6)
-    text_length: int = knob(32, "tokens of a prompt, padding included", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +172,8 @@ class TrainShapesOptions(Section):
     seed: int = knob(0, "of data, initial weights and noise", at_least=0)
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps")
     vae: ShapesVaeOptions = section(ShapesVaeOptions, "the autoencoder")
-    transformer: ShapesTransformerOptions = section(ShapesTransformerOptions, "the transformer and its text encoder")
+    text: ShapesTextOptions = section(ShapesTextOptions, "the text encoder")
+    transformer: ShapesTransformerOptions = section(ShapesTransformerOptions, "the transformer")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,10 @@ TINY = [
         "transformer.layers=2",
         "transformer.heads=2",
         "transformer.head_dim=24",
-        "transformer.text_width=24",
-        "transformer.text_layers=1",
+        "text.width=24",
+        "text.layers=1",
+        "text.iterations=4",
+        "text.batch_size=2",
         "transformer.iterations=3",
         "transformer.clips=4",
         "transformer.fresh_clips=2",
@@ -49,13 +51,13 @@ def test_a_tiny_training_makes_a_model_that_generates(tmp_path: Path, evdit):
     with safe_open(model / "transformer" / "diffusion_pytorch_model.safetensors", "np") as weights:
         assert weights.get_tensor("proj_out.weight").dtype == "float16"
     receipt = Receipt.read(tmp_path / "run" / "receipt.json")
-    assert receipt.asked["transformer.layers"] == 2 and receipt.seconds.keys() == {"vae", "transformer"}
+    assert receipt.asked["transformer.layers"] == 2 and receipt.seconds.keys() == {"vae", "text", "transformer"}
     assert receipt.peak_memory_bytes > 1e8 and receipt.ran.device == "cpu"
     whole = {path.name for path in (tmp_path / "run").iterdir()}
-    assert whole == {"run.json", "receipt.json", "README.md", ".lock", "vae", "transformer", "model"}
+    assert whole == {"run.json", "receipt.json", "README.md", ".lock", "vae", "text", "transformer", "model"}
     assert "train-shapes, shapes" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     card = (model / "README.md").read_text(encoding="utf-8")
-    assert "hidden_size: 8" in card and "| transformer and text encoder | 3 | 2 |" in card
+    assert "hidden_size: 8" in card and "| text encoder | 4 | 2 |" in card and "| transformer | 3 | 2 |" in card
 
     code, _, err = evdit(*command[3:])
     assert code == 0 and "is done already" in err
@@ -88,7 +90,7 @@ def test_a_tiny_training_makes_a_model_that_generates(tmp_path: Path, evdit):
     [
         ("transformer.clips=100", "--set train_shapes.transformer.clips=128"),
         ("transformer.head_dim=50", "--set train_shapes.transformer.head_dim=54"),
-        ("transformer.text_width=100", "--set train_shapes.transformer.text_width=102"),
+        ("text.width=100", "--set train_shapes.text.width=102"),
         ("vae.iterations=0", "at least 1"),
         ("vae.learning_rate=nan", "nan"),
         ("vae.iteration=5", "iterations"),

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from transformers import T5EncoderModel
 
+from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.distillation.shapes_folder import SHARD_BYTES, build_tokenizer, write_pipeline
-from vdit_cli.distillation.shapes_transformer import TextToVideo
+from vdit_cli.distillation.shapes_text import text_config
+from vdit_cli.distillation.shapes_transformer import transformer_config
 from vdit_cli.distillation.shapes_vae import vae_config
 from vdit_cli.recipe import load
 
@@ -21,9 +24,10 @@ CARD = "README.md"
 def test_the_registered_files_are_those_that_training_writes(tmp_path: Path):
     """Names and sizes, within what the repository may hold; the folder opens at the registered size."""
     options = load(RECIPE).train_shapes
-    tokenizer = build_tokenizer(options.transformer.text_length)
-    model, vae = TextToVideo(options.transformer, tokenizer), CausalVAEModel(vae_config(options.vae))
-    write_pipeline(tmp_path / "model", model, vae, tokenizer, "a card")
+    tokenizer = build_tokenizer(options.text.length)
+    transformer = OpenSoraT2V(transformer_config(options.transformer, options.text.width))
+    text, vae = T5EncoderModel(text_config(options.text, tokenizer)), CausalVAEModel(vae_config(options.vae))
+    write_pipeline(tmp_path / "model", transformer, text, vae, tokenizer, "a card")
     written = {
         path.relative_to(tmp_path / "model").as_posix(): path.stat().st_size
         for path in (tmp_path / "model").rglob("*")
@@ -34,9 +38,7 @@ def test_the_registered_files_are_those_that_training_writes(tmp_path: Path):
     assert written.keys() == promised.keys()
     assert written == pytest.approx(promised, rel=0.05)
     assert sum(written.values()) <= MODEL_BYTES and max(written.values()) <= FILE_BYTES and SHARD_BYTES < FILE_BYTES
-    assert sum(parameter.numel() for parameter in model.transformer.parameters()) == pytest.approx(
-        entry.parameters, rel=0.01
-    )
+    assert sum(parameter.numel() for parameter in transformer.parameters()) == pytest.approx(entry.parameters, rel=0.01)
     backbone = open_backbone(find_source(str(tmp_path / "model")), device="cpu")
     size = (entry.video_frames, entry.height, entry.width)
     defaults = backbone.defaults

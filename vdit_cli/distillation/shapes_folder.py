@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, T5TokenizerFast
+from transformers import PreTrainedTokenizerBase, T5EncoderModel, T5TokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from vdit_cli import __version__
 from vdit_cli.artifacts.atomic import write_json, write_text
 from vdit_cli.backbones.open_sora_plan.loading import save_weights
+from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.data.shapes_prompts import WORDS
-from vdit_cli.distillation.shapes_transformer import TextToVideo
 
 SCHEDULER_CONFIG: dict[str, Any] = {
     "_class_name": "DDIMScheduler",
@@ -58,13 +58,18 @@ def build_tokenizer(text_length: int) -> PreTrainedTokenizerBase:
 
 
 def write_pipeline(
-    folder: Path, model: TextToVideo, vae: CausalVAEModel, tokenizer: PreTrainedTokenizerBase, card: str
+    folder: Path,
+    transformer: OpenSoraT2V,
+    text: T5EncoderModel,
+    vae: CausalVAEModel,
+    tokenizer: PreTrainedTokenizerBase,
+    card: str,
 ) -> None:
     """Write the pipeline folder; weights in float16. `model_index.json` comes last, so a cut-off folder is no model."""
-    for name, module in (("transformer", model.transformer), ("vae", vae)):
+    for name, module in (("transformer", transformer), ("vae", vae)):
         save_weights(module, folder / name, module.config, dtype=torch.float16, max_shard_bytes=SHARD_BYTES)
     disable_progress_bar()  # a bar for a file of 2 MB
-    model.text.half().save_pretrained(folder / "text_encoder")
+    text.half().save_pretrained(folder / "text_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)
     write_text(folder / "README.md", card)
@@ -88,7 +93,12 @@ def model_card(facts: dict[str, Any], recipe: str) -> str:
 
     `facts` is what training.json holds; `recipe` are the resolved options as YAML.
     """
-    vae, transformer, psnr = facts["vae"], facts["transformer"], facts["vae"]["psnr"]
+    vae, psnr = facts["vae"], facts["vae"]["psnr"]
+    parts = (("VAE", vae), ("text encoder", facts["text"]), ("transformer", facts["transformer"]))
+    trained = "\n".join(
+        f"| {name} | {part['iterations']} | {part['batch']} | {part['seconds']:.0f} | {part['loss']:.4f} |"
+        for name, part in parts
+    )
     motions = "\n".join(f"| {name} | {value:.2f} |" for name, value in psnr.items() if name not in ("all", "worst"))
     return f"""# shapes
 
@@ -99,13 +109,13 @@ encoder, trained from scratch on clips of a procedural world (29 frames of 128 x
 ## Training
 | part | iterations | batch | seconds | final loss |
 |---|---|---|---|---|
-| VAE | {vae["iterations"]} | {vae["batch"]} | {vae["seconds"]:.0f} | {vae["loss"]:.4f} |
-| transformer and text encoder | {transformer["iterations"]} | {transformer["batch"]} | \
-{transformer["seconds"]:.0f} | {transformer["loss"]:.4f} |
+{trained}
 
 On {facts["machine"]}, torch {facts["torch"]}, {facts["date"]}; again, with the recipe below as a file:
 `evdit train-shapes --config recipe.yaml -o RUN`.
 Scenes are drawn from the training combinations only; 36 of 360 colour, shape and motion triples are held out.
+The text encoder is trained first, to tell of each token its word and the attributes of its phrase; it reads
+{facts["text"]["read"]:.3f} of 512 held-out captions without a mistake.
 
 ## VAE
 PSNR in dB on {vae["clips"]} unseen clips: mean {psnr["all"]:.2f}, worst {psnr["worst"]:.2f}.

@@ -1,6 +1,6 @@
-"""Training the text encoder and the video transformer of the embedded model on encoded clips.
+"""Training the video transformer of the embedded model on encoded clips and the states of their captions.
 
-Letters: B batch, C channels, F latent frames, h, w latent height and width, L text tokens.
+Letters: B batch, N clips of the pool, C channels, F latent frames, h, w latent height and width, L text tokens.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
@@ -19,11 +19,12 @@ from vdit_cli.diffusion.prediction import target
 from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.distillation.optimisers import build_optimisers
 from vdit_cli.distillation.trainer import LossTerms, Trained, put_parameters, train
+from vdit_cli.errors import Interrupted
 from vdit_cli.recipe import ShapesTransformerOptions
 from vdit_cli.timing import Progress
 
 
-def transformer_config(options: ShapesTransformerOptions) -> dict[str, Any]:
+def transformer_config(options: ShapesTransformerOptions, text_width: int) -> dict[str, Any]:
     """The OpenSoraT2V configuration: the released model's, with other sizes."""
     width = options.heads * options.head_dim
     return {
@@ -35,7 +36,7 @@ def transformer_config(options: ShapesTransformerOptions) -> dict[str, Any]:
         "out_channels": 4,
         "patch_size": 2,
         "patch_size_t": 1,
-        "caption_channels": options.text_width,
+        "caption_channels": text_width,
         "cross_attention_dim": width,
         "activation_fn": "gelu-approximate",
         "attention_bias": True,
@@ -52,39 +53,8 @@ def transformer_config(options: ShapesTransformerOptions) -> dict[str, Any]:
     }
 
 
-def text_config(options: ShapesTransformerOptions, tokenizer: PreTrainedTokenizerBase) -> T5Config:
-    """A T5 encoder of `text_layers` layers over the world's words."""
-    return T5Config(
-        vocab_size=len(tokenizer),
-        d_model=options.text_width,
-        d_kv=options.text_width // 6,
-        d_ff=4 * options.text_width,
-        num_layers=options.text_layers,
-        num_heads=6,
-        dropout_rate=0.0,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        feed_forward_proj="relu",
-        tie_word_embeddings=False,
-    )
-
-
-class TextToVideo(nn.Module):
-    """The text encoder and the transformer, trained together."""
-
-    def __init__(self, options: ShapesTransformerOptions, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__()
-        self.text = T5EncoderModel(text_config(options, tokenizer))
-        self.transformer = OpenSoraT2V(transformer_config(options))
-
-    def forward(self, x_BCFhw: Tensor, t_B: Tensor, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        """The network's prediction for noisy latents, from the tokens of the captions."""
-        states_BLC = self.text(input_ids=tokens_BL, attention_mask=mask_BL).last_hidden_state
-        return self.transformer(x_BCFhw, t_B, states_BLC, mask_BL)
-
-
 class ClipPool:
-    """Encoded clips with tokenised captions on the device, a few of them replaced by new ones as training goes on.
+    """Encoded clips with the states of their captions on the device, a few of them replaced as training goes on.
 
     Which clips stand where is a function of the iteration alone, so a resumed run finds the same pool.
     """
@@ -92,18 +62,20 @@ class ClipPool:
     def __init__(
         self,
         vae: CausalVAEModel,
+        text: T5EncoderModel,
         tokenizer: PreTrainedTokenizerBase,
         options: ShapesTransformerOptions,
         seed: int,
         device: torch.device,
     ) -> None:
-        self.vae, self.tokenizer, self.options, self.seed, self.device = vae, tokenizer, options, seed, device
+        self.vae, self.text, self.tokenizer = vae, text, tokenizer
+        self.options, self.seed, self.device = options, seed, device
+        none_LC, none_L = (each[0] for each in self._read([""]))
+        self.no_states_LC, self.no_mask_L = none_LC, none_L
         self.latents_NCFhw = torch.empty(options.clips, 4, 8, 16, 16, device=device)
-        self.tokens_NL = torch.empty(options.clips, options.text_length, dtype=torch.long, device=device)
-        self.mask_NL = torch.empty_like(self.tokens_NL)
+        self.states_NLC = torch.empty(options.clips, *none_LC.shape, device=device)
+        self.mask_NL = torch.empty(options.clips, *none_L.shape, dtype=none_L.dtype, device=device)
         self.written = 0
-        empty = tokenizer([""], padding="max_length", max_length=options.text_length, return_tensors="pt").to(device)
-        self.no_tokens_L, self.no_mask_L = empty["input_ids"][0], empty["attention_mask"][0]
 
     @torch.no_grad()
     def write(self, first: int, count: int) -> None:
@@ -113,15 +85,17 @@ class ClipPool:
         video = render(scenes, device=self.device) * 2.0 - 1.0
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             self.latents_NCFhw[slots] = self.vae.encode(video).latent_dist.mean.float()
-        text = self.tokenizer(
-            [caption(scene) for scene in scenes],
-            padding="max_length",
-            truncation=True,
-            max_length=self.options.text_length,
-            return_tensors="pt",
-        ).to(self.device)
-        self.tokens_NL[slots], self.mask_NL[slots] = text["input_ids"], text["attention_mask"]
+        self.states_NLC[slots], self.mask_NL[slots] = self._read([caption(scene) for scene in scenes])
         self.written = first + count
+
+    @torch.no_grad()
+    def _read(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """The float32 states (B, L, C) of prompts, padded to the tokenizer's length, and their mask (B, L)."""
+        length = self.tokenizer.model_max_length
+        found = self.tokenizer(
+            prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        ).to(self.device)
+        return self.text(**found).last_hidden_state.float(), found["attention_mask"]
 
     def fill(self, iteration: int, progress: Progress) -> None:
         """Encode what the pool holds at `iteration`: the newest `clips` clips drawn until then."""
@@ -132,6 +106,10 @@ class ClipPool:
         for first in range(begin, end, chunk):
             self.write(first, chunk)
             progress.advance()
+            if progress.should_stop():
+                raise Interrupted(
+                    "stopped while encoding clips", next_steps=["the same command again encodes them anew"]
+                )
 
     def _refreshes(self, iteration: int) -> int:
         return iteration // self.options.fresh_every
@@ -142,23 +120,23 @@ class ClipPool:
             self.write(self.written, self.options.fresh_clips)
 
     def batch(self, on_cpu: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents (B, C, F, h, w), tokens (B, L) and their mask, a share of the captions emptied for guidance."""
+        """Latents (B, C, F, h, w), states (B, L, C) and their mask, a share of the captions emptied for guidance."""
         size = self.options.batch_size
         picks = torch.randint(self.options.clips, (size,), generator=on_cpu).to(self.device)
-        dropped = (torch.rand(size, generator=on_cpu) < self.options.prompt_dropout).to(self.device)[:, None]
-        tokens = torch.where(dropped, self.no_tokens_L, self.tokens_NL[picks])
-        mask = torch.where(dropped, self.no_mask_L, self.mask_NL[picks])
-        return self.latents_NCFhw[picks], tokens, mask
+        dropped_B = (torch.rand(size, generator=on_cpu) < self.options.prompt_dropout).to(self.device)
+        states = torch.where(dropped_B[:, None, None], self.no_states_LC, self.states_NLC[picks])
+        mask = torch.where(dropped_B[:, None], self.no_mask_L, self.mask_NL[picks])
+        return self.latents_NCFhw[picks], states, mask
 
 
 def is_block_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter of TextToVideo is a matrix inside a block: what Muon moves, AdamW moving the rest."""
-    in_block = "transformer_blocks." in name or "text.encoder.block." in name
-    return in_block and parameter.ndim == 2 and "table" not in name and "relative_attention_bias" not in name
+    """Whether a parameter of the transformer is a matrix inside a block: what Muon moves, AdamW moving the rest."""
+    return "transformer_blocks." in name and parameter.ndim == 2 and "table" not in name
 
 
 def train_transformer(
     vae: CausalVAEModel,
+    text: T5EncoderModel,
     tokenizer: PreTrainedTokenizerBase,
     schedule: NoiseSchedule,
     options: ShapesTransformerOptions,
@@ -167,17 +145,17 @@ def train_transformer(
     device: torch.device,
     compiled: bool,
     progress: Progress,
-) -> tuple[TextToVideo, Trained]:
-    """Train text encoder and transformer from scratch by v-prediction; returns them with the averaged weights.
+) -> tuple[OpenSoraT2V, Trained]:
+    """Train the transformer from scratch by v-prediction, VAE and text encoder frozen; it has the averaged weights.
 
     Loss: mean squared error of v = alpha eps - sigma x0 at uniform timesteps (Salimans & Ho, arXiv 2202.00512).
     """
     torch.manual_seed(seed)
-    model = TextToVideo(options, tokenizer)
-    model.transformer.initialise(torch.Generator().manual_seed(seed))
+    model = OpenSoraT2V(transformer_config(options, text.config.d_model))
+    model.initialise(torch.Generator().manual_seed(seed))
     model.to(device)
     if compiled:
-        for block in model.transformer.transformer_blocks:
+        for block in model.transformer_blocks:
             block.compile()
     optimisers = build_optimisers(
         model,
@@ -188,7 +166,7 @@ def train_transformer(
         matrix_decay=0.02,
     )
     schedule = schedule.to(device)
-    pool = ClipPool(vae, tokenizer, options, seed, device)
+    pool = ClipPool(vae, text, tokenizer, options, seed, device)
 
     def loss(iteration: int, on_cpu: torch.Generator, on_device: torch.Generator) -> LossTerms:
         if pool.written == 0:
@@ -196,12 +174,12 @@ def train_transformer(
             progress.stage("transformer", options.iterations - iteration)
         else:
             pool.refresh(iteration)
-        x0, tokens, mask = pool.batch(on_cpu)
+        x0, states, mask = pool.batch(on_cpu)
         eps = torch.randn(x0.shape, generator=on_device, device=device)
         t = torch.randint(len(schedule.alphas), (len(x0),), generator=on_device, device=device)
         a, s = schedule.at(t, x0)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            predicted = model(a * x0 + s * eps, t, tokens, mask)
+            predicted = model(a * x0 + s * eps, t, states, mask)
         return {"loss": (predicted.float() - target("v", x0, eps, a, s)).square().mean()}
 
     trained = train(model, optimisers, loss, options, "transformer", seed, folder, device, progress)

@@ -1,4 +1,4 @@
-"""Train the embedded model from scratch: VAE, normalised latents, transformer with text encoder, pipeline folder."""
+"""Train the embedded model from scratch: VAE with normalised latents, text encoder, transformer, pipeline folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
@@ -24,6 +25,7 @@ from vdit_cli.distillation.shapes_folder import (
     model_card,
     write_pipeline,
 )
+from vdit_cli.distillation.shapes_text import train_text
 from vdit_cli.distillation.shapes_transformer import train_transformer
 from vdit_cli.distillation.shapes_vae import measure_psnr, normalise_latents, train_vae
 from vdit_cli.errors import EvditError
@@ -40,7 +42,7 @@ def train_shapes(
 ) -> Path:
     """Train, or go on training, the embedded model in the run `out`, and return its pipeline folder, `out/model`.
 
-    The VAE stands in `out/vae`, the transformer and text encoder in `out/transformer`; each part has its metrics and
+    The parts stand in `out/vae`, `out/text` and `out/transformer`; each has its metrics and
     checkpoints. Without `out` the run is `runs/<date>-train-shapes-shapes`. With `allow_changed` a run that was begun
     with other values goes on with these; parts that are finished stay. Raises EvditError (exit 2) for such a run
     otherwise, and Interrupted after saving.
@@ -80,12 +82,15 @@ def check_options(options: TrainShapesOptions) -> None:
                 f"--set train_shapes.transformer.clips={-(-part.clips // part.fresh_clips) * part.fresh_clips}"
             ],
         )
-    for key, value in (("head_dim", part.head_dim), ("text_width", part.text_width)):
+    for name, sizes, key, value in (
+        ("transformer", part, "head_dim", part.head_dim),
+        ("text", options.text, "width", options.text.width),
+    ):
         if value % 6:
             raise EvditError(
                 f"{key} is {value}: it must be a multiple of 6",
-                where=options.transformer.where(key) or f"train_shapes.transformer.{key}",
-                next_steps=[f"--set train_shapes.transformer.{key}={-(-value // 6) * 6}"],
+                where=sizes.where(key) or f"train_shapes.{name}.{key}",
+                next_steps=[f"--set train_shapes.{name}.{key}={-(-value // 6) * 6}"],
             )
 
 
@@ -94,16 +99,27 @@ def _train(options: TrainShapesOptions, folder: Path, device: torch.device, prog
     _prefer_speed(device)
     compiled = device.type == "cuda"
     vae, vae_facts = _finished_vae(options, folder / "vae", device, compiled, progress)
-    tokenizer = build_tokenizer(options.transformer.text_length)
+    tokenizer = build_tokenizer(options.text.length)
+    text, text_facts = _finished_text(options, tokenizer, folder / "text", device, progress)
     schedule = NoiseSchedule.from_config(SCHEDULER_CONFIG)
     model, trained = train_transformer(
-        vae, tokenizer, schedule, options.transformer, options.seed, folder / "transformer", device, compiled, progress
+        vae,
+        text,
+        tokenizer,
+        schedule,
+        options.transformer,
+        options.seed,
+        folder / "transformer",
+        device,
+        compiled,
+        progress,
     )
     facts = {
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "a CPU",
         "torch": torch.__version__,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "vae": vae_facts,
+        "text": text_facts,
         "transformer": {
             "iterations": trained.iterations,
             "batch": options.transformer.batch_size,
@@ -112,9 +128,9 @@ def _train(options: TrainShapesOptions, folder: Path, device: torch.device, prog
         },
     }
     recipe = yaml.safe_dump({"train_shapes": nested(options)}, sort_keys=False).strip()
-    write_pipeline(folder / "model", model, vae, tokenizer, model_card(facts, recipe))
+    write_pipeline(folder / "model", model, text, vae, tokenizer, model_card(facts, recipe))
     write_json(folder / "model" / FACTS, facts)
-    return {"vae": vae_facts["seconds"], "transformer": trained.seconds}
+    return {"vae": vae_facts["seconds"], "text": text_facts["seconds"], "transformer": trained.seconds}
 
 
 def nested(options: Section) -> dict[str, Any]:
@@ -152,6 +168,32 @@ def _finished_vae(
     vae.save_pretrained(finished)
     write_json(finished / FACTS, facts)
     return vae, facts
+
+
+def _finished_text(
+    options: TrainShapesOptions,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[T5EncoderModel, dict[str, Any]]:
+    """The trained text encoder and what is known of it, read from `folder` where it is finished already."""
+    finished = folder / "finished"
+    if (finished / FACTS).exists():
+        text = T5EncoderModel.from_pretrained(finished).to(device).eval().requires_grad_(False)
+        return text, json.loads((finished / FACTS).read_text(encoding="utf-8"))
+    text, trained, read = train_text(tokenizer, options.text, options.seed, folder, device, progress)
+    facts: dict[str, Any] = {
+        "iterations": trained.iterations,
+        "batch": options.text.batch_size,
+        "seconds": trained.seconds,
+        "loss": last_loss(folder / "metrics.jsonl"),
+        "read": read,
+    }
+    progress.say(f"text encoder: reads {read:.3f} of held-out captions without a mistake")
+    text.save_pretrained(finished)
+    write_json(finished / FACTS, facts)
+    return text, facts
 
 
 def _prefer_speed(device: torch.device) -> None:
