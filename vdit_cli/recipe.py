@@ -99,7 +99,7 @@ class TrainingOptions(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class RankedTrainingOptions(TrainingOptions):
-    """What a training has whose batches may be split over ranks and parts: where its numbers lie and how they are kept."""
+    """What a training has whose batches may be split over ranks and parts, besides its length and rates."""
 
     tensorboard: bool = knob(False, "write the metrics for TensorBoard too (extra [train])")
     accumulation: int = knob(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from vdit_cli.artifacts.atomic import write_json
@@ -38,10 +39,11 @@ class Sampler:
             return None
         content = read_object(path, SCHEMA)
         name, timesteps, guidance = (content.get(key) for key in ("scheduler", "timesteps", "guidance"))
-        whole = isinstance(timesteps, list) and all(type(t) is int and t >= 0 for t in timesteps)
-        falling = whole and bool(timesteps) and all(a > b for a, b in zip(timesteps, timesteps[1:], strict=False))
+        taken = timesteps if isinstance(timesteps, list) else []
+        whole = bool(taken) and all(type(t) is int and t >= 0 for t in taken)
+        falling = whole and all(a > b for a, b in pairwise(taken))
         if not (isinstance(name, str) and falling and isinstance(guidance, int | float)):
             raise EvditError(
                 f"{path} is damaged: it must hold a scheduler, falling timesteps and a guidance", where=str(path)
             )
-        return Sampler(name, tuple(timesteps), float(guidance))
+        return Sampler(name, tuple(taken), float(guidance))
