@@ -177,6 +177,44 @@ class TrainShapesOptions(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillMlcdOptions(RankedTrainingOptions):
+    """`evdit distill-mlcd`: a student of few steps by multi-step latent consistency distillation."""
+
+    model: str = knob("shapes", "the teacher: a registered name, a folder, or owner/name on a hub")
+    text_encoder: str | None = knob(None, "folder or hub id of the text encoder, where the model has none inside")
+    checkpoint: str | None = knob(None, "a run whose student (of more steps) starts this one; else the teacher does")
+    masks: str = knob("none", "masks that the student wears: a plan file, a run that made one, k:F-k, or none")
+    allow_other_weights: bool = knob(False, "take a plan that was searched on other weights")
+    data: str | None = knob(None, "the folder that evdit prepare-data made")
+    steps: str = knob("20", "steps of the student; several, as in 20,8,4,2: each student starts the next")
+    iterations: int = knob(2000, "optimiser steps of each student", at_least=1)
+    average_keep: float = knob(0.98, "decay of the averaged weights, which are what is kept", at_least=0)
+    teacher_points: tuple[int, ...] = knob((2, 5, 25), "steps of the teacher in each of the student's, coarse to fine")
+    teacher_shares: tuple[float, ...] = knob((), "share of the iterations for each of them; empty: alike")
+    guidance: Literal["distilled", "kept"] = knob(
+        "distilled", "distilled: the student needs no null branch, half the work a step; kept: it is still guided"
+    )
+    teacher_guidance: float | None = knob(None, "guidance that is distilled in, or that a kept one is sampled with")
+    null_share: float = knob(0.1, "share of the captions emptied where guidance is kept", at_least=0)
+    target: Literal["student", "average"] = knob(
+        "student", "whose answer below is aimed at: the student's own, or a moving average's"
+    )
+    weight_cap: float = knob(5.0, "most that an error in x0 weighs: min(SNR + 1, this)", at_least=0)
+    huber_c: float = knob(1e-3, "errors below it count squared, above it by their size", at_least=1e-8)
+    lora_rank: int = knob(0, "rank of LoRA pairs beside the blocks' linear layers; 0 trains all weights", at_least=0)
+    previews: int = knob(
+        4, "videos made at step 0 and at each checkpoint, and watched for collapse; 0 is none", at_least=0
+    )
+    collapse_factor: float = knob(
+        4.0, "stop where sharpness, motion or the gap to the teacher is off by this factor", at_least=1
+    )
+    seed: int = knob(0, "of data order, times and noise", at_least=0)
+    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps")
+    kernel: str = knob("auto", "attention kernel of the masks; auto takes the first that can")
+    compile: Literal["auto", "blocks", "none"] = knob("auto", "compile the transformers' blocks; auto does on a GPU")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchAttentionOptions(Section):
     """`evdit bench attention`: tile attention against the fastest dense attention of this machine."""
 
@@ -241,6 +279,7 @@ class Recipe(Section):
     generate: GenerateOptions = section(GenerateOptions, "a prompt to a video")
     analyze: AnalyzeOptions = section(AnalyzeOptions, "which tiles a model's attention uses")
     train_shapes: TrainShapesOptions = section(TrainShapesOptions, "the embedded model from nothing")
+    distill_mlcd: DistillMlcdOptions = section(DistillMlcdOptions, "a student of few steps")
     bench: BenchOptions = section(BenchOptions, "how fast it is here")
 
     def resolved(self, name: str) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from vdit_cli.distillation.optimisers import build_optimisers, learning_rate_share, update_average
+from vdit_cli.distillation.optimisers import build_adam, build_optimisers, learning_rate_share, update_average
+from vdit_cli.errors import ENVIRONMENT, EvditError
 
 
 def test_rate_rises_stays_and_falls_to_the_final_share():
@@ -46,3 +47,11 @@ def test_average_moves_by_the_share_it_does_not_keep():
     average, parameter = [torch.zeros(3)], [nn.Parameter(torch.full((3,), 2.0))]
     update_average(average, parameter, keep=0.75)
     assert torch.equal(average[0], torch.full((3,), 0.5))
+
+
+@pytest.mark.parametrize("kind", ["adamw-8bit", "adamw-8bit-paged"])
+def test_eight_bits_without_their_package_are_refused(kind, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EvditError, match="bitsandbytes, which is not installed") as caught:
+        build_adam([nn.Parameter(torch.zeros(2))], kind, rate=0.1, betas=(0.9, 0.99))
+    assert caught.value.exit_code == ENVIRONMENT and caught.value.next_steps[0] == "pip install 'evdit[train]'"

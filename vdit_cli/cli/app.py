@@ -23,7 +23,8 @@ from typer.core import MarkupMode, TyperCommand, TyperGroup
 
 from vdit_cli import __version__
 from vdit_cli.cli.help_page import HelpPage, HelpPages, markup_mode
-from vdit_cli.errors import DONE, FAILED, INTERRUPTED, OUT_OF_MEMORY, EvditError, nearest, unknown_name
+from vdit_cli.errors import DONE, FAILED, INTERRUPTED, OUT_OF_MEMORY, EvditError, Interrupted, nearest, unknown_name
+from vdit_cli.parallel.environment import leave_error, rank
 
 COMMANDS: tuple[tuple[str, str], ...] = (
     ("doctor", "Check this machine; each problem comes with its fix"),
@@ -33,6 +34,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("masks", "Show a mask plan, or seal it again after editing"),
     ("bench", "Measure how fast tile attention is on this machine"),
     ("score", "Compare shapes videos with their prompts by image analysis"),
+    ("distill-mlcd", "Train a student that needs few steps"),
     ("train-shapes", "Train the embedded model from nothing"),
 )
 """(name, one line of help) of every command, in the order in which a person needs them."""
@@ -136,9 +138,12 @@ def check_text(args: Sequence[str]) -> None:
 
 
 def explain(error: BaseException) -> int:
-    """Print an error on stderr in the house's form and return its exit code."""
+    """Print an error on stderr in the house's form, or leave it to the launcher of ranks; returns its exit code."""
     told = as_evdit_error(error)
-    typer.echo(told.text(), err=True)
+    if isinstance(told, Interrupted) and rank() > 0:
+        return DONE  # the first rank tells it for all; torchrun would end that one at another's exit code
+    if not leave_error(told):
+        typer.echo(told.text(), err=True)
     return told.exit_code
 
 

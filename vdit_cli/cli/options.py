@@ -52,3 +52,14 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 AllowChanged = Annotated[
     bool, typer.Option("--allow-changed", help="Go on with a run that was begun with other values.")
 ]
+Gpus = Annotated[
+    int | None,
+    typer.Option(
+        "--gpus",
+        min=1,
+        help="Run on N GPUs of this machine, or with --device cpu on N processes. [default: one]",
+        show_default=False,
+        metavar="N",
+    ),
+]
+"""Use: `if launched(gpus, device): return` (parallel.launch) first, then `with joined(device) as ranks`."""

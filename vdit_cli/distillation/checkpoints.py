@@ -1,6 +1,7 @@
 """Training states on disk: one folder a checkpoint, written beside and renamed, safetensors and JSON only.
 
 checkpoints/step-000500/ model.safetensors  average.safetensors  optimiser-0.safetensors  state.json
+Of a sharded model:      shard-*.safetensors with all three, a file a rank, and state.json
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,13 @@ from torch import Tensor
 
 from vdit_cli.artifacts.atomic import replacing, write_json
 from vdit_cli.backbones.open_sora_plan.loading import write_tensors
+from vdit_cli.distillation.sharded_state import read_shares, write_shares
+from vdit_cli.parallel.groups import ALONE, Ranks
+from vdit_cli.parallel.sharding import is_sharded
 
 SCHEMA = "evdit.training-state/1"
+DAMAGE = (OSError, ValueError, KeyError, SafetensorError)
+"""What reading a damaged checkpoint may raise."""
 
 
 @dataclass
@@ -58,31 +65,41 @@ def _join_optimiser(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[st
     return {"state": state, "param_groups": rest["param_groups"]}
 
 
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+def _parts(state: TrainingState) -> tuple[dict[str, dict[str, Tensor]], list[dict[str, Any]]]:
+    """The tensors of a state by part (model, average, optimiser-0, ...), and what of the optimisers JSON can hold."""
+    optimisers = [_split_optimiser(each) for each in state.optimisers]
+    parts = {"model": state.model, "average": state.average}
+    plain = {part: {key: value.detach().contiguous() for key, value in each.items()} for part, each in parts.items()}
+    plain |= {f"optimiser-{number}": tensors for number, (tensors, _) in enumerate(optimisers)}
+    return plain, [rest for _, rest in optimisers]
 
 
-def save_checkpoint(folder: Path, state: TrainingState, keep_last: int) -> Path:
+def save_checkpoint(folder: Path, state: TrainingState, keep_last: int, ranks: Ranks = ALONE) -> Path:
     """Write `folder/step-NNNNNN` whole or not at all, then drop all but the newest `keep_last` checkpoints.
 
-    Raises EvditError (exit 1) for a full disk; the checkpoints before stay.
+    Of a model that every rank holds whole the first one writes; of a sharded model each writes its share. All ranks
+    must call. Raises EvditError (exit 1) for a full disk; the checkpoints before stay.
     """
     final = folder / f"step-{state.iteration:06d}"
-    with replacing(final) as beside:
-        beside.mkdir()
-        write_tensors(_contiguous(state.model), beside / "model.safetensors")
-        write_tensors(_contiguous(state.average), beside / "average.safetensors")
-        rests = []
-        for number, optimiser in enumerate(state.optimisers):
-            tensors, rest = _split_optimiser(optimiser)
-            write_tensors(tensors, beside / f"optimiser-{number}.safetensors")
-            rests.append(rest)
-        write_json(
-            beside / "state.json",
-            {"schema": SCHEMA, "iteration": state.iteration, "seconds": state.seconds, "optimisers": rests},
-        )
-    for old in list_checkpoints(folder)[:-keep_last]:
-        shutil.rmtree(old)
+    parts, rests = _parts(state)
+    sharded = is_sharded(state.model.values())
+    with replacing(final) if ranks.is_first else nullcontext(final) as beside:
+        if ranks.is_first:
+            beside.mkdir()
+        if sharded:
+            place = Path(ranks.from_first(lambda: str(beside)))
+            write_shares({f"{part}.{key}": each for part, all_ in parts.items() for key, each in all_.items()}, place)
+        elif ranks.is_first:
+            for part, tensors in parts.items():
+                write_tensors(tensors, beside / f"{part}.safetensors")
+        if ranks.is_first:
+            content = {"schema": SCHEMA, "iteration": state.iteration, "seconds": state.seconds, "optimisers": rests}
+            sizes = {path.name: path.stat().st_size for path in sorted(beside.iterdir())}
+            write_json(beside / "state.json", {**content, "sharded": sharded, "bytes": sizes})
+    if ranks.is_first:
+        for old in list_checkpoints(folder)[:-keep_last]:
+            shutil.rmtree(old)
+    ranks.wait()
     return final
 
 
@@ -91,26 +108,49 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if path.is_dir())
 
 
-def load_checkpoint(path: Path, device: torch.device | str) -> TrainingState:
-    """Read one checkpoint folder. Raises OSError, ValueError or SafetensorError where it is damaged."""
+def load_checkpoint(path: Path, device: torch.device | str, like: Mapping[str, Tensor] | None = None) -> TrainingState:
+    """Read one checkpoint folder. Raises OSError, ValueError or SafetensorError where it is damaged.
+
+    `like` are tensors by part and name ("model.proj.weight", "optimiser-0.3.exp_avg"): a sharded checkpoint's tensors
+    are split as they are, so that no rank reads it whole. All ranks must read.
+    """
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     if state.get("schema") != SCHEMA:
         raise ValueError(f"{path}: schema {state.get('schema')!r} is not {SCHEMA}")
+    for name, size in state.get("bytes", {}).items():
+        if (path / name).stat().st_size != size:
+            raise ValueError(f"{name} has {(path / name).stat().st_size} bytes of {size}")
+    names = ["model", "average", *(f"optimiser-{number}" for number in range(len(state["optimisers"])))]
+    if state.get("sharded"):
+        tensors = read_shares(path, like or {}, device)
+        parts = {part: _below(tensors, part) for part in names}
+    else:
+        parts = {part: load_file(path / f"{part}.safetensors", device=str(device)) for part in names}
     optimisers = [
-        _join_optimiser(load_file(path / f"optimiser-{number}.safetensors", device=str(device)), rest)
-        for number, rest in enumerate(state["optimisers"])
+        _join_optimiser(parts[f"optimiser-{number}"], rest) for number, rest in enumerate(state["optimisers"])
     ]
-    model = load_file(path / "model.safetensors", device=str(device))
-    average = load_file(path / "average.safetensors", device=str(device))
-    return TrainingState(state["iteration"], state["seconds"], model, average, optimisers)
+    return TrainingState(state["iteration"], state["seconds"], parts["model"], parts["average"], optimisers)
 
 
-def newest_checkpoint(folder: Path, device: torch.device | str) -> tuple[TrainingState | None, list[str]]:
-    """The newest readable checkpoint, or None, and a line for each newer one that is damaged."""
+def _below(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {key.removeprefix(part + "."): value for key, value in tensors.items() if key.startswith(part + ".")}
+
+
+def newest_checkpoint(
+    folder: Path,
+    device: torch.device | str,
+    like: Mapping[str, Tensor] | None = None,
+    ranks: Ranks = ALONE,
+) -> tuple[TrainingState | None, list[str]]:
+    """The newest checkpoint that every rank can read, or None, and a line for each newer one that is damaged."""
     damaged: list[str] = []
     for path in reversed(list_checkpoints(folder)):
+        state, why = None, "another rank can't read it"
         try:
-            return load_checkpoint(path, device), damaged
-        except (OSError, ValueError, KeyError, SafetensorError) as problem:
-            damaged.append(f"checkpoint {path.name} is damaged ({problem}): going back to the one before it")
+            state = load_checkpoint(path, device, like)
+        except DAMAGE as problem:
+            why = str(problem)
+        if not ranks.any(state is None):
+            return state, damaged
+        damaged.append(f"checkpoint {path.name} is damaged ({why}): going back to the one before it")
     return None, damaged

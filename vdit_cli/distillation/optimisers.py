@@ -5,11 +5,14 @@ Matrices and convolution kernels go to Muon (as matrices: out x everything else)
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from vdit_cli.errors import ENVIRONMENT, EvditError
 
 
 def learning_rate_share(iteration: int, iterations: int, warmup: int, flat_share: float, final_share: float) -> float:
@@ -56,8 +59,11 @@ def build_optimisers(
     rate: float,
     betas: tuple[float, float],
     matrix_decay: float,
+    adam: str = "adamw",
 ) -> Optimisers:
     """Muon for the parameters that `is_matrix(name, parameter)` claims, AdamW without decay for the others.
+
+    `adam` is a kind that `build_adam` knows.
 
     Muon's update is scaled by .2 sqrt(max(rows, cols)), so that both take rates of the same size.
     Source: Muon, kellerjordan.github.io/posts/muon; the scale, arXiv 2502.16982 section 2.2.
@@ -68,13 +74,35 @@ def build_optimisers(
     others = [parameter for _, parameter in named if id(parameter) not in claimed]
     # The view must alias the parameter's storage: reshape of a channels-last kernel would be a copy.
     views = tuple((p, nn.Parameter(p.detach().view(p.shape[0], -1))) for p in matrices)
-    adam = torch.optim.AdamW(others, lr=rate, betas=betas, weight_decay=0.0)
+    moved = build_adam(others, adam, rate=rate, betas=betas)
     if not views:
-        return Optimisers((adam,), (), (rate,))
+        return Optimisers((moved,), (), (rate,))
     muon = torch.optim.Muon(
         [view for _, view in views], lr=matrix_rate, weight_decay=matrix_decay, adjust_lr_fn="match_rms_adamw"
     )
-    return Optimisers((adam, muon), views, (rate, matrix_rate))
+    return Optimisers((moved, muon), views, (rate, matrix_rate))
+
+
+def build_adam(
+    parameters: list[nn.Parameter], kind: str, *, rate: float, betas: tuple[float, float]
+) -> torch.optim.Optimizer:
+    """AdamW without decay: "adamw", "adamw-8bit" (states of 8 bits) or "adamw-8bit-paged" (which may leave the GPU).
+
+    Raises EvditError (3) for 8 bits without bitsandbytes. Source of 8-bit states: arXiv 2110.02861.
+    """
+    if kind == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=0.0)
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise EvditError(
+            f"adam is {kind}: its states of 8 bits need the package bitsandbytes, which is not installed",
+            where="adam",
+            next_steps=["pip install 'evdit[train]'", "adam=adamw"],
+            exit_code=ENVIRONMENT,
+        )
+    import bitsandbytes
+
+    eight_bit = {"adamw-8bit": bitsandbytes.optim.AdamW8bit, "adamw-8bit-paged": bitsandbytes.optim.PagedAdamW8bit}
+    return eight_bit[kind](parameters, lr=rate, betas=betas, weight_decay=0.0)
 
 
 def update_average(average: Iterable[Tensor], parameters: Iterable[Tensor], keep: float) -> None:

@@ -1,0 +1,42 @@
+"""A full disk keeps the last checkpoint, whole or in shares; the newest few stay."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
+
+from tests.distillation.ranks_training import train_net
+from vdit_cli.distillation import checkpoints
+from vdit_cli.distillation.checkpoints import list_checkpoints, newest_checkpoint
+from vdit_cli.errors import FAILED, EvditError
+from vdit_cli.parallel.groups import joined
+
+
+@pytest.mark.parametrize("shard", ["none", "full"])
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: str):
+    """The write fails as the operating system says it; nothing half-written stays, and training goes on from before."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with joined("cpu") as ranks:
+        train_net(tmp_path / "whole", ranks, shard)
+        train_net(tmp_path / "full", ranks, shard, iterations=8)
+        before = list_checkpoints(tmp_path / "full" / "checkpoints")
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "write_tensors", fail)
+            patch.setattr(HuggingFaceStorageWriter, "write_data", fail)
+            with pytest.raises(EvditError, match="the disk is full") as caught:
+                train_net(tmp_path / "full", ranks, shard)
+        assert caught.value.exit_code == FAILED
+        assert sorted((tmp_path / "full" / "checkpoints").iterdir()) == before
+        train_net(tmp_path / "full", ranks, shard)
+        ends = [newest_checkpoint(tmp_path / name / "checkpoints", "cpu")[0] for name in ("whole", "full")]
+    assert [path.name for path in list_checkpoints(tmp_path / "full" / "checkpoints")] == ["step-000008", "step-000012"]
+    assert all(torch.equal(value, ends[1].model[name]) for name, value in ends[0].model.items())
+    slots = [state["state"][3]["exp_avg"] for end in ends for state in end.optimisers]
+    assert torch.equal(*slots)

@@ -1,0 +1,101 @@
+"""Ranks without torch in them, so that a launch is quick: errors, exit codes, Ctrl-C, what can't be launched."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vdit_cli.errors import ENVIRONMENT, USAGE, EvditError
+from vdit_cli.parallel.environment import LAUNCHER
+from vdit_cli.parallel.launch import check_devices, launch, launched
+
+ROOT = Path(__file__).parents[2]
+
+FAILING = """
+import os, signal, sys
+from vdit_cli.cli.app import explain
+from vdit_cli.errors import EvditError
+if os.environ["RANK"] == "1":
+    sys.exit(explain(EvditError("tile 3 is odd", where="plan.json", next_steps=["mend it"], exit_code=5)))
+signal.pause()
+"""
+
+PRESSED = """
+import os, signal, sys
+from pathlib import Path
+me, folder = os.environ["RANK"], Path(sys.argv[1])
+seen = []
+signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+(folder / f"ready{me}").touch()
+if me == "0":
+    while not (folder / "ready1").exists():
+        os.sched_yield()
+    os.kill(int(os.environ["EVDIT_LAUNCHER"]), signal.SIGINT)
+signal.sigwait([signal.SIGINT])
+signal.sigtimedwait([signal.SIGINT], 0.3) and seen.append("again")
+(folder / f"heard{me}").write_text(str(seen))
+"""
+
+
+def script(folder: Path, text: str) -> str:
+    """A file with that program."""
+    path = folder / "program.py"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_the_first_error_ends_all_ranks_and_is_the_launcher_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd):
+    """Rank 1 fails while rank 0 would wait for ever; nothing is printed but by whom the error reaches."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    before = dict(os.environ), signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(EvditError) as caught:
+        launch(2, [script(tmp_path, FAILING)])
+    assert caught.value.text() == "error: tile 3 is odd\n  from:  plan.json\n  try:   mend it"
+    assert caught.value.exit_code == 5
+    assert capfd.readouterr() == ("", "")
+    assert before == (dict(os.environ), signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="signals are waited for as Linux does")
+def test_ctrl_c_reaches_every_rank_once(tmp_path: Path):
+    """Pressed on the launcher."""
+    launch(2, [script(tmp_path, PRESSED), str(tmp_path)])
+    assert [(tmp_path / f"heard{rank}").read_text(encoding="utf-8") for rank in (0, 1)] == ["[]", "[]"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups of POSIX")
+def test_a_rank_does_not_outlive_its_launcher():
+    """Its parent is not the launcher that it was told of: it ends."""
+    program = (
+        "import signal; from vdit_cli.parallel.environment import watch_launcher; watch_launcher(); signal.pause()"
+    )
+    environment = {**os.environ, LAUNCHER: "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, timeout=60)
+    assert done.returncode == -signal.SIGTERM
+
+
+def test_what_needs_no_launch(monkeypatch: pytest.MonkeyPatch):
+    """No number, one, or a process that is a rank already, whoever started it."""
+    assert not launched(None, "auto") and not launched(1, "cpu")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not launched(2, "cpu")
+
+
+def test_devices_that_ranks_can_not_have(monkeypatch: pytest.MonkeyPatch):
+    """One GPU by number; more GPUs than there are."""
+    with pytest.raises(EvditError, match="can't share the device cuda:1") as caught:
+        check_devices(2, "cuda:1")
+    assert caught.value.exit_code == USAGE
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    check_devices(2, "auto")
+    with pytest.raises(EvditError, match="needs 4 CUDA GPUs: this machine has 2") as caught:
+        check_devices(4, "cuda")
+    assert caught.value.exit_code == ENVIRONMENT and "--gpus 2" in caught.value.next_steps

@@ -1,0 +1,87 @@
+"""What a training says of itself: a line of metrics.jsonl a window of iterations, and TensorBoard where asked."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vdit_cli.artifacts.atomic import write_text
+from vdit_cli.errors import ENVIRONMENT, FAILED, EvditError
+from vdit_cli.parallel.groups import ALONE, Ranks
+
+
+class Metrics:
+    """Loss terms gathered on the device and appended to `folder/metrics.jsonl`, a line a window of iterations.
+
+    Each rank keeps its share of every mean; a line holds their sums, and the first rank writes it. Lines after
+    iteration `start` are dropped: those iterations are about to be done again.
+    """
+
+    def __init__(self, folder: Path, start: int, tensorboard: bool = False, ranks: Ranks = ALONE) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.ranks = ranks
+        self.window: list[dict[str, Tensor]] = []
+        self.last = (start, 0.0)
+        self.clock = time.perf_counter()
+        self.board = open_board(folder / "tensorboard", start) if tensorboard and ranks.is_first else None
+        if ranks.is_first and self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["iteration"] <= start]
+            write_text(self.path, "".join(line + "\n" for line in kept))
+
+    def keep(self, iteration: int, rate_share: float, terms: dict[str, Tensor]) -> None:
+        """Gather one iteration's terms; nothing is read from the device yet."""
+        self.window.append(terms)
+        self.last = (iteration + 1, rate_share)
+
+    def write(self, label: str) -> str:
+        """Append the window's means as a line; returns a short note. Raises EvditError for a loss that isn't finite."""
+        if not self.window:
+            return ""
+        names = list(self.window[0])
+        means = torch.stack([torch.stack([terms[name].float() for terms in self.window]).mean() for name in names])
+        iteration, rate_share = self.last
+        now = time.perf_counter()
+        values = dict(zip(names, self.ranks.sum(means).tolist(), strict=True))
+        speed = len(self.window) / (now - self.clock)
+        self.window, self.clock = [], now
+        if not math.isfinite(values["loss"]):
+            raise EvditError(
+                f"{label}: the loss is {values['loss']} at iteration {iteration}; the last good checkpoint is kept",
+                where=str(self.path),
+                next_steps=["a smaller learning rate", "another seed"],
+                exit_code=FAILED,
+            )
+        if self.ranks.is_first:
+            self._append({"iteration": iteration, "rate_share": rate_share, "iterations_per_second": speed, **values})
+        return f"loss {values['loss']:.4f}  {speed:.1f} it/s"
+
+    def _append(self, line: dict[str, float]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.board is not None:
+            for name, value in line.items():
+                if name != "iteration":
+                    self.board.add_scalar(name, value, int(line["iteration"]))
+            self.board.flush()
+
+
+def open_board(folder: Path, start: int) -> Any:
+    """A TensorBoard writer whose events after `start` are purged. Raises EvditError (3) without the package."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise EvditError(
+            "tensorboard was asked for, and is not installed",
+            where="tensorboard",
+            next_steps=["pip install 'evdit[train]'", "tensorboard=false: metrics.jsonl has the same figures"],
+            exit_code=ENVIRONMENT,
+        )
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=start + 1)

@@ -1,0 +1,79 @@
+"""What a process knows about its place among others from its environment alone, and how it leaves word. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vdit_cli.errors import INTERRUPTED, EvditError, Interrupted
+
+LAUNCHER = "EVDIT_LAUNCHER"
+"""Environment variable of the ranks that `launch.py` started: its process number."""
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Environment variable of torchrun's ranks: the file that a rank leaves its error in."""
+
+
+def is_rank() -> bool:
+    """Whether torchrun, `accelerate launch` or `--gpus` started this process as one of several."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def rank() -> int:
+    """This process's number among all of them, 0 where it is alone."""
+    return int(os.environ.get("RANK") or 0)
+
+
+def local_rank() -> int:
+    """This process's number on its machine, which is the number of its GPU."""
+    return int(os.environ.get("LOCAL_RANK") or 0)
+
+
+def leave_error(error: EvditError) -> bool:
+    """Leave `error` to the launcher, which prints it once for all ranks; False where there is no launcher."""
+    path = os.environ.get(ERROR_FILE)
+    if LAUNCHER not in os.environ or not path:
+        return False
+    told = {
+        "what": error.what,
+        "where": error.where,
+        "next_steps": list(error.next_steps),
+        "exit_code": error.exit_code,
+        "time": time.time(),
+    }
+    # torchrun reads `message`, the launcher reads `evdit`.
+    message = {"message": error.what, "extraInfo": {"timestamp": str(int(time.time()))}}
+    Path(path).write_text(json.dumps({"message": message, "evdit": told}), encoding="utf-8")
+    return True
+
+
+def left_error(content: Mapping[str, Any]) -> tuple[float, EvditError] | None:
+    """(time, error) of what `leave_error` wrote, or None where a rank left nothing of the kind."""
+    told = content.get("evdit")
+    if told is None:
+        return None
+    if told["exit_code"] == INTERRUPTED:
+        return float(told["time"]), Interrupted(told["what"], next_steps=told["next_steps"])
+    error = EvditError(
+        told["what"], where=told["where"], next_steps=told["next_steps"], exit_code=int(told["exit_code"])
+    )
+    return float(told["time"]), error
+
+
+def watch_launcher(seconds: float = 0.5) -> None:
+    """End this process soon after its launcher was killed, looking every `seconds`: it would hold the run's lock."""
+    told = os.environ.get(LAUNCHER)
+    if told is None or os.name != "posix":
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(told):
+            time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="launcher watch", daemon=True).start()
