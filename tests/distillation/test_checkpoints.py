@@ -11,7 +11,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from tests.distillation.ranks_training import train_net
 from vdit_cli.distillation import checkpoints
-from vdit_cli.distillation.checkpoints import list_checkpoints, newest_checkpoint
+from vdit_cli.distillation.checkpoints import TrainingState, list_checkpoints, newest_checkpoint, save_checkpoint
 from vdit_cli.errors import FAILED, EvditError
 from vdit_cli.parallel.groups import joined
 
@@ -40,3 +40,20 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pyte
     assert all(torch.equal(value, ends[1].model[name]) for name, value in ends[0].model.items())
     slots = [state["state"][3]["exp_avg"] for end in ends for state in end.optimisers]
     assert torch.equal(*slots)
+
+
+def test_states_in_a_dict_of_their_own_come_back(tmp_path: Path):
+    """As 8-bit optimisers keep them: bytes, numbers that JSON holds, and one table that all parameters share."""
+    table = torch.linspace(-1, 1, 256)
+    states = {
+        index: {"step": 3, "quantised": {"state": torch.full((4,), index, dtype=torch.uint8), "table": table}}
+        for index in (0, 1)
+    }
+    saved = {"state": states, "param_groups": [{"lr": 0.1, "params": [0, 1]}]}
+    weights = {"w": torch.ones(2)}
+    save_checkpoint(tmp_path, TrainingState(1, 0.0, weights, weights, [saved]), keep_last=1)
+    [found] = newest_checkpoint(tmp_path, "cpu")[0].optimisers
+    assert found["param_groups"] == saved["param_groups"] and found["state"].keys() == states.keys()
+    for index, slots in found["state"].items():
+        assert slots["step"] == 3 and slots["quantised"].keys() == {"state", "table"}
+        assert all(torch.equal(value, states[index]["quantised"][name]) for name, value in slots["quantised"].items())

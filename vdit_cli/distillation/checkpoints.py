@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,26 +42,49 @@ class TrainingState:
 
 
 def _split_optimiser(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state_dict as tensors (key `<parameter>.<name>`) and JSON values."""
+    """An optimiser's state_dict as tensors (key `<parameter>.<name>`) and JSON values.
+
+    States of 8 bits stand in a dict of their own, `<parameter>.<name>/<inner name>`, and share their tables of values,
+    which safetensors refuses: each gets its own.
+    """
     tensors: dict[str, Tensor] = {}
     values: dict[str, dict[str, Any]] = {}
+    seen: set[int] = set()
     for index, slots in state["state"].items():
-        for name, value in slots.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value.detach().contiguous()
-            else:
+        for name, value in _opened(slots):
+            if not isinstance(value, Tensor):
                 values.setdefault(str(index), {})[name] = value
+                continue
+            shared = "/" in name and value.data_ptr() in seen
+            tensors[f"{index}.{name}"] = value.detach().clone() if shared else value.detach().contiguous()
+            if "/" in name:
+                seen.add(value.data_ptr())
     return tensors, {"values": values, "param_groups": state["param_groups"]}
+
+
+def _opened(slots: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in slots.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}/{inner}", each) for inner, each in value.items())
+        else:
+            yield name, value
 
 
 def _join_optimiser(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
     """The state_dict that `_split_optimiser` took apart."""
     state: dict[int, dict[str, Any]] = {}
+    named: list[tuple[str, str, Any]] = []
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    for index, slots in rest["values"].items():
-        state.setdefault(int(index), {}).update(slots)
+        named.append((index, name, tensor))
+    named += [(index, name, value) for index, slots in rest["values"].items() for name, value in slots.items()]
+    for index, name, value in named:
+        slots = state.setdefault(int(index), {})
+        outer, is_inner, inner = name.partition("/")
+        if is_inner:
+            slots.setdefault(outer, {})[inner] = value
+        else:
+            slots[name] = value
     return {"state": state, "param_groups": rest["param_groups"]}
 
 
