@@ -32,16 +32,13 @@ def test_grids_are_even_and_never_move_a_milestone(steps, points, timesteps):
     assert set(path.times) <= set(grid)
 
 
-def test_a_draw_is_uniform_and_stays_in_its_segment():
+def test_every_point_has_the_one_below_and_its_own_milestone():
     path = Milestones(4, 5)
-    t, u, tau = path.draw(20_000, torch.Generator().manual_seed(0))
-    assert torch.all((tau <= u) & (u < t))
-    grid, times = list(path.grid), set(path.times)
-    for point, below, milestone in set(zip(t.tolist(), u.tolist(), tau.tolist(), strict=True)):
-        assert below == grid[grid.index(point) - 1] and milestone in times
-        assert not any(milestone < other < point for other in times), "tau is the milestone next below t"
-    counts = torch.stack([(t == point).sum() for point in grid[1:]])
-    assert counts.min() > 850 and counts.max() < 1150, "1000 expected of each of the 20 points"
+    t, u, tau = (times.tolist() for times in path.at(torch.arange(1, 21)))
+    assert t == list(path.grid[1:]) and u == list(path.grid[:-1])
+    for point, below, milestone in zip(t, u, tau, strict=True):
+        assert milestone in path.times and milestone <= below < point
+        assert not any(milestone < other < point for other in path.times), "tau is the milestone next below t"
 
 
 @pytest.mark.parametrize(

@@ -66,11 +66,6 @@ class Milestones:
         """The M times at which the student is asked when it samples, noisiest first: tau_M .. tau_1."""
         return self.times[:0:-1]
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """(t, u, tau), each (count,) on the CPU: t uniform on g_1 .. g_N, u the point below it, tau its milestone."""
-        j = torch.randint(1, self.steps * self.points + 1, (count,), generator=generator)
-        return self.at(j)
-
     def at(self, j_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(t, u, tau) of the grid points j in 1 .. N: t = g_j, u = g_(j-1), tau the milestone at or next below u."""
         grid = torch.tensor(self.grid)

@@ -1,0 +1,52 @@
+"""A distillation of seconds, as a program too: `python -m tests.distillation.small_mlcd MODEL DATA RUN KILL_AT`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from vdit_cli.distillation.distill_mlcd import distill_mlcd
+from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.timing import Progress, Silent
+
+SMALL: dict[str, Any] = {
+    "steps": "4",
+    "iterations": 6,
+    "batch_size": 4,
+    "learning_rate": 3e-3,
+    "warmup": 1,
+    "checkpoint_every": 2,
+    "log_every": 1,
+    "previews": 0,
+    "device": "cpu",
+    "teacher_points": (2, 5),
+}
+
+
+class KillsAt(Silent):
+    """Kills this process, as a power cut would, once so many iterations are done."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.left = count
+
+    def advance(self, note: str = "") -> None:
+        """Count down."""
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def distill_small(
+    model: Path, data: Path, run: Path, progress: Progress | None = None, allow_changed: bool = False, **changes: Any
+) -> Path:
+    """The student's folder of a distillation with SMALL options, `changes` made."""
+    options = DistillMlcdOptions(model=str(model), data=str(data), **{**SMALL, **changes})
+    return distill_mlcd(options, run, progress or Silent(), allow_changed)
+
+
+if __name__ == "__main__":
+    distill_small(*(Path(each) for each in sys.argv[1:4]), progress=KillsAt(int(sys.argv[4])), target="average")

@@ -1,0 +1,236 @@
+"""A distillation on the CPU: it learns, resumes bit-equal, chains, wears masks, watches, and refuses misfits."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.distillation.prepared import write_data
+from tests.distillation.small_mlcd import distill_small
+from tests.tiny_pipeline import copied, write_pipeline
+from vdit_cli.artifacts.receipt import Receipt
+from vdit_cli.artifacts.run_dir import RunDir
+from vdit_cli.artifacts.sampler import Sampler
+from vdit_cli.artifacts.video_file import read_video
+from vdit_cli.distillation import distill_mlcd as stage
+from vdit_cli.distillation.mlcd_watch import Look
+from vdit_cli.errors import FAILED, EvditError, Interrupted
+from vdit_cli.timing import Silent
+
+ROOT = Path(__file__).parents[2]
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A tiny model and data prepared for it."""
+    folder = tmp_path_factory.mktemp("made")
+    model = write_pipeline(folder / "model")
+    return model, write_data(folder / "data", model)
+
+
+@pytest.fixture(scope="module")
+def student(made: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a finished student of 4 steps, without previews."""
+    run = tmp_path_factory.mktemp("student") / "run"
+    distill_small(*made, run)
+    return run
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / WEIGHTS)
+
+
+def _lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_student_learns(made: tuple[Path, Path], tmp_path: Path):
+    """A few dozen iterations: the loss of fresh noise falls, and the weights are no longer the teacher's."""
+    folder = distill_small(
+        *made, tmp_path / "run", iterations=60, checkpoint_every=60, learning_rate=1e-2, teacher_points=(2,)
+    )
+    losses = [line["loss"] for line in _lines(tmp_path / "run")]
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    teacher, made_now = load_file(made[0] / "transformer" / WEIGHTS), _weights(folder)
+    assert made_now.keys() == teacher.keys()
+    assert not torch.equal(made_now["proj_out.weight"], teacher["proj_out.weight"])
+
+
+def test_a_finished_run_tells_what_it_made(made: tuple[Path, Path], student: Path):
+    """Sampler, card, receipt and lineage; the same again is done already."""
+    folder = student / "student"
+    assert Sampler.read(folder) == Sampler("milestones", (999, 749, 499, 249), 1.0)
+    assert "4 steps, without guidance" in (folder / "README.md").read_text(encoding="utf-8")
+    receipt, run = Receipt.read(student / "receipt.json"), RunDir.open(student)
+    assert receipt.ran.timesteps == (999, 749, 499, 249) and receipt.ran.weights == run.lineage()[0]
+    assert run.find("transformer") == folder and len(run.lineage()) == 1
+    progress = Silent()
+    assert distill_small(*made, student, progress) == folder
+    assert progress.lines == [f"{student} is done already"]
+
+
+def test_a_killed_process_resumes_bit_equal(made: tuple[Path, Path], tmp_path: Path):
+    """Student, average target and kept average, killed one iteration behind a checkpoint."""
+    whole = distill_small(*made, tmp_path / "whole", target="average")
+    command = [sys.executable, "-m", "tests.distillation.small_mlcd", *map(str, made), str(tmp_path / "cut")]
+    killed = subprocess.run([*command, "3"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = distill_small(*made, tmp_path / "cut", target="average")
+    last = Path("checkpoints/step-000006")
+    for file in ("model.safetensors", "average.safetensors", "optimiser-0.safetensors"):
+        ends = [load_file(tmp_path / run / last / file) for run in ("whole", "cut")]
+        assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0].keys() | ends[1].keys()), file
+    assert all(torch.equal(value, _weights(resumed)[name]) for name, value in _weights(whole).items())
+    assert [line["iteration"] for line in _lines(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_stopped_run_goes_on_and_a_changed_one_is_refused(made: tuple[Path, Path], tmp_path: Path):
+    class StopsAtThree(Silent):
+        asked = 0
+
+        def should_stop(self) -> bool:
+            self.asked += 1
+            return self.asked == 3
+
+    with pytest.raises(Interrupted, match="3 of 6"):
+        distill_small(*made, tmp_path / "run", StopsAtThree())
+    assert RunDir.open(tmp_path / "run").state() == "interrupted"
+    with pytest.raises(EvditError, match="weight_cap: was 5.0, is 2.0") as caught:
+        distill_small(*made, tmp_path / "run", weight_cap=2.0)
+    assert caught.value.exit_code == 2 and "--allow-changed" in caught.value.next_steps
+    distill_small(*made, tmp_path / "run", allow_changed=True, weight_cap=2.0)
+    assert RunDir.open(tmp_path / "run").manifest["values"]["weight_cap"] == 2.0
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(made: tuple[Path, Path], tmp_path: Path):
+    class StopsAtFive(Silent):
+        asked = 0
+
+        def should_stop(self) -> bool:
+            self.asked += 1
+            return self.asked == 5
+
+    with pytest.raises(Interrupted):
+        distill_small(*made, tmp_path / "run", StopsAtFive())
+    broken = tmp_path / "run" / "checkpoints" / "step-000005" / "model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:100])
+    progress = Silent()
+    distill_small(*made, tmp_path / "run", progress)
+    assert any("step-000005 is damaged" in line for line in progress.lines)
+
+
+def test_each_student_starts_the_next_and_a_run_starts_another(made: tuple[Path, Path], student: Path, tmp_path: Path):
+    """Without learning, a chained student is its start, which shows that it was taken."""
+    folder = distill_small(*made, tmp_path / "run", checkpoint=str(student), steps="3,2", learning_rate=0.0)
+    assert folder == tmp_path / "run" / "steps-2" / "student"
+    assert Sampler.read(folder) == Sampler("milestones", (999, 499), 1.0)
+    for each in (folder, tmp_path / "run" / "steps-3" / "student"):
+        assert all(torch.allclose(_weights(each)[name], value) for name, value in _weights(student / "student").items())
+    run = RunDir.open(tmp_path / "run")
+    assert len(run.lineage()) == 2 and run.lineage()[1:] == RunDir.open(student).lineage()
+    assert run.find("transformer") == folder and run.find("transformer-3").is_dir()
+
+
+def test_lora_is_merged_and_only_its_pairs_are_saved(made: tuple[Path, Path], tmp_path: Path):
+    """The student has the teacher's keys; what lies outside of the blocks' linear layers is the teacher's own."""
+    folder = distill_small(*made, tmp_path / "run", lora_rank=2, gradient_checkpointing=True, accumulation=2)
+    teacher, mine = load_file(made[0] / "transformer" / WEIGHTS), _weights(folder)
+    changed = {name for name in teacher if not torch.equal(teacher[name], mine[name])}
+    assert mine.keys() == teacher.keys()
+    assert changed and all("transformer_blocks." in name and name.endswith(".weight") for name in changed)
+    saved = load_file(tmp_path / "run" / "checkpoints" / "step-000006" / "model.safetensors")
+    assert all("lora_" in name for name in saved)
+    pair = [saved[f"student/transformer_blocks/0/attn1/to_q/lora_{side}/default/weight"] for side in "AB"]
+    name = "transformer_blocks.0.attn1.to_q.weight"
+    rank = torch.linalg.matrix_rank(mine[name] - teacher[name], atol=1e-6)
+    assert [list(each.shape) for each in pair] == [[2, 48], [48, 2]] and rank == 2
+
+
+def test_masks_are_worn_and_guidance_is_kept(made: tuple[Path, Path], tmp_path: Path):
+    folder = distill_small(*made, tmp_path / "run", masks="1:2", guidance="kept", teacher_guidance=3.0)
+    ran = Receipt.read(tmp_path / "run" / "receipt.json").ran
+    assert [layer["mask"] for layer in ran.layers] == ["1:2", "1:2"] and ran.kept_share < 1
+    assert Sampler.read(folder).guidance == 3.0
+
+
+def test_previews_are_made_at_step_0_and_at_each_checkpoint(made: tuple[Path, Path], tmp_path: Path):
+    progress = Silent()
+    distill_small(*made, tmp_path / "run", progress, previews=1, iterations=3)
+    folder = tmp_path / "run" / "previews"
+    names = ["step-000000", "step-000002", "step-000003", "teacher"]
+    assert sorted(path.stem for path in folder.glob("*.png")) == names
+    assert all(len(read_video(folder / name / "0.mp4")[0]) == 9 for name in names)
+    assert sum("gap to the teacher" in line for line in progress.lines) == 3
+    looks = [json.loads(line) for line in (folder / "looks.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [look["iteration"] for look in looks] == [0, 2, 3] and all(look["gap"] > 0 for look in looks)
+    before = load_file(tmp_path / "run" / "checkpoints" / "step-000003" / "average.safetensors")
+    plain = distill_small(*made, tmp_path / "plain", iterations=3)
+    again = load_file(plain.parent / "checkpoints" / "step-000003" / "average.safetensors")
+    assert all(torch.equal(before[name], again[name]) for name in before), "looking changes nothing"
+
+
+def test_a_collapse_stops_with_the_last_good_checkpoint(made: tuple[Path, Path], tmp_path: Path, monkeypatch):
+    """A student whose videos are suddenly still: the checkpoint that held it is set aside, the one before stays."""
+    look = stage.Previews.look
+
+    def still(self, iteration: int) -> Look:
+        found = look(self, iteration)
+        return Look(found.sharpness, 0.0, found.gap) if iteration == 4 else found
+
+    monkeypatch.setattr(stage.Previews, "look", still)
+    with pytest.raises(EvditError, match="collapsed at iteration 4: motion is 0") as caught:
+        distill_small(*made, tmp_path / "run", previews=1)
+    assert caught.value.exit_code == FAILED
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["collapsed-000004", "step-000002"]
+    run = RunDir.open(tmp_path / "run")
+    assert run.state() == "failed" and "collapsed" in run.manifest["failure"]
+
+
+def test_a_loss_that_is_not_finite_stops(made: tuple[Path, Path], tmp_path: Path):
+    with pytest.raises(EvditError, match="the loss is (nan|inf)") as caught:
+        distill_small(*made, tmp_path / "run", learning_rate=1e30)
+    assert caught.value.exit_code == FAILED
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"steps": "0"}, "steps is '0'"),
+        ({"steps": "4,four"}, "steps is '4,four'"),
+        ({"steps": "4,8"}, "fewer steps than the one before"),
+        ({"steps": "300"}, "1500 points: the noise schedule has 1000 timesteps"),
+        ({"teacher_points": (0,)}, "0 teacher points"),
+        ({"teacher_points": ()}, "0 teacher_points"),
+        ({"teacher_shares": (1.0,)}, "2 teacher_points and 1 teacher_shares"),
+        ({"data": None}, "there is no data to train on"),
+        ({"data": "nowhere"}, "nowhere holds no prepared data"),
+        ({"checkpoint": "nowhere"}, "nowhere is no checkpoint"),
+        ({"masks": "9:9"}, "9:9"),
+        ({"shard": "full"}, "one process"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_run_is_made(made: tuple[Path, Path], tmp_path: Path, changes, told):
+    options = {"data": str(made[1]), **changes}
+    with pytest.raises(EvditError, match=told) as caught:
+        stage.distill_mlcd(
+            stage.DistillMlcdOptions(model=str(made[0]), device="cpu", **{"teacher_points": (2, 5), **options}),
+            tmp_path / "run",
+            Silent(),
+        )
+    assert caught.value.exit_code == 2 and not (tmp_path / "run").exists()
+
+
+def test_data_of_another_model_are_refused(made: tuple[Path, Path], tmp_path: Path):
+    other = write_pipeline(copied(made[0], tmp_path / "other"), seed=5)
+    with pytest.raises(EvditError, match="do not fit tiny") as caught:
+        distill_small(other, made[1], tmp_path / "run")
+    assert caught.value.exit_code == 2 and not (tmp_path / "run").exists()

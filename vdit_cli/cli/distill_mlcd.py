@@ -1,0 +1,61 @@
+"""`evdit distill-mlcd`: a student of few steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vdit_cli.cli.console import Console
+from vdit_cli.cli.options import AllowChanged, Config, Json, Set, knob_option
+from vdit_cli.recipe import load
+
+EXAMPLE = """evdit distill-mlcd --data data/shapes --steps 4 --config recipes/distill-mlcd.yaml -o runs/four
+evdit generate "a small blue ring bouncing over a navy background" --checkpoint runs/four -o ring.mp4"""
+
+
+def command(
+    model: Annotated[str | None, knob_option("distill_mlcd.model")] = None,
+    text_encoder: Annotated[str | None, knob_option("distill_mlcd.text_encoder")] = None,
+    checkpoint: Annotated[str | None, knob_option("distill_mlcd.checkpoint", metavar="RUN")] = None,
+    masks: Annotated[str | None, knob_option("distill_mlcd.masks", metavar="PLAN|RUN|k:F-k|none")] = None,
+    allow_other_weights: Annotated[bool | None, knob_option("distill_mlcd.allow_other_weights")] = None,
+    data: Annotated[str | None, knob_option("distill_mlcd.data", metavar="DATA")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The run's folder, in which the same command goes on. [default: runs/<date>-distill-mlcd-<model>]",
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[str | None, knob_option("distill_mlcd.steps", metavar="N|N,M,...")] = None,
+    lora_rank: Annotated[int | None, knob_option("distill_mlcd.lora_rank")] = None,
+    seed: Annotated[int | None, knob_option("distill_mlcd.seed")] = None,
+    device: Annotated[str | None, knob_option("distill_mlcd.device")] = None,
+    config: Config = None,
+    sets: Set = None,
+    allow_changed: AllowChanged = False,
+    as_json: Json = False,
+) -> None:
+    """Train a student that needs few steps, from a model and prepared data.
+
+    Ctrl-C once saves and stops; the same command on the same folder goes on exactly there. The result is a checkpoint
+    for `evdit generate`, its sampler inside.
+    """
+    given = locals()
+    beside = ("output", "config", "sets", "allow_changed", "as_json")
+    flags = {f"distill_mlcd.{name}": value for name, value in given.items() if name not in beside}
+    recipe = load(config, sets or (), flags)
+
+    from vdit_cli.distillation.distill_mlcd import distill_mlcd
+
+    with Console() as console:
+        console.say(recipe.resolved_text("distill_mlcd"))
+        folder = distill_mlcd(recipe.distill_mlcd, output, console, allow_changed)
+    if as_json:
+        console.json("evdit.distill-mlcd/1", {"student": str(folder)})
+    else:
+        console.data(str(folder))

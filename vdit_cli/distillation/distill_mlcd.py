@@ -1,0 +1,341 @@
+"""Distil a student of few steps from a model: data and models checked first, then one student after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
+from vdit_cli.artifacts.run_dir import Request, RunDir
+from vdit_cli.artifacts.sampler import Sampler
+from vdit_cli.attention.bind import Attend
+from vdit_cli.backbones.devices import pick_device
+from vdit_cli.data.facts import DataFacts
+from vdit_cli.data.shards import INDEX, Clips, open_data
+from vdit_cli.diffusion.milestones import Milestones
+from vdit_cli.diffusion.schedules import NoiseSchedule
+from vdit_cli.distillation.fitting import autocast, recompute_blocks
+from vdit_cli.distillation.mlcd_card import student_card
+from vdit_cli.distillation.mlcd_lesson import HeldClips, Lesson
+from vdit_cli.distillation.mlcd_networks import (
+    Learned,
+    Pair,
+    add_lora,
+    open_pair,
+    stored_dtype,
+    transformer_of,
+    write_student,
+)
+from vdit_cli.distillation.mlcd_previews import Previews
+from vdit_cli.distillation.mlcd_watch import collapse_of
+from vdit_cli.distillation.optimisers import build_optimisers
+from vdit_cli.distillation.samples import SplitLoss
+from vdit_cli.distillation.trainer import put_parameters, train
+from vdit_cli.errors import FAILED, EvditError
+from vdit_cli.knobs import flat
+from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
+from vdit_cli.sampling.plans import check_kernel, find_plan
+from vdit_cli.sampling.sample import SampleSpec
+from vdit_cli.tiles.plan import MaskPlan
+from vdit_cli.timing import Progress, Stopwatch
+
+STUDENT = "student"
+HOW = (
+    "device",
+    "kernel",
+    "compile",
+    "accumulation",
+    "gradient_checkpointing",
+    "tensorboard",
+    "keep_last",
+    "log_every",
+    "previews",
+)
+"""Options that change where and how the work is done, not what is learnt: a run may be gone on with under others."""
+LESS_MEMORY = (
+    "--set distill_mlcd.gradient_checkpointing=true",
+    "--set distill_mlcd.accumulation=4",
+    "--lora-rank 64",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A distillation that was checked: data and models fit each other, no weight is loaded yet."""
+
+    options: DistillMlcdOptions
+    counts: tuple[int, ...]
+    clips: Clips
+    pair: Pair
+    plan: MaskPlan | None
+    schedule: NoiseSchedule
+    device: torch.device
+
+    @property
+    def teacher_guidance(self) -> float:
+        """w of the teacher, or of a student that keeps its guidance."""
+        own, asked = self.pair.teacher.defaults.guidance, self.options.teacher_guidance
+        return own if asked is None else asked
+
+    def sampler(self, steps: int) -> Sampler:
+        """How a student of so many steps is sampled."""
+        milestones = Milestones(steps, 1, self.schedule.timesteps).sampled
+        return Sampler("milestones", milestones, 1.0 if self.options.guidance == "distilled" else self.teacher_guidance)
+
+    def spec(self, steps: int, guidance: float) -> SampleSpec:
+        """The previews' sampling at the size of the data."""
+        size = self.clips.size
+        return SampleSpec(size["video_frames"], size["height"], size["width"], steps, guidance, "milestones")
+
+
+def distill_mlcd(
+    options: DistillMlcdOptions, out: Path | None, progress: Progress, allow_changed: bool = False
+) -> Path:
+    """Train, or go on training, a student in the run `out`, and return its folder, which `--checkpoint` takes.
+
+    With several step counts each student starts the next, in `out/steps-N`. Without `out` the run is
+    `runs/<date>-distill-mlcd-<model>`. With `allow_changed` a run that was begun with other values goes on with these.
+    Raises EvditError (2) for what does not fit and for such a run otherwise, (1) where a student collapses, and
+    Interrupted after saving.
+    """
+    counts = step_counts(options)
+    check_options(options)
+    clips = open_data(options.data or "")
+    request = request_of(options)
+    if out is not None and (out / "run.json").is_file():
+        begun = RunDir.start(out, request, allow_changed)
+        if begun.is_done():
+            progress.say(f"{begun.path} is done already")
+            return begun.find("transformer")
+    job = prepare(options, counts, clips, progress)
+    run = RunDir.start(out, request, allow_changed)
+    if run.is_done():
+        progress.say(f"{run.path} is done already")
+        return run.find("transformer")
+    with run:
+        run.manifest["lineage"] = list(lineage_of(job.pair, options))
+        clock = Stopwatch()
+        with PeakMemory(job.device) as memory, out_of_memory_told("train", list(LESS_MEMORY)):
+            attends = _students(job, run, clock, progress)
+        _receipt(job, request, attends, clock, memory.peak).write(run.path / "receipt.json")
+    return run.find("transformer")
+
+
+def step_counts(options: DistillMlcdOptions) -> tuple[int, ...]:
+    """The students' steps in order. Raises EvditError (2) for what is no count, or not fewer than the one before."""
+    where = options.where("steps") or "distill_mlcd.steps"
+    words = [word.strip() for word in options.steps.split(",")]
+    if not all(word.isascii() and word.isdigit() and int(word) >= 1 for word in words):
+        raise EvditError(
+            f"steps is {options.steps!r}: it must be a whole number of at least 1, or several with commas between them",
+            where=where,
+            next_steps=["--steps 4", "--steps 20,8,4,2"],
+        )
+    counts = tuple(int(word) for word in words)
+    if any(more <= fewer for more, fewer in zip(counts, counts[1:], strict=False)):
+        falling = ",".join(str(count) for count in sorted(set(counts), reverse=True))
+        raise EvditError(
+            f"steps is {options.steps!r}: each student must have fewer steps than the one before it",
+            where=where,
+            next_steps=[f"--steps {falling}"],
+        )
+    return counts
+
+
+def check_options(options: DistillMlcdOptions) -> None:
+    """Raise EvditError (2) for missing data, curricula whose lists differ, unknown kernels, and shards."""
+    check_kernel(options.kernel)
+    if not options.data:
+        raise EvditError(
+            "there is no data to train on: --data names the folder that evdit prepare-data made",
+            where="--data",
+            next_steps=[f"evdit prepare-data --model {options.model} --source SOURCE -o DATA", "--data DATA"],
+        )
+    points, shares = options.teacher_points, options.teacher_shares
+    if not points or (shares and len(shares) != len(points)) or any(share <= 0 for share in shares):
+        raise EvditError(
+            f"{len(points)} teacher_points and {len(shares)} teacher_shares: there must be points, and a share above 0 "
+            "for each of them or none at all",
+            where=options.where("teacher_shares") or options.where("teacher_points") or "distill_mlcd.teacher_points",
+            next_steps=["--set distill_mlcd.teacher_points=[2,5,25] --set distill_mlcd.teacher_shares=[]"],
+        )
+    if options.shard != "none":
+        raise EvditError(
+            "this distillation runs on one process: the model can't be shared out among several",
+            where=options.where("shard") or "distill_mlcd.shard",
+            next_steps=["--set distill_mlcd.shard=none --lora-rank 64"],
+        )
+
+
+def request_of(options: DistillMlcdOptions) -> Request:
+    """What decides the run: the options but for HOW, the data's index, and what starts and masks the student."""
+    values = {key: value for key, value in flat(options) if key not in HOW}
+    inputs = {"data": Path(options.data or "") / INDEX}
+    for role, given in (("checkpoint", options.checkpoint), ("masks", options.masks)):
+        path = Path(given or "")
+        if given and path.exists():
+            inputs[role] = path / "run.json" if (path / "run.json").is_file() else path
+    return Request("distill-mlcd", options.model, values, inputs, dict(options.origins))
+
+
+def prepare(options: DistillMlcdOptions, counts: Sequence[int], clips: Clips, progress: Progress) -> Job:
+    """Open the models and hold data, size, times and masks against them. Raises EvditError (2) for misfits."""
+    device = pick_device(options.device)
+    pair = open_pair(options, device, progress)
+    teacher = pair.teacher
+    clips.facts.check(DataFacts.of(teacher), str(clips.folder))
+    size = clips.size
+    shape = teacher.latent_shape(size["video_frames"], size["height"], size["width"])
+    if shape != clips.latent_shape or not len(clips):
+        raise EvditError(
+            f"{clips.folder} holds {len(clips)} clips of latents {list(clips.latent_shape)}: {teacher.name} needs "
+            f"clips of {list(shape)}",
+            where=f"--data {clips.folder}",
+            next_steps=["evdit prepare-data again"],
+        )
+    schedule = NoiseSchedule.from_config(teacher.scheduler_config)
+    for steps in counts:
+        for points in options.teacher_points:
+            Milestones(steps, points, schedule.timesteps)
+    plan = None
+    if options.masks != "none":
+        spec = SampleSpec(size["video_frames"], size["height"], size["width"], 1, 1.0, "milestones")
+        plan = find_plan(options.masks, pair.student, spec, options.allow_other_weights)
+    options = replace(options, previews=min(options.previews, len(clips)))
+    return Job(options, tuple(counts), clips, pair, plan, schedule, device)
+
+
+def lineage_of(pair: Pair, options: DistillMlcdOptions) -> tuple[str, ...]:
+    """Digests of the weights that the student comes from, nearest first: what starts it, then its teacher."""
+    start = (pair.student.weights_digest, *pair.student.lineage) if options.checkpoint else ()
+    return tuple(dict.fromkeys((*start, pair.teacher.weights_digest, *pair.teacher.lineage)))
+
+
+def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tuple[Attend, ...]:
+    """Train every student in order and write its folder; returns what the student's sites ran on."""
+    options, pair = job.options, job.pair
+    with clock.phase("load"), pair.teacher.resident("transformer"), pair.student.resident("transformer"):
+        teacher, student = transformer_of(pair.teacher), transformer_of(pair.student)
+        teacher.requires_grad_(False)
+        attends = pair.student.apply_plan(job.plan, options.batch_size, options.kernel, True) if job.plan else ()
+        if options.lora_rank:
+            add_lora(student, options.lora_rank, options.seed)
+        if options.gradient_checkpointing:
+            recompute_blocks(student)
+        if options.compile == "blocks" or (options.compile == "auto" and job.device.type == "cuda"):
+            for network in (teacher, student):
+                network.compile_blocks()  # type: ignore[operator]
+        clips = HeldClips(job.clips, job.device)
+    for steps in job.counts:
+        folder = run.path if len(job.counts) == 1 else run.path / f"steps-{steps}"
+        _student(job, clips, steps, folder, clock, progress)
+        role = "transformer" if steps == job.counts[-1] else f"transformer-{steps}"
+        run.add_output(role, (folder / STUDENT).relative_to(run.path).as_posix())
+    return attends
+
+
+def _student(job: Job, clips: HeldClips, steps: int, folder: Path, clock: Stopwatch, progress: Progress) -> None:
+    """Train the student of `steps` steps from what it is now, write its folder, and leave it as it was kept."""
+    options, pair = job.options, job.pair
+    learned = Learned(transformer_of(pair.student), options.target == "average")
+    optimisers = build_optimisers(
+        learned,
+        lambda name, parameter: False,
+        matrix_rate=0.0,
+        rate=options.learning_rate,
+        betas=(0.9, 0.99),
+        matrix_decay=0.0,
+        adam=options.adam,
+    )
+    previews = Previews(
+        pair,
+        job.clips,
+        folder / "previews",
+        options.previews,
+        options.seed,
+        job.spec(steps, job.sampler(steps).guidance),
+        job.spec(pair.teacher.defaults.steps, job.teacher_guidance),
+        partial(autocast, options.precision, job.device),
+    )
+    label = f"student of {steps} steps" if steps > 1 else "student of 1 step"
+    watch = partial(_watch, job, learned, previews, folder, label, progress)
+    lesson = Lesson(
+        options, pair, learned, clips, job.schedule.to(job.device), steps, job.teacher_guidance, before=watch
+    )
+    with clock.phase(f"train {steps}"):
+        trained = train(
+            learned, optimisers, SplitLoss(lesson.of), options, label, options.seed, folder, job.device, progress
+        )
+    put_parameters(learned, trained.average)
+    watch(options.iterations)
+    sampler = job.sampler(steps)
+    card = student_card(options, pair.teacher.name, len(job.clips), sampler, folder / "metrics.jsonl")
+    write_student(pair.student, folder / STUDENT, stored_dtype(pair.teacher), sampler, card)
+
+
+def _watch(
+    job: Job, learned: Learned, previews: Previews, folder: Path, label: str, progress: Progress, iteration: int
+) -> None:
+    """At step 0 and after each checkpoint: previews of what it holds. Raises EvditError (1) for a collapsed student.
+
+    The checkpoint of a collapsed student is set aside, so that the run's newest one is the last good one.
+    """
+    is_last = iteration == job.options.iterations
+    if not job.options.previews or not (is_last or iteration % job.options.checkpoint_every == 0):
+        return
+    saved = folder / "checkpoints" / f"step-{iteration:06d}"
+    teacher = previews.teacher_look(progress)
+    values: dict[str, Any] = {}
+    if 0 < iteration < job.options.iterations:
+        values = load_file(saved / "average.safetensors", device=str(job.device))
+    with learned.holding(values):
+        look = previews.look(iteration)
+    progress.say(
+        f"{label}, iteration {iteration}: sharpness {look.sharpness:.4g} (teacher {teacher.sharpness:.4g}), "
+        f"motion {look.motion:.4g} ({teacher.motion:.4g}), gap to the teacher {look.gap:.4g}"
+    )
+    why = collapse_of(look, previews.noted()[0], teacher, job.options.collapse_factor)
+    if why is not None:
+        if saved.is_dir():
+            saved.rename(saved.with_name(f"collapsed-{iteration:06d}"))
+        raise EvditError(
+            f"{label} collapsed at iteration {iteration}: {why}; the last good checkpoint is kept",
+            where=str(previews.folder),
+            next_steps=["--set distill_mlcd.learning_rate=... (smaller) --allow-changed", "fewer teacher_points first"],
+            exit_code=FAILED,
+        )
+
+
+def _receipt(job: Job, request: Request, attends: tuple[Attend, ...], clock: Stopwatch, peak: int) -> Receipt:
+    """The receipt of the run: what was asked, what ran, and the last student's sampler."""
+    sampler, device = job.sampler(job.counts[-1]), job.device
+    kept = sum(attend.mask.kept_share for attend in attends) / len(attends) if attends else 1.0
+    with autocast(job.options.precision, device):
+        is_half = torch.is_autocast_enabled(device.type)
+    return Receipt(
+        asked=dict(request.values),
+        ran=Ran(
+            model=job.pair.teacher.name,
+            weights=job.pair.teacher.weights_digest,
+            device=str(device),
+            dtype="bfloat16" if is_half else "float32",
+            scheduler=sampler.scheduler,
+            timesteps=sampler.timesteps,
+            guidance=sampler.guidance,
+            layers=tuple(attend.receipt() for attend in attends),
+            kept_share=kept,
+            skipped_share=1 - kept,
+            plan=job.plan.digest if job.plan else None,
+        ),
+        seconds={phase: round(value, 4) for phase, value in clock.seconds.items()},
+        peak_memory_bytes=peak,
+        machine=this_machine((torch.cuda.get_device_name(device),) if device.type == "cuda" else ()),
+        output=STUDENT,
+    )

@@ -1,0 +1,122 @@
+"""What one iteration of a distillation is given: clips, noise and times of its samples, and the networks on them.
+
+Letters: B batch, C channels, F latent frames, h, w latent height and width, L text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vdit_cli.backbones.base import TextStates
+from vdit_cli.data.shards import Clips
+from vdit_cli.diffusion.milestones import Milestones, points_at
+from vdit_cli.diffusion.schedules import NoiseSchedule
+from vdit_cli.distillation.mlcd import Networks, guided, mlcd_terms
+from vdit_cli.distillation.mlcd_networks import Learned, Pair, predicting, predicting_with
+from vdit_cli.distillation.samples import LossTerms, Samples
+from vdit_cli.recipe import DistillMlcdOptions
+
+HELD_BYTES = 2 << 30
+"""Data up to this size is kept on the device; larger data is read from its files batch by batch."""
+
+
+class HeldClips:
+    """Latents and texts of clips on the device, all of them kept there where they are small."""
+
+    def __init__(self, clips: Clips, device: torch.device) -> None:
+        self.clips, self.device = clips, device
+        numbers = torch.Size(clips.latent_shape).numel() + clips.text_length * clips.text_width
+        everything = range(len(clips))
+        is_small = len(clips) * numbers * torch.float32.itemsize <= HELD_BYTES
+        self.kept = self._read(everything) if is_small else None
+        states, mask = clips.null_text()
+        self.null = TextStates(states.to(device), mask.to(device))
+
+    def batch(self, items: Sequence[int]) -> tuple[Tensor, TextStates]:
+        """Latents (B, C, F, h, w) and texts of the clips with these numbers."""
+        if self.kept is None:
+            return self._read(items)
+        latents, text = self.kept
+        picks = torch.tensor(items, device=self.device)
+        return latents[picks], TextStates(text.states_BLC[picks], text.mask_BL[picks])
+
+    def _read(self, items: Sequence[int]) -> tuple[Tensor, TextStates]:
+        states, mask = self.clips.text(items)
+        return self.clips.latents(items).to(self.device), TextStates(states.to(self.device), mask.to(self.device))
+
+
+@dataclass
+class Lesson:
+    """The loss of a student of `steps` steps, as the training loop asks for it.
+
+    `before` is called once with each iteration's number before anything else happens in it.
+    """
+
+    options: DistillMlcdOptions
+    pair: Pair
+    learned: Learned
+    clips: HeldClips
+    schedule: NoiseSchedule
+    steps: int
+    teacher_guidance: float
+    before: Callable[[int], None]
+    begun: int = -1
+
+    def of(self, samples: Samples) -> LossTerms:
+        """The loss terms of one part of a batch."""
+        options = self.options
+        if samples.iteration != self.begun:
+            self.begun = samples.iteration
+            self.learned.follow(min(options.average_keep, (1 + samples.iteration) / (10 + samples.iteration)))
+            self.before(samples.iteration)
+        x0, text = self.clips.batch(samples.items(len(self.clips.clips)))
+        if options.guidance == "kept":
+            text = self._some_emptied(text, samples)
+        path = self.path_at(samples.iteration)
+        j_B = 1 + samples.integers("time", path.steps * path.points)
+        times = tuple(each.to(samples.device) for each in path.at(j_B.cpu()))
+        eps = samples.normal("noise", *x0.shape[1:])
+        return mlcd_terms(
+            self._networks(text),
+            self.pair.teacher.prediction,
+            self.schedule,
+            x0,
+            eps,
+            times,  # type: ignore[arg-type]
+            cap=options.weight_cap,
+            c=options.huber_c,
+        )
+
+    def path_at(self, iteration: int) -> Milestones:
+        """The student's segments with the teacher points of this iteration."""
+        options = self.options
+        points = points_at(iteration, options.iterations, options.teacher_points, options.teacher_shares)
+        return Milestones(self.steps, points, self.schedule.timesteps)
+
+    def _networks(self, text: TextStates) -> Networks:
+        options, pair = self.options, self.pair
+        student = predicting(pair.student, text, options.precision)
+        target = student
+        if options.target == "average":
+            target = predicting_with(pair.student, self.learned.part("target"), text, options.precision)
+        if options.guidance == "kept" or self.teacher_guidance == 1.0:
+            return Networks(student, target, predicting(pair.teacher, text, options.precision))
+        both = TextStates(
+            torch.cat([text.states_BLC, self.clips.null.states_BLC.expand_as(text.states_BLC)]),
+            torch.cat([text.mask_BL, self.clips.null.mask_BL.expand_as(text.mask_BL)]),
+        )
+        teacher = guided(predicting(pair.teacher, both, options.precision), self.teacher_guidance)
+        return Networks(student, target, teacher)
+
+    def _some_emptied(self, text: TextStates, samples: Samples) -> TextStates:
+        """A share of the captions replaced by the null text, so that the student can be guided later."""
+        is_null = samples.uniform("null") < self.options.null_share
+        null = self.clips.null
+        return TextStates(
+            torch.where(is_null[:, None, None], null.states_BLC, text.states_BLC),
+            torch.where(is_null[:, None], null.mask_BL, text.mask_BL),
+        )

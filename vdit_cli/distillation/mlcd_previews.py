@@ -1,0 +1,114 @@
+"""What a student makes while it learns: videos of fixed prompts and seeds, a contact sheet, and numbers to watch.
+
+previews/teacher.safetensors  teacher.json  teacher.png  looks.jsonl  step-000500.png  step-000500/0.mp4 1.mp4 ...
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vdit_cli.artifacts.atomic import replacing, write_json
+from vdit_cli.artifacts.receipt import read_object
+from vdit_cli.artifacts.video_file import write_video
+from vdit_cli.backbones.base import Backbone, TextStates
+from vdit_cli.backbones.open_sora_plan.loading import write_tensors
+from vdit_cli.data.shards import Clips
+from vdit_cli.distillation.mlcd_networks import Pair
+from vdit_cli.distillation.mlcd_watch import Look
+from vdit_cli.sampling.making import to_frames
+from vdit_cli.sampling.noise import generators_for
+from vdit_cli.sampling.sample import SampleSpec, sample
+from vdit_cli.timing import Progress, Silent
+
+SCHEMA = "evdit.look/1"
+LOOKS, TEACHER = "looks.jsonl", "teacher"
+SHEET_FRAMES = 6
+"""Frames of each video on a contact sheet, evenly apart."""
+
+
+@dataclass(frozen=True)
+class Previews:
+    """The first `count` captions of the data with seeds `seed`, `seed` + 1, ...; everything goes to `folder`."""
+
+    pair: Pair
+    clips: Clips
+    folder: Path
+    count: int
+    seed: int
+    student_spec: SampleSpec
+    teacher_spec: SampleSpec
+    precision: Callable[[], AbstractContextManager[None]]
+
+    def teacher_look(self, progress: Progress) -> Look:
+        """The teacher's videos of the same prompts and noise, made once and kept; its gap to itself is 0."""
+        kept = self.folder / f"{TEACHER}.json"
+        if not kept.is_file():
+            progress.say(f"previews: {self.count} videos of the teacher, {self.teacher_spec.steps} steps each")
+            latents = self._sampled(self.pair.teacher, self.teacher_spec)
+            look = Look.of(self._shown(latents, TEACHER), 0.0)
+            with replacing(kept.with_suffix(".safetensors")) as beside:
+                write_tensors({"latents": latents.cpu().contiguous()}, beside)
+            write_json(kept, {"schema": SCHEMA, **asdict(look)})
+        content = read_object(kept, SCHEMA)
+        return Look(content["sharpness"], content["motion"], content["gap"])
+
+    def look(self, iteration: int) -> Look:
+        """Make the student's videos as it is now, and note their numbers; a look that was noted is not made again."""
+        noted = self.noted()
+        if iteration in noted:
+            return noted[iteration]
+        latents = self._sampled(self.pair.student, self.student_spec)
+        wanted = load_file(self.folder / f"{TEACHER}.safetensors")["latents"]
+        gap = float((latents.cpu() - wanted).square().mean().sqrt())
+        look = Look.of(self._shown(latents, f"step-{iteration:06d}"), gap)
+        with open(self.folder / LOOKS, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"iteration": iteration, **asdict(look)}) + "\n")
+        return look
+
+    def noted(self) -> dict[int, Look]:
+        """The looks noted so far, by iteration; a line cut short by a killed process is left out."""
+        path = self.folder / LOOKS
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        content = [json.loads(line) for line in lines if line.endswith("}")]
+        return {each.pop("iteration"): Look(**each) for each in content}
+
+    def _sampled(self, backbone: Backbone, spec: SampleSpec) -> Tensor:
+        states, mask = self.clips.text(range(self.count))
+        text, null = TextStates(states, mask), TextStates(*self.clips.null_text())
+        generators = generators_for(self.seed + i for i in range(self.count))
+        with self.precision():
+            return sample(backbone, spec, text, null if spec.guided else None, generators, Silent())
+
+    def _decoded(self, latents_BCFhw: Tensor) -> list[np.ndarray]:
+        teacher = self.pair.teacher
+        with teacher.resident("vae"), torch.no_grad():
+            return [to_frames(teacher.decode_video(each[None]), teacher.dtype) for each in latents_BCFhw]
+
+    def _shown(self, latents_BCFhw: Tensor, name: str) -> list[np.ndarray]:
+        """Write the videos to `folder/name/` and their contact sheet beside it; returns them."""
+        videos = self._decoded(latents_BCFhw)
+        for number, video in enumerate(videos):
+            told = {"prompt": self.clips.captions[number], "seed": str(self.seed + number)}
+            write_video(self.folder / name / f"{number}.mp4", video, self.clips.size["fps"], told, overwrite=True)
+        write_sheet(self.folder / f"{name}.png", videos)
+        return videos
+
+
+def write_sheet(path: Path, videos: list[np.ndarray]) -> None:
+    """A contact sheet: a row a video, up to SHEET_FRAMES of its frames from the first to the last."""
+    rows = []
+    for video in videos:
+        picks = np.linspace(0, len(video) - 1, min(SHEET_FRAMES, len(video))).round().astype(int)
+        rows.append(np.concatenate([video[pick] for pick in picks], axis=1))
+    with replacing(path) as beside:
+        Image.fromarray(np.concatenate(rows, axis=0)).save(beside, format="PNG")
