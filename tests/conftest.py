@@ -38,6 +38,17 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cost_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Times that tests measure never reach the user's cache folder, by which `auto` would choose."""
+    from vdit_cli.attention import costs
+
+    folder = tmp_path_factory.mktemp("user-cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "user_cache_path", lambda *_, **__: folder)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only this machine answers: a connection to any other address is an error."""

@@ -11,9 +11,11 @@ from torch.library import opcheck
 
 from vdit_cli.attention.bind import Attend, Case, bind
 from vdit_cli.attention.by_passes import read, spelled
+from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.passes import passes
+from vdit_cli.tiles.plan import MaskPlan
 
 GRID = VideoGrid(8, 2, 3)
 HEADS, WIDTH = 2, 8
@@ -116,3 +118,29 @@ def test_passes_survive_their_spelling() -> None:
     for name in ("1:7", "2:6", "4:4", "8:0"):
         found = passes(TileMask.parse(name, 8), GRID)
         assert read(spelled(found)) == found
+
+
+@pytest.mark.parametrize("needs_grad", [False, True])
+def test_a_whole_block_is_one_graph_a_distinct_mask(graphs: list[str], needs_grad: bool) -> None:
+    """Blocks of the real transformer, a plan of six layers and three masks: no break, three graphs, same numbers."""
+    config = {"num_layers": 6, "num_attention_heads": 2, "attention_head_dim": 12, "caption_channels": 10}
+    torch.manual_seed(0)
+    model = OpenSoraT2V(config)
+    for parameter in model.parameters():
+        parameter.detach().normal_(0, 0.2)
+    grid, names = VideoGrid(8, 2, 3), ("2:6", "1:7", "2:6", "4:4", "1:7", "2:6")
+    case = Case(grid, 2, 12, 1, torch.float32, torch.device("cpu"), needs_grad)
+    plan = MaskPlan("tiny", grid, tuple(TileMask.parse(name, 8) for name in names))
+    bound = {mask: bind(mask, case, "sdpa", plan.frame_order) for mask in plan.distinct()}
+    for block, mask in zip(model.transformer_blocks, plan.masks, strict=True):
+        block.attn1.attend = bound[mask]
+    model.frame_order = plan.frame_order
+    inputs = torch.randn(1, 4, 8, 4, 6), torch.tensor([500]), torch.randn(1, 1, 5, 10), torch.ones(1, 1, 5)
+    with torch.set_grad_enabled(needs_grad):
+        expected = model(*inputs)
+        backend = counting(graphs)
+        for block in model.transformer_blocks:
+            block.compile(backend=backend, fullgraph=True, dynamic=False)
+        torch.testing.assert_close(model(*inputs), expected, rtol=1e-4, atol=1e-5)
+    assert len(graphs) == 3
+    assert all(code.count("evdit.attend_by_passes") == 1 for code in graphs)

@@ -1,12 +1,15 @@
 """Times the Triton kernels on a GPU with every choice of block sizes: a JSON line a mask, fastest choice first.
 
-`python -m tests.attention.tune_triton 8 3600 24 96 bf16 4:4,2:6,1:7` takes latent frames, tokens a frame, heads, head
-width, type and masks. A line has ms and TFLOP/s on kept work, forward and with backward, and for each kernel the ms of
-each choice (rows owned, rows a step, warps, stages). Set TRITON_CACHE_DIR to an empty folder to time anew.
+`python -m tests.attention.tune_triton 240` takes the shapes of docs/benchmarks.md in order and stops before the mask
+that would pass 240 seconds, naming on stderr what it left out. `python -m tests.attention.tune_triton 8 3600 24 96 bf16
+4:4,2:6,1:7` takes latent frames, tokens a frame, heads, head width, type and masks. A line has ms and TFLOP/s on kept
+work, forward and with backward, and for each kernel the ms of each choice (rows owned, rows a step, warps, stages),
+timed anew for every mask; Triton's kept choices are neither read nor written.
 """
 
 import json
 import sys
+import time
 
 import torch
 from triton.runtime import Autotuner
@@ -26,6 +29,13 @@ KERNELS = {
 }
 
 
+def forget(kernel: Autotuner) -> None:
+    """Drop what was tuned; the choice kept on disk is that of any mask at about this length, so it is not read."""
+    kernel.cache.clear()
+    kernel.configs_timings = {}
+    kernel.cache_results = False
+
+
 def choices(kernel: Autotuner) -> dict[str, float]:
     """Median ms of each choice at the last shape that was tuned for, fastest first."""
     timed = {
@@ -38,7 +48,7 @@ def choices(kernel: Autotuner) -> dict[str, float]:
 def time_mask(mask: TileMask, grid: VideoGrid, heads: int, head_dim: int, dtype: torch.dtype) -> dict:
     """Forward and forward with backward of one mask, tuned for it alone."""
     for kernel in KERNELS.values():
-        kernel.cache.clear()
+        forget(kernel)
     case = Case(grid, heads, head_dim, 1, dtype, torch.device("cuda"), needs_grad=True)
     attend = bind(mask, case, "triton")
     shape = (1, grid.tokens, heads, head_dim)
@@ -59,9 +69,42 @@ def time_mask(mask: TileMask, grid: VideoGrid, heads: int, head_dim: int, dtype:
     }
 
 
+SHAPES = [  # frames, tokens a frame, heads, head width, masks: the sparsest, a middle one, and Table 1's densest
+    ("8", "3600", "24", "96", "bf16", "1:7,2:6,4:4"),
+    ("24", "3600", "24", "96", "bf16", "3:21"),
+    ("21", "1560", "40", "128", "bf16", "3:18,7:14"),
+    ("13", "1350", "48", "64", "bf16", "1:12,3:10"),
+    ("8", "64", "6", "48", "bf16", "1:7"),
+    ("21", "3600", "40", "128", "bf16", "3:18"),
+]
+"""What is tuned where only a time is given, the most wanted first."""
+
+
+def asked_for(arguments: list[str]) -> tuple[float, list[tuple[str, ...]]]:
+    """Seconds to take, and a shape with one mask each."""
+    shapes = SHAPES if len(arguments) == 1 else [tuple(arguments)]
+    seconds = float(arguments[0]) if len(arguments) == 1 else float("inf")
+    return seconds, [(*shape[:5], name) for shape in shapes for name in shape[5].split(",")]
+
+
+def tune(arguments: list[str]) -> None:
+    """A line a mask, as long as another one like the longest so far would end in time."""
+    seconds, tasks = asked_for(arguments)
+    start, longest = time.monotonic(), 0.0
+    for place, (*sizes, dtype, name) in enumerate(tasks):
+        before = time.monotonic()
+        if before - start + longest > seconds:
+            sys.stderr.write(f"no time left for {', '.join(' '.join(task) for task in tasks[place:])}\n")
+            return
+        frames, frame_tokens, heads, head_dim = map(int, sizes)
+        found = time_mask(
+            TileMask.parse(name, frames), VideoGrid(frames, 1, frame_tokens), heads, head_dim, DTYPES[dtype]
+        )
+        longest = max(longest, time.monotonic() - before)
+        told = {"shape": "x".join(sizes), "dtype": dtype, "seconds": time.monotonic() - before}
+        sys.stdout.write(json.dumps(told | found) + "\n")
+        sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    frames, frame_tokens, heads, head_dim, dtype, names = sys.argv[1:]
-    grid = VideoGrid(int(frames), 1, int(frame_tokens))
-    for name in names.split(","):
-        mask = TileMask.parse(name, grid.frames)
-        print(json.dumps(time_mask(mask, grid, int(heads), int(head_dim), DTYPES[dtype])), flush=True)  # noqa: T201
+    tune(sys.argv[1:])

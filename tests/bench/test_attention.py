@@ -14,11 +14,16 @@ import pytest
 import torch
 
 from vdit_cli.artifacts.run_dir import RunDir
+from vdit_cli.attention import costs
+from vdit_cli.attention.bind import Case
+from vdit_cli.attention.costs import CostTable, Machine
 from vdit_cli.attention.kernels import sdpa
 from vdit_cli.bench import attention as bench_module
 from vdit_cli.bench.attention import JudgementFailed, bench_attention
 from vdit_cli.errors import GATE_FAILED, INTERRUPTED, OUT_OF_MEMORY, USAGE, EvditError, Interrupted
 from vdit_cli.recipe import BenchAttentionOptions, load
+from vdit_cli.tiles.grid import VideoGrid
+from vdit_cli.tiles.mask import TileMask
 from vdit_cli.timing import Silent
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,7 +68,10 @@ def test_a_run_that_is_killed_goes_on_with_the_missing_rows(tmp_path: Path):
     if os.name != "posix":
         return
     died = subprocess.run(
-        [sys.executable, "-c", KILLED], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True
+        [sys.executable, "-c", KILLED],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
     )
     assert died.returncode == -signal.SIGKILL, died.stderr
     run = tmp_path / "run"
@@ -206,3 +214,34 @@ def test_every_kernel_of_a_gpu_passes_or_says_why_not(tmp_path: Path, backward: 
     (table,) = results["tables"].values()
     assert all(row["ms"] or row["note"] for row in table["rows"])
     assert any(row["ms"] for row in table["rows"] if row["is_dense"]) and "clocks_sm" in results["machine"]["gpu"]
+
+
+def test_measured_times_are_what_auto_chooses_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every timed row stands in the user's cost table, in seconds; what was measured there before stays."""
+    monkeypatch.setattr(costs, "user_cache_path", lambda *_, **__: tmp_path / "cache")
+    machine = Machine.of(torch.device("cpu"))
+    case = Case(VideoGrid(6, 1, 5), 2, 16, 1, torch.float32, torch.device("cpu"))
+    before = CostTable(machine).with_times(TileMask.parse("1:5", 6), case, {"flex": 9.0, "sdpa": 8.0})
+    before.write()
+    results = bench_attention(options(), tmp_path / "run", Silent())
+    kept = CostTable.read(machine, pytest.fail)
+    (table,) = results["tables"].values()
+    assert len(table["rows"]) == 4
+    for row in table["rows"]:
+        mask = TileMask.parse(row["mask"], 6)
+        assert kept.seconds(mask, case, row["kernel"]) == pytest.approx(row["ms"] / 1000)
+    assert kept.seconds(TileMask.parse("1:5", 6), case, "flex") == 9.0
+    sparse, dense = (kept.seconds(TileMask.parse(name, 6), case) for name in ("3:3", "6:0"))
+    expected = sparse / dense if sparse > dense else None
+    assert kept.over_dense(TileMask.parse("3:3", 6), case, "sdpa") == expected
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A line says so, and the results are there."""
+    (tmp_path / "cache").write_text("a file where the folder should be", encoding="utf-8")
+    monkeypatch.setattr(costs, "user_cache_path", lambda *_, **__: tmp_path / "cache")
+    said: list[str] = []
+    progress = Silent()
+    monkeypatch.setattr(progress, "say", said.append)
+    assert bench_attention(options(masks="1:5"), tmp_path / "run", progress)["tables"]
+    assert any("not kept for later runs" in line for line in said)

@@ -10,8 +10,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vdit_cli.artifacts.atomic import write_json
+from vdit_cli.attention import costs
 from vdit_cli.attention.bind import Case, bind
+from vdit_cli.attention.costs import CostTable, Machine
 from vdit_cli.bench import model as measuring
+from vdit_cli.bench import steps
 from vdit_cli.bench.model import bench_model, ways_of
 from vdit_cli.bench.model_rows import COMPILED, EAGER, PLAIN, StepFolder, StepRow, compared
 from vdit_cli.bench.model_sizes import HISTOGRAM_MASKS, HISTOGRAMS, SIZES, lengths_of, masks_of, plans_of, size_of
@@ -280,3 +283,26 @@ def test_steps_of_a_plan_hold_frames_in_its_order_and_the_plain_one_does_not():
     backbone.take_plan_off()
     plain = PlainStep(backbone.model)(x, t, text.states_BLC, text.mask_BL)
     torch.testing.assert_close(plain, backbone.denoise(x, t, prepared), rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_on_a_gpu_keeps_the_kernels_times(monkeypatch, tmp_path):
+    """What put_plan measures for "auto" is in the cost table that generate reads, once a mask."""
+    here, asked = Machine("a GPU", "2.13", "3.9", "1.0"), []
+
+    def measured_once(mask, case, kernels):
+        asked.append(mask)
+        return {"sdpa": 2e-3, "triton": 1e-3}
+
+    monkeypatch.setattr(costs, "user_cache_path", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(steps.Machine, "of", lambda device: here)
+    monkeypatch.setattr(steps, "measure", measured_once)
+    size = size_of(tiny())
+    backbone = BareBackbone(size, CPU, torch.float32, 0)
+    backbone.device = torch.device("cuda")
+    case = Case(size.grid, size.heads, size.head_dim, 1, torch.bfloat16, backbone.device)
+    masks = [TileMask.parse(name, 8) for name in ("2:6", "1:7", "2:6")]
+    for mask in masks:
+        backbone._costs(mask, case, "auto")
+    assert asked == masks[:2]
+    for mask in masks:
+        assert CostTable.read(here, pytest.fail).timed(mask, case) == {"sdpa": 2e-3, "triton": 1e-3}

@@ -25,6 +25,7 @@ from vdit_cli import __version__
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.digest import content_digest
 from vdit_cli.attention.bind import Case, bind, kernel_module
+from vdit_cli.errors import EvditError
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
@@ -125,6 +126,12 @@ class CostTable:
         added = {Row.of(mask, case, kernel): seconds for kernel, seconds in times.items()}
         return replace(self, rows={**self.rows, **added})
 
+    def joined(self, other: CostTable) -> CostTable:
+        """The rows of both, those of `other` where both have one. Raises ValueError for tables of two machines."""
+        if other.machine != self.machine:
+            raise ValueError(f"times of {other.machine} do not go with those of {self.machine}")
+        return replace(self, rows={**self.rows, **other.rows})
+
     def write(self, path: Path | None = None) -> Path:
         """Write the table as JSON, to its place in the user's cache folder if no other is given; returns the file."""
         path = path or cache_file(self.machine)
@@ -155,6 +162,19 @@ def cache_file(machine: Machine) -> Path:
     """Where the table of a machine is kept."""
     name = f"{content_digest(asdict(machine))[:16]}.json"
     return Path(user_cache_path("evdit", appauthor=False)) / "attention-costs" / name
+
+
+def remember(found: CostTable, say: Callable[[str], None]) -> None:
+    """Add the rows of `found` to the table of its machine in the cache folder, for "auto" to choose by.
+
+    Where the folder can't be written `say` is told in a line, and nothing else comes of it.
+    """
+    if not found.rows:
+        return
+    try:
+        CostTable.read(found.machine, say).joined(found).write()
+    except EvditError as error:
+        say(f"warning: the measured times are not kept for later runs: {error}")
 
 
 def measure(mask: TileMask, case: Case, kernels: Iterable[str]) -> dict[str, float]:

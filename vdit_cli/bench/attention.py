@@ -7,6 +7,7 @@ it was compared with the float64 reference in this process.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vdit_cli.artifacts.atomic import write_json, write_text
 from vdit_cli.artifacts.receipt import read_object
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.attention.bind import KERNELS, Case
+from vdit_cli.attention.costs import CostTable, Machine, remember
 from vdit_cli.backbones.devices import pick_device, pick_dtype
 from vdit_cli.bench.contenders import Contender, dense_contenders, tile_contender
 from vdit_cli.bench.facts import machine_facts, package_versions, today
@@ -28,6 +30,7 @@ from vdit_cli.bench.tables import RESULTS_SCHEMA, as_markdown, paper_table, tabl
 from vdit_cli.errors import ENVIRONMENT, GATE_FAILED, OUT_OF_MEMORY, EvditError, Interrupted
 from vdit_cli.knobs import flat
 from vdit_cli.recipe import BenchAttentionOptions
+from vdit_cli.tiles.mask import TileMask
 from vdit_cli.timing import Progress
 
 RESULTS, MARKDOWN, PICTURE = "results.json", "results.md", "results.png"
@@ -165,10 +168,17 @@ def measure_shape(
                 opened.append(open_bench(shape, case, options.seconds, options.least_repeats, options.seed))
             measured = measure_group(opened[0], missing, rival)
             kept.keep(measured)
+            remember(costs_of(group[0].mask, case, measured), progress.say)
             found |= {row.kernel: row for row in measured}
         rows += [row for each in group if (row := found[each.name]) is not None]
         progress.advance(group[0].mask.name)
     return rows
+
+
+def costs_of(mask: TileMask, case: Case, rows: Iterable[Row]) -> CostTable:
+    """The times of a group's rows, seconds a call; those of the dense kernels tell a mask that does not pay."""
+    times = {row.kernel: row.ms / 1000 for row in rows if row.ms is not None}
+    return CostTable(Machine.of(case.device)).with_times(mask, case, times)
 
 
 def rival_of(dense: list[Contender], rows: list[Row]) -> Contender | None:

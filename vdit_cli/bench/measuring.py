@@ -129,6 +129,8 @@ def full_size(bench: Bench, bound: Bound, mask: TileMask) -> tuple[Verdict, floa
     q, k, v, _ = bench.operands
     before = 0
     if device.type == "cuda":
+        with torch.no_grad():
+            bound.call(q, k, v)  # a kernel's first call may try block sizes or compile, which takes memory of its own
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

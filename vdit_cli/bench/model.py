@@ -139,7 +139,7 @@ class ModelBench:
         """The transformer, made if it is not."""
         if self._backbone is None:
             self.progress.say(f"making {self.size.name} on {self.device} with random weights")
-            self._backbone = BareBackbone(self.size, self.device, self.dtype, self.options.seed)
+            self._backbone = BareBackbone(self.size, self.device, self.dtype, self.options.seed, self.progress.say)
         return self._backbone
 
     def results(

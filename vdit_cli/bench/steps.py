@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vdit_cli.attention.bind import KERNELS, Attend, Case, bind
-from vdit_cli.attention.costs import CostTable, Machine, measure
+from vdit_cli.attention.costs import CostTable, Machine, measure, remember
 from vdit_cli.backbones.base import TextStates
 from vdit_cli.backbones.open_sora_plan.prepared_text import PreparedText
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
@@ -30,12 +30,14 @@ from vdit_cli.bench.timed_attention import AttentionClock
 from vdit_cli.sampling.peak import PeakMemory
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
+from vdit_cli.timing import Silent
 
 ATTENTION_STEPS = 3
 """Eager steps in which attention is timed; the median counts."""
 PEAK_SIDE = {"cuda": 8192}
 SMALL_PEAK_SIDE = 1024
 """Side of the square matrices whose product gives the peak."""
+UNHEARD = Silent().say
 WEIGHT_STD = 0.02
 LATENT_CHANNELS = 4
 
@@ -65,8 +67,15 @@ class BareBackbone:
 
     scheduler_config = {"prediction_type": "epsilon"}
 
-    def __init__(self, size: ModelSize, device: torch.device, dtype: torch.dtype, seed: int) -> None:
-        self.size, self.device, self.dtype = size, device, dtype
+    def __init__(
+        self,
+        size: ModelSize,
+        device: torch.device,
+        dtype: torch.dtype,
+        seed: int,
+        say: Callable[[str], None] = UNHEARD,
+    ) -> None:
+        self.size, self.device, self.dtype, self.say = size, device, dtype, say
         self.generator = torch.Generator(device).manual_seed(seed)
         with torch.device("meta"):
             model = OpenSoraT2V(size.config).to(dtype)
@@ -119,7 +128,7 @@ class BareBackbone:
     def put_plan(self, masks: tuple[TileMask, ...], frames: int, guided: bool, kernel: str) -> tuple[Attend, ...]:
         """Bind the masks of a plan on the sites, frames in the plan's order.
 
-        On a GPU "auto" times the kernels on each mask first and takes the fastest.
+        On a GPU "auto" times the kernels on each mask first and takes the fastest; the times are kept for later runs.
         """
         size = self.size.with_frames(frames)
         case = Case(size.grid, size.heads, size.head_dim, 2 if guided else 1, self.dtype, self.device)
@@ -145,6 +154,7 @@ class BareBackbone:
             self._measured = CostTable(Machine.of(self.device))
         if not self._measured.timed(mask, case):
             self._measured = self._measured.with_times(mask, case, measure(mask, case, KERNELS))
+            remember(self._measured, self.say)
         return self._measured
 
     def _text(self, valid: int) -> TextStates:
