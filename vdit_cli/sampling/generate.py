@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import Request
+from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.backbones.base import Backbone
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
@@ -115,6 +116,7 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
         scheduler=own.scheduler if options.scheduler is None else options.scheduler,
     )
     backbone.latent_shape(spec.video_frames, spec.height, spec.width)
+    warn_of_other_sampler(backbone, spec, progress)
     timesteps = set_steps(make_scheduler(spec.scheduler, backbone.scheduler_config), spec.steps).tolist()
     if spec.video_frames != own.video_frames:
         progress.say(
@@ -136,6 +138,17 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
         progress.say(line)
     progress.say(f"memory: about {gib(max(need.values()))} on {backbone.device}")
     return job
+
+
+def warn_of_other_sampler(backbone: Backbone, spec: SampleSpec, progress: Progress) -> None:
+    """Say where a distilled student is asked to sample in another way than the one it was trained for."""
+    own: Sampler | None = getattr(backbone, "sampler", None)
+    if own is None:
+        return
+    pairs = (("steps", spec.steps, own.steps), ("scheduler", spec.scheduler, own.scheduler))
+    for name, asked, trained in (*pairs, ("guidance", spec.guidance, own.guidance)):
+        if asked != trained:
+            progress.say(f"warning: this student was trained for {name} {trained}: {name} {asked} may look worse")
 
 
 def resolved_lines(job: Job) -> list[str]:
