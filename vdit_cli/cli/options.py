@@ -12,16 +12,16 @@ from vdit_cli.knobs import find_knob, flag_name
 from vdit_cli.recipe import Recipe
 
 
-def knob_option(key: str, *extra: str, metavar: str | None = None) -> Any:
+def knob_option(key: str, *extra: str, metavar: str | None = None, unset: str = "the model's") -> Any:
     """The Typer option of a knob by its dotted key; declare the parameter with the default None (= not given).
 
-    `extra` are more names of the same flag ("-m"). A knob that is true or false also gets its `--no-` form.
+    `extra` are more names of the same flag ("-m"); `unset` says what a default of None means. A knob that is true or false also gets its `--no-` form.
     Use: `steps: Annotated[int | None, knob_option("generate.steps")] = None`.
     """
     kind, found = find_knob(Recipe, key, key)
     name = flag_name(Recipe, key)
     default = getattr(section_of(key), found.name)
-    shown = "the model's" if default is None else default if isinstance(default, str) else json.dumps(default)
+    shown = unset if default is None else default if isinstance(default, str) else json.dumps(default)
     if kind is bool:
         name, shown = f"{name}/--no-{name[2:]}", "yes" if default else "no"
     help = f"{found.metadata['help']} [default: {shown}]"
