@@ -15,7 +15,8 @@ from vdit_cli.recipe import Recipe
 def knob_option(key: str, *extra: str, metavar: str | None = None, unset: str = "the model's") -> Any:
     """The Typer option of a knob by its dotted key; declare the parameter with the default None (= not given).
 
-    `extra` are more names of the same flag ("-m"); `unset` says what a default of None means. A knob that is true or false also gets its `--no-` form.
+    `extra` are more names of the same flag ("-m"); `unset` says what a default of None means.
+    A knob that is true or false also gets its `--no-` form.
     Use: `steps: Annotated[int | None, knob_option("generate.steps")] = None`.
     """
     kind, found = find_knob(Recipe, key, key)
