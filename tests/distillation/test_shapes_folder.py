@@ -36,12 +36,12 @@ def test_the_registered_files_are_those_that_training_writes(tmp_path: Path):
     entry = find_source("shapes").entry
     promised = {needed.path: needed.bytes for needed in entry.files}
     assert written.keys() == promised.keys()
-    assert written == pytest.approx(promised, rel=0.05)
+    assert written == pytest.approx(promised, rel=0.1)
     assert sum(written.values()) <= MODEL_BYTES and max(written.values()) <= FILE_BYTES and SHARD_BYTES < FILE_BYTES
     assert sum(parameter.numel() for parameter in transformer.parameters()) == pytest.approx(entry.parameters, rel=0.01)
     backbone = open_backbone(find_source(str(tmp_path / "model")), device="cpu")
     size = (entry.video_frames, entry.height, entry.width)
     defaults = backbone.defaults
     assert (defaults.video_frames, defaults.height, defaults.width) == size
-    assert (defaults.scheduler, defaults.steps, defaults.guidance) == ("ddim", 50, 4.0)
+    assert (defaults.scheduler, defaults.steps, defaults.guidance) == ("ddim", 50, 3.0)
     assert backbone.grid(*size).tokens == entry.tokens
