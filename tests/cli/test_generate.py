@@ -52,7 +52,7 @@ def test_a_video_its_receipt_and_json(evdit, tiny):
     assert receipt.ran.kept_share == pytest.approx(7 / 9)
     assert read_video("out.mp4")[0].shape == (9, 32, 48, 3)
     assert read_metadata("out.mp4")["prompt"] == PROMPT
-    assert "generate.steps: 3  # default of tiny" in err
+    assert "tiny: 9 x 32 x 48, 3 steps of ddim, guidance 2, seed 4, cpu float32, about" in err
     assert 'generate.masks: "1:2"  # --masks 1:2' in err
     assert "denoising: 3/3" in err
 
