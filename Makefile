@@ -1,5 +1,5 @@
 # make demo   a virtual environment, the package, and demo.mp4 from the embedded model
-# make test   the same, then ruff, mypy and the whole suite
+# make test   the same, then ruff, mypy and the suite      make test-more   the tests that take long
 # make docs   write the generated pages again        make clean   remove what was made here
 
 PYTHON ?= python3
@@ -14,15 +14,21 @@ DEMO ?= demo.mp4
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-more lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
 	$(BIN)/evdit generate "$(PROMPT)" -o "$(DEMO)" --overwrite
 	@echo "The video: $(abspath $(DEMO))"
 
+# A worker keeps to neighbouring tests (worksteal), so that what a file's tests share is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
+	$(PYTEST) -m "not slow"
+
+test-more: $(VENV)/installed-dev
+	$(PYTEST) -m slow --durations=0 --durations-min=1
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
