@@ -187,7 +187,7 @@ class DistillMlcdOptions(RankedTrainingOptions):
     checkpoint: str | None = knob(None, "a run whose student (of more steps) starts this one; else the teacher does")
     masks: str = knob("none", "masks that the student wears: a plan file, a run that made one, k:F-k, or none")
     allow_other_weights: bool = knob(False, "take a plan that was searched on other weights")
-    data: str | None = knob(None, "the folder that evdit prepare-data made")
+    data: str | None = knob(None, "a folder of encoded clips, as evdit prepare-data (not built yet) will make them")
     steps: str = knob("20", "steps of the student; several, as in 20,8,4,2: each student starts the next")
     iterations: int = knob(2000, "optimiser steps of each student", at_least=1)
     average_keep: float = knob(0.98, "decay of the averaged weights, which are what is kept", at_least=0)
