@@ -1,6 +1,6 @@
 # make demo   a virtual environment, the package, and demo.mp4 from the embedded model
 # make test   the same, then ruff, mypy and the suite      make test-more   the tests that take long
-# make docs   write the generated pages again        make clean   remove what was made here
+# make docs   write the generated pages and docs/demo.png again (a minute)        make clean   remove what was made here
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -37,6 +37,7 @@ lint: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python docs/build.py
+	$(BIN)/python docs/demo.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "evdit needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
