@@ -25,7 +25,7 @@ demo: $(VENV)/installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 test: lint
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" --durations=10
 
 test-more: $(VENV)/installed-dev
 	$(PYTEST) -m slow --durations=0 --durations-min=1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,8 +30,21 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
-def parameter_bytes() -> int:
-    """Bytes of all parameters and their data that are alive in this process, whoever holds them."""
+@contextmanager
+def parameters_made() -> Iterator[Callable[[], int]]:
+    """A function that tells the bytes of all parameters made inside the block that are still alive, whoever holds them.
+
+    What was there before is frozen, so that looking through all objects is quick.
+    """
+
+    def alive_bytes() -> int:
+        gc.collect()
+        alive = [each for each in gc.get_objects() if issubclass(type(each), torch.nn.Parameter) and not each.is_meta]
+        return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in alive}.values())
+
     gc.collect()
-    alive = [each for each in gc.get_objects() if issubclass(type(each), torch.nn.Parameter) and not each.is_meta]
-    return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in alive}.values())
+    gc.freeze()
+    try:
+        yield alive_bytes
+    finally:
+        gc.unfreeze()

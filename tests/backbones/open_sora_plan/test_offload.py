@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.backbones.open_sora_plan.opened import PROMPT, latents, made, opened
-from tests.tensors import parameter_bytes
+from tests.tensors import parameters_made
 from tests.tiny_pipeline import copied
 from vdit_cli.backbones.open_sora_plan.loading import save_weights, stored_shapes
 
@@ -87,19 +87,17 @@ def test_offload_frees_the_weights_that_are_not_in_use(ours, offload):
     shapes = stored_shapes(backbone.transformer_folder)
     blocks = sum(4 * math.prod(shape) for key, shape in shapes.items() if key.startswith("transformer_blocks."))
     text = opened(ours).encode_text([PROMPT, PROMPT])
-    before, alive = parameter_bytes(), []
-
-    def look(*_):
-        alive.append(parameter_bytes() - before)
-
-    with torch.no_grad():
+    alive = []
+    with torch.no_grad(), parameters_made() as alive_bytes:
         for _ in range(2):
             with backbone.resident("vae"):
-                look()
+                alive.append(alive_bytes())
             with backbone.resident("transformer"):
-                hook = backbone.transformer.transformer_blocks[1].attn1.register_forward_hook(look)
+                second = backbone.transformer.transformer_blocks[1].attn1
+                hook = second.register_forward_hook(lambda *_: alive.append(alive_bytes()))
                 backbone.denoise(latents(), torch.tensor([5, 5]), text)
                 hook.remove()
+                del second
     expected = {
         "none": [vae, vae + transformer, vae + transformer, vae + transformer],
         "model": [vae, transformer, vae, transformer],
