@@ -27,7 +27,7 @@ def test_it_is_ddim_where_steps_divide_the_table(prediction, steps):
     ours, peer = (
         _sampled(name, config, steps, lambda x, t: torch.tanh(x) + t / 2000) for name in ("milestones", "ddim")
     )
-    assert_close(ours, peer, rtol=1e-5, atol=1e-5)
+    assert_close(ours, peer, rtol=1e-4, atol=1e-4)
 
 
 def test_a_flow_is_stepped_by_euler():

@@ -77,7 +77,7 @@ def test_a_container_s_limit_counts_as_memory(monkeypatch, tmp_path):
     whole = free_bytes(torch.device("cpu"))
     (tmp_path / "memory.max").write_text("max\n", encoding="ascii")
     (tmp_path / "memory.current").write_text("1000\n", encoding="ascii")
-    assert free_bytes(torch.device("cpu")) == pytest.approx(whole, rel=0.3)
+    assert whole / 2 < free_bytes(torch.device("cpu")) < 2 * whole
     (tmp_path / "memory.max").write_text("5000\n", encoding="ascii")
     assert free_bytes(torch.device("cpu")) == 4000
 
