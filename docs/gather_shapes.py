@@ -1,6 +1,7 @@
 """Gather the figures of `shapes` into docs/data/shapes.json, from which docs/results.md and the card have their tables.
 
 evdit train-shapes --config recipes/train-shapes.yaml -o runs/shapes
+mkdir -p runs/scores
 for g in 2 2.5 3 4; do for set in shapes-held-out shapes-held-out-two-objects; do
   evdit generate --prompts-file recipes/prompts/$set.txt --model runs/shapes --batch 64 --guidance $g -o runs/$set-$g
   evdit score runs/$set-$g --json > runs/scores/$set-$g.json
@@ -29,6 +30,7 @@ def gather(training: dict[str, Any], scores: Scores, guidance: float) -> dict[st
         {"check": check, "one": share(one, check), "two": share(two, check)}
         for check in dict.fromkeys([*one["accuracy"], *two["accuracy"]])
     ]
+    checks.append({"check": "everything asked, and nothing else", "one": everything(one), "two": everything(two)})
     checks.append({"check": "unreadable", "one": unreadable(one), "two": unreadable(two)})
     checks += [{"check": name, "one": one["measures"][name], "two": two["measures"][name]} for name in one["measures"]]
     return {
@@ -61,10 +63,10 @@ def gather(training: dict[str, Any], scores: Scores, guidance: float) -> dict[st
                 "columns": [
                     ["guidance", "guidance", "g"],
                     [f"one object ({one['clips']}): all five", "one.all five", ".3f"],
-                    ["number of objects", "one.objects", ".3f"],
+                    ["everything", "one.everything", ".3f"],
                     [f"two objects ({two['clips']}): all five", "two.all five", ".3f"],
                     ["second object", "two.second object", ".3f"],
-                    ["number of objects", "two.objects", ".3f"],
+                    ["everything", "two.everything", ".3f"],
                 ],
                 "rows": [
                     {"guidance": strength, "one": shares(scores[strength][0]), "two": shares(scores[strength][1])}
@@ -81,8 +83,13 @@ def share(score: dict[str, Any], check: str) -> float | None:
 
 
 def shares(score: dict[str, Any]) -> dict[str, float]:
-    """The share of right clips by check."""
-    return {check: found["share"] for check, found in score["accuracy"].items()}
+    """The share of right clips by check, and of those that are right in everything."""
+    return {check: found["share"] for check, found in score["accuracy"].items()} | {"everything": everything(score)}
+
+
+def everything(score: dict[str, Any]) -> float:
+    """The share of clips that are right in every check that was made of them."""
+    return sum(bool(clip["right"]) and all(clip["right"].values()) for clip in score["videos"]) / score["clips"]
 
 
 def unreadable(score: dict[str, Any]) -> float:

@@ -35,6 +35,8 @@ TWO = ONE + ", and a small blue ring bouncing"
             ONE.replace("large", "small").replace("black", "gray"),
         ),
         ("a large red circle moving right over a black background and", [], ONE),
+        ('"a large red circle" moving  right; over a (black) background!!!', [], ONE),
+        (ONE + ", and a small red ring bouncing", ["another colour of the second"], TWO.replace("blue", "green")),
     ],
 )
 def test_what_is_missing_and_what_works(prompt: str, missing: list[str], completed: str):
@@ -63,8 +65,18 @@ def test_a_form_comes_back_from_json():
     [
         ({"example": 3}, "must be text"),
         ({"parts": []}, "its parts an object"),
-        ({"parts": {"size": []}}, "'size' of the prompt form must be a list of words"),
+        ({"parts": {"size": []}}, "'size' of the prompt form must be a list of lower-case words"),
+        ({"parts": {"size": ["Large"]}}, "'size' of the prompt form must be a list of lower-case words"),
         ({"sentence": "a {hue}"}, "differ in background, hue"),
+        ({"sentence": "a {size"}, "'a {size' is no sentence with parts in braces"),
+        ({"sentence": "a {size} }"}, "is no sentence with parts in braces"),
+        ({"sentence": "a {}"}, "must have nothing but names in its braces"),
+        ({"sentence": "a {size:d}"}, "must have nothing but names in its braces"),
+        ({"sentence": "a {size!r}"}, "must have nothing but names in its braces"),
+        ({"second": PROMPT_FORM.second.replace("and", "with")}, 'must hold the word "and"'),
+        ({"example": "a red circle"}, "example must be a sentence of the form"),
+        ({"example": ""}, "example must be a sentence of the form"),
+        ({"different": ["background"]}, "a list of parts of the second object"),
         ({"more": ""}, "must have the keys"),
     ],
 )
@@ -72,4 +84,4 @@ def test_a_form_that_is_none_is_refused(change: dict, says: str):
     """Named, with its place."""
     with pytest.raises(EvditError, match=says) as caught:
         PromptForm.read(PROMPT_FORM.content() | change, "model_index.json evdit.prompt_form")
-    assert caught.value.where == "model_index.json evdit.prompt_form"
+    assert caught.value.where.startswith("model_index.json evdit.prompt_form")

@@ -15,7 +15,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PLANNED = ("prepare-data", "search-masks", "distill-kd")
 """Commands to come that a text may name; the same paragraph or message says that they are not built yet."""
 NOT_BUILT = "not built yet"
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "recipes").glob("*.yaml")])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "vdit_cli" / "assets").rglob("*.md"),
+        *(ROOT / "recipes").glob("*.yaml"),
+    ]
+)
 MODULES = sorted([*(ROOT / "vdit_cli").rglob("*.py"), *(ROOT / "docs").glob("*.py")])
 LINE = re.compile(r"(?<![\w./-])evdit ((?:-|[a-z])[^\n`]*)")
 END = re.compile(r"\s#|[;|&]|\s>|  \(|\)|\.\s|…")

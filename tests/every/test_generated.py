@@ -74,6 +74,7 @@ def test_figures_of_shapes_make_tables(build: ModuleType):
     checks = ("all five", "second object", "objects")
     accuracy = {check: {"right": 3, "of": 4, "share": 0.75} for check in checks}
     score = {"clips": 4, "unreadable": 1, "accuracy": accuracy, "measures": {"jitter": 0.1}}
+    score["videos"] = [{"right": {"size": True, "objects": right}} for right in (True, False)] + [{"right": {}}] * 2
     for name, table in gather(training, {3.0: (score, score)}, 3.0)["tables"].items():
         cells = [build.formatted(row, key, how) for row in table["rows"] for _, key, how in table["columns"]]
         assert cells and "-" not in cells, name

@@ -9,6 +9,8 @@ import pytest
 
 from tests.tiny_pipeline import INDEX, write_pipeline
 from vdit_cli.artifacts.receipt import Receipt
+from vdit_cli.backbones.base import as_read
+from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.errors import DONE, USAGE
 
 FORM = {
@@ -16,6 +18,7 @@ FORM = {
     "second": "",
     "parts": {"size": ["small", "large"], "colour": ["red", "blue"], "shape": ["circle", "square"]},
     "example": "a large red circle over black",
+    "different": [],
 }
 
 
@@ -37,7 +40,7 @@ def test_one_line_first_then_what_was_set_and_all_with_v(evdit, models: tuple[st
     code, _, err = evdit(*flags, "--num", "2", "-o", "few")
     first, *others = err.splitlines()
     assert code == DONE
-    assert first.startswith("tiny: 9 x 32 x 48, 1 steps of ddim, guidance 2, seeds 3 to 4, cpu float32, about ")
+    assert first.startswith("tiny: 9 x 32 x 48, 1 step of ddim, guidance 2, seeds 3 to 4, cpu float32, about ")
     told = [line for line in others if line.startswith("generate.")]
     assert told == [
         f'generate.model: "{models[0]}"  # --model {models[0]}',
@@ -82,9 +85,26 @@ def test_a_prompt_that_is_understood_gives_no_warning(evdit, models: tuple[str, 
     assert code == DONE and "warning" not in err and Receipt.read("a.json").ran.warnings == ()
 
 
-def test_a_length_that_the_model_was_not_made_for_is_in_the_receipt(evdit, models: tuple[str, str]):
+def test_a_known_sentence_is_read_without_its_marks(models: tuple[str, str]):
+    """Marks that no training sentence had never reach the text encoder of such a model; others get all of them."""
+    marked = '"A small; BLUE (square)", over black!'
+    any_words, sentences = (open_backbone(find_source(model), device="cpu") for model in models)
+    assert as_read(any_words, marked) == marked and as_read(sentences, "red!") == "red!"
+    assert as_read(sentences, marked.replace('",', '"')) == "a small blue square over black"
+
+
+def test_a_prompt_that_was_not_quoted(evdit, models: tuple[str, str]):
+    """Words of one prompt that came as several."""
+    code, _, err = evdit("generate", "the", "red", "circle", "--model", models[0], "-o", "out")
+    assert code == USAGE and 'try:   "the red circle"  (quoted, it is one prompt)' in err
+
+
+def test_a_size_that_the_model_was_not_made_for_is_in_the_receipt(evdit, models: tuple[str, str]):
     """Beside the prompt's doubts."""
-    code, _, err = evdit("generate", "red", "--model", models[1], "--steps", "1", "--frames", "5", "-o", "a.mp4")
-    length, words = Receipt.read("a.json").ran.warnings
+    code, _, err = evdit(
+        "generate", "red", "--model", models[1], "--steps", "1", "--frames", "5", "--width", "32", "-o", "a.mp4"
+    )
+    length, size, words = Receipt.read("a.json").ran.warnings
     assert code == DONE and length.startswith("tiny was made for 9 frames") and words.startswith("tiny needs size")
-    assert f"warning: {length}" in err.splitlines()
+    assert size == "tiny was made for 32 x 48 pixels: 32 x 32 may look worse (--height 32 --width 48)"
+    assert {f"warning: {length}", f"warning: {size}"} <= set(err.splitlines())

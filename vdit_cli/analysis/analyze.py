@@ -23,7 +23,7 @@ from vdit_cli.analysis.trajectory import Collected, Trajectory
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.receipt import this_machine, versions
 from vdit_cli.artifacts.run_dir import RunDir
-from vdit_cli.backbones.base import TextStates
+from vdit_cli.backbones.base import TextStates, as_read
 from vdit_cli.errors import Interrupted
 from vdit_cli.recipe import AnalyzeOptions
 from vdit_cli.sampling.making import TEXT_CHUNK
@@ -109,8 +109,7 @@ class Looking:
     def encode(self) -> tuple[list[TextStates], TextStates | None]:
         """Text states of each prompt and, where guidance asks, of the negative prompt, on the CPU."""
         study, backbone = self.study, self.study.backbone
-        template = backbone.defaults.prompt_template
-        texts = [template.replace("{prompt}", prompt) for prompt in study.prompts]
+        texts = [as_read(backbone, prompt) for prompt in study.prompts]
         texts += [backbone.defaults.negative] if study.spec.guided else []
         states: list[TextStates] = []
         with ExitStack() as stack, out_of_memory_told("read the prompts", ["--dtype bfloat16"]):

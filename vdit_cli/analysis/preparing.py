@@ -22,7 +22,7 @@ from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
 from vdit_cli.errors import OUT_OF_MEMORY, EvditError, unknown_name
 from vdit_cli.knobs import flat
 from vdit_cli.recipe import AnalyzeOptions
-from vdit_cli.sampling.announcement import prompt_doubts, say_options, summary
+from vdit_cli.sampling.announcement import counted, prompt_doubts, say_options, summary
 from vdit_cli.sampling.memory import Placing, free_bytes, gib, needed, smaller_videos
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.tiles.grid import VideoGrid
@@ -239,7 +239,8 @@ def say_what_comes(study: Study, need_bytes: int, progress: Progress) -> None:
     say_options("analyze", study.options, study.values, study.backbone.name, progress)
     count = len(study.trajectories)
     progress.say(
-        f"{count} trajectories ({len(study.prompts)} prompts, {len(study.seeds)} seeds) to step {study.steps[-1] + 1} "
-        f"of {study.spec.steps}, {len(study.steps)} steps and {len(study.layers)} layers looked at, {study.grid}, "
+        f"{count} {'trajectory' if count == 1 else 'trajectories'} ({counted(len(study.prompts), 'prompt')}, "
+        f"{counted(len(study.seeds), 'seed')}) to step {study.steps[-1] + 1} of {study.spec.steps}, "
+        f"{counted(len(study.steps), 'step')} and {counted(len(study.layers), 'layer')} looked at, {study.grid}, "
         f"{study.rows.rows} sampled rows"
     )

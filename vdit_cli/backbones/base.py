@@ -157,6 +157,14 @@ def prompt_form(backbone: Backbone) -> PromptForm | None:
     return backbone.prompt_form if isinstance(backbone, KnowsSentences) else None
 
 
+def as_read(backbone: Backbone, prompt: str) -> str:
+    """A prompt as the text encoder is given it: in the model's template, a known sentence without foreign marks."""
+    form = prompt_form(backbone)
+    if form is not None and form.is_whole(prompt):
+        prompt = form.completed(prompt)
+    return backbone.defaults.prompt_template.replace("{prompt}", prompt)
+
+
 @runtime_checkable
 class DigestsParts(Protocol):
     """What a backbone may offer beside `Backbone`: digests of the parts that prepared data come from."""

@@ -20,53 +20,84 @@ TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|,")
 class PromptForm:
     """A sentence with its parts in braces, what a second object adds to it, and what each part may be.
 
-    `example` is a whole sentence; its parts stand in for those that a prompt leaves out.
+    `example` is a whole sentence; its parts stand in for those that a prompt leaves out. In `different` stand the parts
+    that a second object must not share with the first.
     """
 
     sentence: str
     second: str
     parts: Mapping[str, tuple[str, ...]]
     example: str
+    different: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, content: Any, where: str) -> PromptForm:
-        """The form of a JSON object. Raises EvditError for other keys or types, and for parts that nothing names."""
+        """The form of a JSON object. Raises EvditError for other keys or types, and for sentences that do not fit."""
         texts = ("sentence", "second", "example")
-        if not isinstance(content, dict) or content.keys() != {*texts, "parts"}:
-            raise EvditError(f"a prompt form must have the keys {', '.join(texts)} and parts", where=where)
-        parts = content["parts"]
+        if not isinstance(content, dict) or content.keys() != {*texts, "parts", "different"}:
+            raise EvditError(f"a prompt form must have the keys {', '.join(texts)}, parts and different", where=where)
+        parts, different = content["parts"], content["different"]
         if not all(isinstance(content[key], str) for key in texts) or not isinstance(parts, dict):
             raise EvditError("a prompt form's sentences must be text, and its parts an object", where=where)
         for name, words in parts.items():
-            if not (isinstance(words, list) and words and all(isinstance(each, str) and each for each in words)):
-                raise EvditError(f"the part {name!r} of the prompt form must be a list of words", where=where)
-        named = {name for key in ("sentence", "second") for _, name, _, _ in Formatter().parse(content[key]) if name}
+            if not (isinstance(words, list) and words and all(_is_lower_case(each) for each in words)):
+                raise EvditError(
+                    f"the part {name!r} of the prompt form must be a list of lower-case words", where=where
+                )
+        named = {name for key in ("sentence", "second") for name in _checked_names(content[key], f"{where}.{key}")}
         if named != parts.keys():
             wrong = ", ".join(sorted(named ^ parts.keys()))
             raise EvditError(f"the prompt form's sentences and its parts differ in {wrong}", where=where)
-        return cls(parts={name: tuple(words) for name, words in parts.items()}, **{key: content[key] for key in texts})
+        if not isinstance(different, list) or not all(name in names(content["second"]) for name in different):
+            raise EvditError("what must be different must be a list of parts of the second object", where=where)
+        if content["second"] and "and" not in tokens(content["second"]):
+            raise EvditError('what a second object adds must hold the word "and"', where=f"{where}.second")
+        form = cls(
+            parts={name: tuple(words) for name, words in parts.items()},
+            different=tuple(different),
+            **{key: content[key] for key in texts},
+        )
+        if form.missing(form.example) or not form.is_whole(form.example):
+            raise EvditError("the prompt form's example must be a sentence of the form", where=f"{where}.example")
+        return form
 
     def content(self) -> dict[str, Any]:
         """The form as JSON values, as `read` takes it."""
         parts = {name: list(words) for name, words in self.parts.items()}
-        return {"sentence": self.sentence, "second": self.second, "parts": parts, "example": self.example}
+        sentences = {"sentence": self.sentence, "second": self.second, "example": self.example}
+        return {**sentences, "parts": parts, "different": list(self.different)}
 
     def missing(self, prompt: str) -> list[str]:
         """The parts that a prompt leaves out, in words; those of a second object are named as such."""
         first, *others = self._read(prompt)
         lacks = [name for name in names(self.sentence) if name not in first]
-        return lacks + [f"{name} of the second" for name in names(self.second) if others and name not in others[0]]
+        for second in others[:1]:
+            lacks += [f"{name} of the second" for name in names(self.second) if name not in second]
+            lacks += [
+                f"another {name} of the second" for name in self.different if self._is_shared(name, first, second)
+            ]
+        return lacks
 
     def completed(self, prompt: str) -> str:
         """The sentence nearest to a prompt: its own parts where it has them, else those of the example."""
         example = self._read(self.example)[0]
         first, *others = self._read(prompt)
         sentence = self.sentence.format(**{**example, **first})
-        return sentence + "".join(self.second.format(**{**example, **other}) for other in others[:1])
+        for second in others[:1]:
+            parts = {**example, **second}
+            for name in self.different:
+                unlike = [each for each in self.parts[name] if each != first.get(name, example[name])]
+                parts[name] = unlike[0] if parts[name] not in unlike and unlike else parts[name]
+            sentence += self.second.format(**parts)
+        return sentence
 
     def is_whole(self, prompt: str) -> bool:
         """Whether a prompt is a sentence of this form, whatever its capitals and marks."""
         return tokens(prompt) == tokens(self.completed(prompt))
+
+    @staticmethod
+    def _is_shared(name: str, first: Mapping[str, str], second: Mapping[str, str]) -> bool:
+        return name in second and second[name] == first.get(name)
 
     def _read(self, prompt: str) -> list[dict[str, str]]:
         """The parts by name of each object: an object ends at "and"; what no second object has may stand anywhere."""
@@ -89,6 +120,22 @@ class PromptForm:
 def names(sentence: str) -> list[str]:
     """The parts that a sentence names in braces, in order."""
     return [name for _, name, _, _ in Formatter().parse(sentence) if name]
+
+
+def _checked_names(sentence: str, where: str) -> list[str]:
+    """The parts that a sentence names. Raises EvditError for braces that hold anything but a name."""
+    try:
+        found = [(name, how, turned) for _, name, how, turned in Formatter().parse(sentence) if name is not None]
+    except ValueError as error:
+        raise EvditError(f"{sentence!r} is no sentence with parts in braces: {error}", where=where) from error
+    for name, how, turned in found:
+        if not name.isidentifier() or how or turned:
+            raise EvditError(f"{sentence!r} must have nothing but names in its braces", where=where)
+    return [name for name, _, _ in found]
+
+
+def _is_lower_case(words: Any) -> bool:
+    return isinstance(words, str) and words != "" and " ".join(tokens(words)) == words
 
 
 def tokens(prompt: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,26 @@ def size_text(size: int) -> str:
     return f"{max(1, round(size / 1000))} kB"
 
 
+def repair(entry: BackboneEntry) -> str:
+    """What brings an embedded model's files back."""
+    return f"git checkout -- {shlex.quote(str(entry.weights_folder))}, or install the package again"
+
+
+def check_whole(entry: BackboneEntry) -> None:
+    """Raise EvditError (exit 3) where a file of an embedded model is not what it was: a clone can be cut off."""
+    try:
+        damaged = [each.path for each in entry.damaged_files()]
+    except OSError as error:
+        damaged = [f"{SUMS} ({error.strerror})"]
+    if damaged:
+        raise EvditError(
+            f"the model {entry.name} is damaged: {', '.join(damaged)} is not what it was",
+            where=str(entry.weights_folder),
+            next_steps=[repair(entry)],
+            exit_code=ENVIRONMENT,
+        )
+
+
 def weights_missing(entry: BackboneEntry, missing: list[NeededFile]) -> EvditError:
     """The error for a registered backbone without its weights: which files, how large, where to put them."""
     total = size_text(sum(needed.bytes for needed in missing))
@@ -115,7 +136,7 @@ def weights_missing(entry: BackboneEntry, missing: list[NeededFile]) -> EvditErr
     listed = "".join(f"\n    {needed.line()}" for needed in missing)
     if entry.is_embedded:
         steps = [
-            "an evdit whose package holds them",
+            repair(entry),
             f"evdit train-{entry.name} -o runs/{entry.name}  (makes them; then --model runs/{entry.name})",
             "--model FOLDER",
         ]

@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from vdit_cli import __version__
 from vdit_cli.attention.bind import KERNELS, Case, kernel_module
 from vdit_cli.backbones.devices import pick_device, pick_dtype
 from vdit_cli.backbones.registry import ENTRIES
-from vdit_cli.backbones.sources import GIGABYTE, BackboneEntry, size_text
+from vdit_cli.backbones.sources import GIGABYTE, BackboneEntry, repair, size_text
 from vdit_cli.tiles.grid import VideoGrid
 
 LEAST_PYTHON = (3, 11)
@@ -108,7 +107,7 @@ def embedded_models() -> list[Finding]:
 def embedded_model(entry: BackboneEntry) -> Finding:
     """One model of the package."""
     found = str(entry.weights_folder)
-    fix = f"git checkout -- {shlex.quote(found)}, or install the package again"
+    fix = repair(entry)
     missing = [each.path for each in entry.missing_files()]
     if missing:
         return Finding(f"model {entry.name}", found, f"missing: {', '.join(missing)}", fix, is_essential=True)

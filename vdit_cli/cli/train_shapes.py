@@ -32,7 +32,7 @@ def command(
     allow_changed: AllowChanged = False,
     as_json: Json = False,
 ) -> None:
-    """Train the embedded model `shapes` from scratch on rendered clips: about 20 minutes on one large GPU.
+    """Train the embedded model `shapes` from scratch on rendered clips: about 25 minutes on one large GPU.
 
     Ctrl-C once saves and stops; the same command on the same folder goes on exactly there.
     """

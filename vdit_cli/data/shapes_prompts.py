@@ -40,6 +40,7 @@ PROMPT_FORM = PromptForm(
     second=", and a {size} {colour} {shape} {motion}",
     parts={"size": SIZES, "colour": COLOURS, "shape": SHAPES, "motion": MOTIONS, "background": BACKGROUNDS},
     example=EXAMPLE_PROMPT,
+    different=("colour",),
 )
 """What a model of this world can read."""
 

@@ -104,7 +104,7 @@ def model_card(facts: dict[str, Any], recipe: str) -> str:
 
 A text-to-video model small enough to travel with the package: an OpenSoraT2V transformer, a CausalVAEModel and a T5
 encoder, trained from scratch on clips of a procedural world (29 frames of 128 x 128). It knows
-{len(WORDS)} words and nothing else. License: Apache-2.0.
+{len(WORDS) - 1} words and a comma, and nothing else. License: Apache-2.0.
 
 It reads whole sentences of one form: `{PROMPT_FORM.sentence}`, and for a second
 object of another colour `{PROMPT_FORM.second}` behind it. Other sentences, parts left out and

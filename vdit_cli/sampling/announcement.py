@@ -18,10 +18,12 @@ from vdit_cli.timing import Progress
 def summary(backbone: Backbone, spec: SampleSpec, seeds: str, need_bytes: int) -> str:
     """Model, size, sampler, seeds ("seed 0"), device, numbers and memory in one line."""
     dtype = str(backbone.dtype).removeprefix("torch.")
-    return (
-        f"{backbone.name}: {spec.video_frames} x {spec.height} x {spec.width}, {spec.steps} steps of {spec.scheduler}, "
-        f"guidance {spec.guidance:g}, {seeds}, {backbone.device} {dtype}, about {gib(need_bytes)}"
+    sampler = f"{counted(spec.steps, 'step')} of {spec.scheduler}, guidance {spec.guidance:g}"
+    size, memory = (
+        f"{spec.video_frames} x {spec.height} x {spec.width}",
+        f"about {gib(need_bytes)} of weights and tensors",
     )
+    return f"{backbone.name}: {size}, {sampler}, {seeds}, {backbone.device} {dtype}, {memory}"
 
 
 def say_options(section: str, options: Section, resolved: Mapping[str, Any], model: str, progress: Progress) -> None:
@@ -48,10 +50,11 @@ def prompt_doubts(backbone: Backbone, prompts: Sequence[str], strict: bool) -> d
         sentence = form.completed(prompt) if form else " ".join(known) or EXAMPLE
         doubt = _doubt(backbone, prompt, unknown)
         if doubt and (strict or not known):
+            is_unquoted = len(prompts) > 1 and all(" " not in each for each in prompts)
             raise EvditError(
                 f"{backbone.name} knows none of the words in {prompt!r}" if not known else doubt,
                 where=f"the prompt {prompt!r}",
-                next_steps=[f'"{sentence}"'],
+                next_steps=[f'"{" ".join(prompts)}"  (quoted, it is one prompt)' if is_unquoted else f'"{sentence}"'],
             )
         if doubt:
             found[prompt] = f'{doubt} (what works: "{sentence}")'
@@ -69,6 +72,11 @@ def _doubt(backbone: Backbone, prompt: str, unknown: Sequence[str]) -> str:
         elif not unknown and not form.is_whole(prompt):
             faults.append(f"knows sentences of one form only, and {prompt!r} has another")
     return f"{backbone.name} {' and '.join(faults)}" if faults else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 step", "3 steps"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def listed(words: Any) -> str:

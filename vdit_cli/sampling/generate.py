@@ -118,6 +118,7 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
     backbone.latent_shape(spec.video_frames, spec.height, spec.width)
     timesteps = set_steps(make_scheduler(spec.scheduler, backbone.scheduler_config), spec.steps).tolist()
     doubts = prompt_doubts(backbone, prompts, options.strict)
+    plan = find_plan(options.masks, backbone, spec, options.allow_other_weights)
     need = check_memory(backbone, spec, Placing(options.offload, options.vae_tiling, options.batch))
     progress.say(summary(backbone, spec, seeds_text(options, len(prompts)), max(need.values())))
     negative = own.negative if options.negative is None else options.negative
@@ -126,7 +127,6 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
     warnings = sampler_doubts(backbone, spec)
     for line in (*warnings, *doubts.values()):
         progress.say(f"warning: {line}")
-    plan = find_plan(options.masks, backbone, spec, options.allow_other_weights)
     batch = options.batch * (2 if spec.guided else 1)
     costs = measured_costs(backbone, options.kernel, progress)
     _, told = bind_plan(backbone, plan, batch, options.kernel, options.strict, progress, costs)
@@ -136,13 +136,18 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
 
 
 def sampler_doubts(backbone: Backbone, spec: SampleSpec) -> list[str]:
-    """Where a model is asked for another length, or a student for another sampler, than it was trained for."""
+    """Where a model is asked for another length or size, or a student for another sampler, than it was made for."""
     made_for = backbone.defaults.video_frames
     found = []
     if spec.video_frames != made_for:
         found.append(
             f"{backbone.name} was made for {made_for} frames: {spec.video_frames} may look worse (--frames {made_for})"
         )
+    size, made = (spec.height, spec.width), (backbone.defaults.height, backbone.defaults.width)
+    if size != made:
+        flags = f"--height {made[0]} --width {made[1]}"
+        sizes = " x ".join(map(str, made)), " x ".join(map(str, size))
+        found.append(f"{backbone.name} was made for {sizes[0]} pixels: {sizes[1]} may look worse ({flags})")
     own: Sampler | None = getattr(backbone, "sampler", None)
     if own is None:
         return found

@@ -20,7 +20,7 @@ from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.artifacts.video_file import write_video
 from vdit_cli.attention.bind import Attend
 from vdit_cli.attention.costs import CostTable
-from vdit_cli.backbones.base import Backbone, TextStates, make_fast
+from vdit_cli.backbones.base import Backbone, TextStates, as_read, make_fast
 from vdit_cli.errors import FAILED, EvditError, Interrupted
 from vdit_cli.recipe import GenerateOptions
 from vdit_cli.sampling.noise import generators_for
@@ -60,8 +60,8 @@ class Job:
         return filled(self.options, self.spec, self.negative, self.fps)
 
     def said(self, prompt: str) -> str:
-        """The prompt in the model's template, as the text encoder reads it."""
-        return self.backbone.defaults.prompt_template.replace("{prompt}", prompt)
+        """The prompt as the text encoder is given it."""
+        return as_read(self.backbone, prompt)
 
     def network_batch(self, videos: int) -> int:
         """Rows in one call of the network for so many videos, their null branches included."""

@@ -20,7 +20,7 @@ from vdit_cli.backbones.open_sora_plan.folders import (
     size_folders,
 )
 from vdit_cli.backbones.registry import HUB_ID
-from vdit_cli.backbones.sources import BackboneEntry, LoadOptions, ModelSource, weights_missing
+from vdit_cli.backbones.sources import BackboneEntry, LoadOptions, ModelSource, check_whole, weights_missing
 from vdit_cli.errors import ENVIRONMENT, EvditError
 
 TEXT_ENCODER_ID = "google/mt5-xxl"
@@ -137,6 +137,8 @@ def _registered(entry: BackboneEntry, options: LoadOptions) -> ModelFolders:
         missing = [needed for needed in missing if needed.path.split("/")[0] not in TEXT_FOLDERS]
     if missing:
         raise weights_missing(entry, missing)
+    if entry.is_embedded:
+        check_whole(entry)
     root = entry.weights_folder
     own_size = root / f"{entry.video_frames}x{entry.height}p"
     return replace(find_folders(own_size if own_size.is_dir() else root, None, None, None), name=entry.name)
