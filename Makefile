@@ -1,7 +1,7 @@
 # make demo   a virtual environment, the package, and demo.mp4 from the embedded model
-# make test   the same, then ruff, mypy and the whole suite
+# make test   the same, then ruff, mypy and the suite      make test-more   the tests that take long
 # make test-cpus   the tests with a tolerance as other processors would compute them, and what room their bounds leave
-# make docs   write the generated pages again        make clean   remove what was made here
+# make docs   write the generated pages and docs/demo.png again (a minute)        make clean   remove what was made here
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,15 +15,21 @@ DEMO ?= demo.mp4
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-cpus lint docs clean
+.PHONY: demo test test-more test-cpus lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
 	$(BIN)/evdit generate "$(PROMPT)" -o "$(DEMO)" --overwrite
 	@echo "The video: $(abspath $(DEMO))"
 
+# A worker keeps to neighbouring tests (worksteal), so that what a file's tests share is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
+	$(PYTEST) -m "not slow" --durations=10
+
+test-more: $(VENV)/installed-dev
+	$(PYTEST) -m slow --durations=0 --durations-min=1
 
 CPUS := OMP_NUM_THREADS=1 OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 \
 	ONEDNN_MAX_CPU_ISA=SSE41 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE \
@@ -45,6 +51,7 @@ lint: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python docs/build.py
+	$(BIN)/python docs/demo.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "evdit needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }

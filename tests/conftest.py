@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from vdit_cli.cli.app import main
 
@@ -16,6 +18,25 @@ if shutil.which("nvidia-smi") is None:  # no GPU: Triton's interpreter, which is
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Nothing that a slow machine or chance could decide.
+settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--shuffle 7`: the files, and the tests in each, in an order drawn with that seed."""
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run files and the tests in them in a random order")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files stay whole, so that what their tests share is made once."""
+    seed = config.getoption("--shuffle")
+    if seed is not None:
+        draw = random.Random(seed)
+        draw.shuffle(items)
+        place = {file: draw.random() for file in dict.fromkeys(item.path for item in items)}
+        items.sort(key=lambda item: place[item.path])
 
 
 @pytest.fixture

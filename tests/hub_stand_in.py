@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+from huggingface_hub import close_session, constants
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -99,3 +102,12 @@ def serving(stand_in: StandIn) -> Iterator[StandIn]:
         server.shutdown()
         server.server_close()
         thread.join()
+        close_session()  # a connection of this process that is kept open would still be answered
+
+
+def ask_here(url: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process, which read the hub's address long ago, ask the hub at `url` and keep files under `home`."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

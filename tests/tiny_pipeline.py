@@ -157,6 +157,6 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def copied(source: Path, target: Path) -> Path:
-    """A copy of a model folder that a test may damage."""
+    """A copy of a folder that a test may damage."""
     shutil.copytree(source, target)
     return target

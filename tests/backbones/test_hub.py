@@ -1,4 +1,4 @@
-"""A hub on the loopback device; each case runs in a process of its own, since the hub's address is read at import."""
+"""A hub on the loopback device; what is asked of it in processes of its own finds its address in the environment."""
 
 import json
 import os
@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
-from tests.hub_stand_in import COMMIT, StandIn, serving
+from tests.hub_stand_in import COMMIT, StandIn, ask_here, serving
 from tests.tiny_pipeline import write_published
-from vdit_cli.errors import ENVIRONMENT, FAILED, USAGE
+from vdit_cli.backbones.registry import find_source, open_backbone
+from vdit_cli.errors import ENVIRONMENT, FAILED, USAGE, EvditError
+from vdit_cli.timing import Silent
 
 ASK = """
 import json, sys
@@ -27,27 +29,6 @@ try:
 except EvditError as error:
     answer["error"], answer["code"] = error.text(), error.exit_code
 print(json.dumps({**answer, "said": progress.lines, "torch": "torch" in sys.modules}))
-"""
-
-OPEN = """
-import sys
-from vdit_cli.backbones.registry import find_source, open_backbone
-from vdit_cli.errors import EvditError
-from vdit_cli.timing import Silent
-
-progress = Silent()
-try:
-    frames = int(sys.argv[3]) if len(sys.argv) > 3 else None
-    backbone = open_backbone(
-        find_source(sys.argv[1]), device="cpu", text_encoder=sys.argv[2] or None, video_frames=frames, progress=progress
-    )
-    states = backbone.encode_text(["a red circle"]).states_BLC
-    print(backbone.name, backbone.transformer_folder.name, tuple(states.shape))
-except EvditError as error:
-    print(error.text())
-    sys.exit(error.exit_code)
-finally:
-    print(*progress.lines, sep="\\n", file=sys.stderr)
 """
 
 
@@ -125,25 +106,29 @@ def test_a_disk_that_is_too_full_is_said_before_anything_is_fetched(published, t
     assert "of disk" in done["error"]
 
 
-def test_a_model_opens_by_hub_id_with_the_folder_that_fits(published, tmp_path):
+def test_a_model_opens_by_hub_id_with_the_folder_that_fits(published, tmp_path, monkeypatch):
+    progress = Silent()
     with serving(StandIn({"own/tiny": published})) as hub:
-        done = ask(OPEN, hub.url, tmp_path, "own/tiny", "", "93")
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("open-sora-plan-93 93x720p (1, ")
-    assert "fetching" in done.stderr
+        ask_here(hub.url, tmp_path, monkeypatch)
+        backbone = open_backbone(find_source("own/tiny"), device="cpu", video_frames=93, progress=progress)
+    assert (backbone.name, backbone.transformer_folder.name) == ("open-sora-plan-93", "93x720p")
+    assert len(backbone.encode_text(["a red circle"]).states_BLC) == 1
+    assert progress.lines[0].startswith("fetching")
     folders = {name.split("/")[0] for name in hub.fetched}
     assert folders == {"93x720p", "vae", "mt5-xxl"}
     assert not [name for name in hub.fetched if name.endswith((".bin", ".py"))]
 
 
-def test_without_a_text_encoder_nothing_is_fetched_and_with_one_by_id_it_is(published, tmp_path):
+def test_without_a_text_encoder_nothing_is_fetched_and_with_one_by_id_it_is(published, tmp_path, monkeypatch):
     bare = write_published(tmp_path / "bare", sizes=("29x720p",))
     with serving(StandIn({"own/bare": bare, "text/mt5": published / "mt5-xxl"})) as hub:
-        refused = ask(OPEN, hub.url, tmp_path, "own/bare", "")
-        assert refused.returncode == ENVIRONMENT
-        assert "--text-encoder google/mt5-xxl" in refused.stdout
+        ask_here(hub.url, tmp_path, monkeypatch)
+        with pytest.raises(EvditError) as refused:
+            open_backbone(find_source("own/bare"), device="cpu")
+        assert refused.value.exit_code == ENVIRONMENT
+        assert "--text-encoder google/mt5-xxl" in refused.value.text()
         assert hub.fetched == []
-        done = ask(OPEN, hub.url, tmp_path, "own/bare", "text/mt5")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("open-sora-plan 29x720p")
+        backbone = open_backbone(find_source("own/bare"), device="cpu", text_encoder="text/mt5")
+    assert (backbone.name, backbone.transformer_folder.name) == ("open-sora-plan", "29x720p")
+    assert len(backbone.encode_text(["a red circle"]).states_BLC) == 1
     assert "model.safetensors" in hub.fetched

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.closeness import assert_close
+from tests.tensors import LargestTensor
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.attention import costs
 from vdit_cli.attention.bind import Case
@@ -161,11 +161,11 @@ def test_where_no_dense_kernel_passes_nothing_is_called_faster(tmp_path: Path, m
 
 
 def test_no_kernels_print_the_shares_only(tmp_path: Path):
-    """Table 1 without measuring: at 86,400 tokens it takes no time and no memory."""
-    start = time.perf_counter()
+    """Table 1 without measuring: at 86,400 tokens no tensor is made."""
     asked = load(flags={"bench.attention.table": 1, "bench.attention.kernels": "none"}).bench.attention
-    results = bench_attention(asked, tmp_path / "run", Silent())
-    assert time.perf_counter() - start < 20
+    with LargestTensor() as made:
+        results = bench_attention(asked, tmp_path / "run", Silent())
+    assert made.bytes == 0
     assert results["tables"]["table-1"]["sparsity_agrees"] is True
     assert list(results["tables"]) == ["open-sora-plan-29", "open-sora-plan-93", "table-1"]
     assert not (tmp_path / "run" / "results.png").exists()
@@ -186,23 +186,6 @@ def test_backward_rows_are_their_own_table(tmp_path: Path):
     (key,) = results["tables"]
     assert key.endswith("-backward") and results["dtype"] == "bfloat16"
     assert all(row["ms"] > 0 and not row["failed"] for row in results["tables"][key]["rows"])
-
-
-def test_mask_1_7_beats_dense_at_8_frames_of_256_tokens(tmp_path: Path):
-    """By medians taken in turns (ideal 2.9); other work on the machine may cost one try, not three."""
-    command = [sys.executable, "-m", "vdit_cli", "bench", "attention", "--preset", "tiles-256", "--masks", "1:7"]
-    command += ["--kernels", "sdpa", "--device", "cpu", "--dtype", "float32", "--json"]
-    found = []
-    while len(found) < 3 and max(found, default=0) <= 1:
-        told = subprocess.run(
-            [*command, "-o", str(tmp_path / str(len(found)))],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"},
-            capture_output=True,
-            encoding="utf-8",
-            check=True,
-        )
-        found.append(json.loads(told.stdout)["tables"]["tiles-256"]["rows"][1]["speedup"])
-    assert found[-1] > 1, found
 
 
 @pytest.mark.gpu

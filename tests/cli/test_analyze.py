@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import pytest
 from tests.tiny_pipeline import write_pipeline
 from vdit_cli.analysis.findings import findings
 from vdit_cli.analysis.results import Analysis
+from vdit_cli.cli.console import Console
 from vdit_cli.errors import INTERRUPTED, USAGE
 
 
@@ -102,21 +101,24 @@ def test_another_models_run_is_refused(evdit, model: str, prompts: str, tmp_path
     assert code == USAGE and re.search(r"run was made by another recipe: model: was .* weights: was", err)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for another process there")
-def test_ctrl_c_then_the_same_command(tmp_path: Path, model: str, prompts: str):
-    """Exit 130 after the step at hand, the run interrupted; the same command ends it."""
-    command = [sys.executable, "-m", "vdit_cli", "analyze", "--model", model, "--prompts-file", prompts, "-o", "run"]
-    command += ["--steps", "200", "--seeds", "0", "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
-    assert process.stderr is not None
-    deadline = time.monotonic() + 60
-    while "sampling and looking" not in process.stderr.readline():
-        assert time.monotonic() < deadline
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == INTERRUPTED, err
-    assert "of 2 trajectories are finished" in err and "the same command again" in err
+def test_ctrl_c_then_the_same_command(evdit, model: str, prompts: str, monkeypatch: pytest.MonkeyPatch):
+    """Pressed in the second of two trajectories: exit 130, the run interrupted; the same command ends it."""
+    command = ["analyze", "--model", model, "--prompts-file", prompts, "-o", "run", "--seeds", "0", "--device", "cpu"]
+    done, advance = [0], Console.advance
+
+    def advance_and_press(self: Console, note: str = "") -> None:
+        advance(self, note)
+        done[0] += 1
+        if done[0] == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Console, "advance", advance_and_press)
+        code, _, err = evdit(*command)
+    assert code == INTERRUPTED, err
+    assert "1 of 2 trajectories are finished" in err and "the same command again" in err
     assert json.loads(Path("run/run.json").read_text("utf-8"))["state"] == "interrupted"
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
-    assert done.returncode == 0, done.stderr
+    assert done[0] == 6
+    code, _, err = evdit(*command)
+    assert code == 0, err
     assert len(Analysis.read("run").samples) == 6

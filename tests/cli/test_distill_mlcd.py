@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.distillation.prepared import write_data
@@ -19,12 +17,10 @@ def test_the_recipe_makes_a_student_that_generates(tmp_path: Path, evdit):
     data = write_data(tmp_path / "data", model)
     command = ["distill-mlcd", "--model", str(model), "--data", str(data), "--config", str(RECIPE), "-o", "run"]
     command += ["--device", "cpu", *(word for key in TINY for word in ("--set", f"distill_mlcd.{key}"))]
-    done = subprocess.run(
-        [sys.executable, "-m", "vdit_cli", *command], capture_output=True, text=True, encoding="utf-8", timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(Path("run") / "student")
-    assert 'distill_mlcd.steps: "4"  # ' in done.stderr and "recipes/distill-mlcd.yaml" in done.stderr
+    code, out, err = evdit(*command)
+    assert code == 0, err
+    assert out.strip() == str(Path("run") / "student")
+    assert 'distill_mlcd.steps: "4"  # ' in err and "recipes/distill-mlcd.yaml" in err
     whole = {path.name for path in Path("run").iterdir()}
     assert whole == {"run.json", "receipt.json", "README.md", ".lock", "metrics.jsonl", "checkpoints", "student"}
 

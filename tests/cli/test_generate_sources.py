@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.closeness import assert_close
-from tests.hub_stand_in import StandIn, serving
+from tests.hub_stand_in import StandIn, ask_here, serving
 from tests.tiny_pipeline import write_pipeline, write_published, write_transformer
 from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.artifacts.receipt import Receipt
@@ -71,26 +68,21 @@ def test_the_published_layout_takes_the_folder_that_fits_the_frames(evdit, publi
     assert "was made for" not in err
 
 
-def test_a_hub_id_fetches_what_it_needs_and_generates(published, tmp_path):
-    """In processes of their own, since the hub's address is read once; the second time without the hub."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    command = [sys.executable, "-m", "vdit_cli", "generate", PROMPT, "--model", "own/tiny", *SMALL, "--json"]
+def test_a_hub_id_fetches_what_it_needs_and_generates(evdit, published, tmp_path, monkeypatch):
+    """The second time without the hub."""
+    command = ["generate", PROMPT, "--model", "own/tiny", *SMALL, "--json"]
     with serving(StandIn({"own/tiny": published})) as hub:
-        environment = kept | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub"), "OMP_NUM_THREADS": "1"}
-        first = subprocess.run(
-            [*command, "-o", "a.mp4"], env=environment, capture_output=True, encoding="utf-8", check=False
-        )
-        assert first.returncode == DONE, first.stderr
-        (video,) = json.loads(first.stdout)["videos"]
+        ask_here(hub.url, tmp_path, monkeypatch)
+        code, out, err = evdit(*command, "-o", "a.mp4")
+        assert code == DONE, err
+        (video,) = json.loads(out)["videos"]
         assert video["receipt"]["ran"]["weights"] == weights_digest(published / "29x720p")
         assert video["receipt"]["asked"]["model"] == "own/tiny"
-        assert "fetching" in first.stderr and "of own/tiny" in first.stderr
+        assert "fetching" in err and "of own/tiny" in err
         assert {name.split("/")[0] for name in hub.fetched} == {"29x720p", "vae", "mt5-xxl"}
-    second = subprocess.run(
-        [*command, "-o", "b.mp4"], env=environment, capture_output=True, encoding="utf-8", check=False
-    )
-    assert second.returncode == DONE, second.stderr
-    assert "the hub does not answer" in second.stderr
+    code, _, err = evdit(*command, "-o", "b.mp4")
+    assert code == DONE, err
+    assert "the hub does not answer" in err
     assert (read_video("a.mp4")[0] == read_video("b.mp4")[0]).all()
 
 

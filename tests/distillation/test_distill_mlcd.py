@@ -82,7 +82,7 @@ def test_a_killed_process_resumes_bit_equal(made: tuple[Path, Path], tmp_path: P
     """Student, average target and kept average, killed one iteration behind a checkpoint."""
     whole = distill_small(*made, tmp_path / "whole", target="average")
     command = [sys.executable, "-m", "tests.distillation.small_mlcd", *map(str, made), str(tmp_path / "cut")]
-    killed = subprocess.run([*command, "3"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    killed = subprocess.run([*command, "3"], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed = distill_small(*made, tmp_path / "cut", target="average")
     last = Path("checkpoints/step-000006")

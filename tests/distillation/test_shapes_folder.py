@@ -46,5 +46,5 @@ def test_the_registered_files_are_those_that_training_writes(tmp_path: Path):
     size = (entry.video_frames, entry.height, entry.width)
     defaults = backbone.defaults
     assert (defaults.video_frames, defaults.height, defaults.width) == size
-    assert (defaults.scheduler, defaults.steps, defaults.guidance) == ("ddim", 50, 4.0)
+    assert (defaults.scheduler, defaults.steps, defaults.guidance) == ("ddim", 50, 3.0)
     assert backbone.grid(*size).tokens == entry.tokens

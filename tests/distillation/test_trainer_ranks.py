@@ -13,6 +13,7 @@ import torch
 
 from tests.closeness import assert_close
 from tests.distillation.ranks_training import BATCH, train_net
+from tests.tiny_pipeline import copied
 from vdit_cli.distillation.checkpoints import list_checkpoints
 from vdit_cli.errors import INTERRUPTED, EvditError, Interrupted
 from vdit_cli.parallel.groups import joined
@@ -90,27 +91,29 @@ def test_two_ranks_resume_bit_equal(runs: Path, name: str, uninterrupted: str):
 
 
 @pytest.mark.numerical
-def test_one_rank_then_two_then_one(runs: Path):
+def test_one_rank_then_two_then_one(runs: Path, tmp_path: Path):
     """Iterations 1-4 in one process, 5-8 in shards on two ranks, 9-12 whole in one process again."""
-    _, trained = train_net(runs / "back")
+    back = copied(runs / "back", tmp_path / "back")
+    _, trained = train_net(back)
     for key, value in average(runs / "one").items():
         assert_close(trained.average[key], value, rtol=CLOSE, atol=CLOSE, told=key)
-    found = [line["loss"] for line in lines(runs / "back")]
+    found = [line["loss"] for line in lines(back)]
     assert_close(found, [line["loss"] for line in lines(runs / "one")], rtol=CLOSE)
 
 
 @pytest.mark.numerical
 @pytest.mark.parametrize("loss", ["a byte short", "a share lost"])
-def test_a_damaged_share_falls_back(runs: Path, loss: str):
+def test_a_damaged_share_falls_back(runs: Path, tmp_path: Path, loss: str):
     """The newest checkpoint of two shares is no longer whole: the one before it is taken, and that is said."""
-    newest = list_checkpoints(runs / "shares" / "checkpoints")[-1]
+    shares = copied(runs / "shares", tmp_path / "shares")
+    newest = list_checkpoints(shares / "checkpoints")[-1]
     share = sorted(newest.glob("*.safetensors"))[1]
     content = share.read_bytes()
     share.unlink()
     if loss == "a byte short":
         share.write_bytes(content[:-1])
     progress = Silent()
-    _, trained = train_net(runs / "shares", progress=progress)
+    _, trained = train_net(shares, progress=progress)
     assert f"checkpoint {newest.name} is damaged" in progress.lines[0]
     for key, value in average(runs / "one").items():
         assert_close(trained.average[key], value, rtol=CLOSE, atol=CLOSE, told=key)

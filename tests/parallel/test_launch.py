@@ -29,8 +29,6 @@ PRESSED = """
 import os, signal, sys
 from pathlib import Path
 me, folder = os.environ["RANK"], Path(sys.argv[1])
-seen = []
-signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 (folder / f"ready{me}").touch()
 if me == "0":
@@ -38,8 +36,7 @@ if me == "0":
         os.sched_yield()
     os.kill(int(os.environ["EVDIT_LAUNCHER"]), signal.SIGINT)
 signal.sigwait([signal.SIGINT])
-signal.sigtimedwait([signal.SIGINT], 0.3) and seen.append("again")
-(folder / f"heard{me}").write_text(str(seen))
+(folder / f"heard{me}").write_text(str(os.getpid()))
 """
 
 
@@ -62,11 +59,15 @@ def test_the_first_error_ends_all_ranks_and_is_the_launcher_s(tmp_path: Path, mo
     assert before == (dict(os.environ), signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
 
 
-@pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="signals are waited for as Linux does")
-def test_ctrl_c_reaches_every_rank_once(tmp_path: Path):
-    """Pressed on the launcher."""
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_reaches_every_rank_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Pressed on the launcher; what it sends is counted."""
+    sent: list[tuple[int, int]] = []
+    kill = os.kill
+    monkeypatch.setattr(os, "kill", lambda process, number: (sent.append((process, number)), kill(process, number)))
     launch(2, [script(tmp_path, PRESSED), str(tmp_path)])
-    assert [(tmp_path / f"heard{rank}").read_text(encoding="utf-8") for rank in (0, 1)] == ["[]", "[]"]
+    heard = [int((tmp_path / f"heard{rank}").read_text(encoding="utf-8")) for rank in (0, 1)]
+    assert [sent.count((process, signal.SIGINT)) for process in heard] == [1, 1]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups of POSIX")
@@ -76,7 +77,7 @@ def test_a_rank_does_not_outlive_its_launcher():
         "import signal; from vdit_cli.parallel.environment import watch_launcher; watch_launcher(); signal.pause()"
     )
     environment = {**os.environ, LAUNCHER: "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, timeout=300)
     assert done.returncode == -signal.SIGTERM
 
 

@@ -36,7 +36,7 @@ def refused(path: Path) -> EvditError:
     return caught.value
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(plans())
 def test_a_plan_survives_its_file(tmp_path: Path, plan: MaskPlan) -> None:
     """Written and read it is equal, with the same digest, and written again the same bytes."""

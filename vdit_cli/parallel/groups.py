@@ -12,6 +12,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+
+# Its functions' defaults are the group of the moment it is imported: after `joined` they would keep that group's
+# threads alive past its end, and one of them that is still at work when Python ends aborts the process.
+import torch.distributed.nn.functional  # noqa: F401
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 

@@ -25,6 +25,8 @@ from torch.distributed.run import config_from_args, parse_args
 from vdit_cli.errors import ENVIRONMENT, FAILED, EvditError, Interrupted
 from vdit_cli.parallel.environment import LAUNCHER, is_rank, left_error
 
+PATIENT = "join_timeout=1800,read_timeout=600,keep_alive_interval=5,keep_alive_max_attempt=120"
+"""How long torchrun's own process waits for itself on a busy machine; by default three late heartbeats end all."""
 MOST_INTERRUPTS = 2
 """Ctrl-C is passed on this often (save and stop, then quit at once); after that this process quits itself."""
 
@@ -70,7 +72,7 @@ def launch(count: int, program: Sequence[str]) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="evdit-ranks-") as folder:
         argv = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", uuid.uuid4().hex]
-        argv += ["--nproc-per-node", str(count), "--log-dir", folder]
+        argv += ["--rdzv-conf", PATIENT, "--nproc-per-node", str(count), "--log-dir", folder]
         argv += ["--signals-to-handle", "SIGTERM,SIGHUP,SIGQUIT", *program]
         threads = str(max(1, (os.cpu_count() or 1) // count))
         with _environment({"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads), LAUNCHER: str(os.getpid())}):

@@ -1,17 +1,13 @@
-import subprocess
-import sys
+import math
 
 import pytest
 import torch
 
 from tests.backbones.open_sora_plan.opened import PROMPT, latents, made, opened
 from tests.closeness import assert_within
-from tests.tiny_pipeline import (
-    copied,
-    write_transformer,
-    write_vae,
-)
-from vdit_cli.backbones.open_sora_plan.loading import save_weights
+from tests.tensors import parameters_made
+from tests.tiny_pipeline import copied
+from vdit_cli.backbones.open_sora_plan.loading import save_weights, stored_shapes
 
 
 @pytest.mark.parametrize("layout", ["ours", "published"])
@@ -84,47 +80,31 @@ def test_blocks_are_streamed_from_shards_too(ours, tmp_path):
     assert opened(sharded).weights_digest == opened(ours).weights_digest
 
 
-PEAK = """
-import sys, torch
-from vdit_cli.backbones.base import TextStates
-from vdit_cli.backbones.registry import find_source, open_backbone
-
-def peak():
-    # Not getrusage: its peak is handed down from the process that started this one.
-    line = next(line for line in open("/proc/self/status", encoding="ascii") if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
-
-backbone = open_backbone(find_source(sys.argv[1]), device="cpu", offload=sys.argv[2])
-text = TextStates(torch.randn(1, 4, 16), torch.ones(1, 4, dtype=torch.long))
-before = peak()
-with torch.no_grad():
-    with backbone.resident("vae"):
-        x = backbone.encode_video(torch.zeros(1, 3, 1, 16, 16))
-    with backbone.resident("transformer"):
-        x = backbone.denoise(x, torch.tensor([5]), text)
-        x = backbone.denoise(x, torch.tensor([5]), text)
-    with backbone.resident("vae"):
-        backbone.decode_video(x)
-print(peak() - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak as Linux tells it")
-def test_offload_lowers_the_peak_of_the_process(ours, tmp_path):
-    folder = copied(ours, tmp_path / "larger")
-    write_transformer(folder / "transformer", num_layers=8, num_attention_heads=16, cross_attention_dim=384)
-    write_vae(folder / "vae", hidden_size=128)
-    backbone = opened(folder)
+@pytest.mark.parametrize("offload", ["none", "model", "block"])
+def test_offload_frees_the_weights_that_are_not_in_use(ours, offload):
+    """Bytes of parameters that are alive in each part's turn, with those of one block in the middle of it."""
+    backbone = opened(ours, offload=offload)
     transformer, vae = backbone.part_bytes("transformer"), backbone.part_bytes("vae")
-    peaks = {}
-    for offload in ("none", "model", "block"):
-        command = [sys.executable, "-c", PEAK, str(folder), offload]
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
-        assert done.returncode == 0, done.stderr
-        peaks[offload] = int(done.stdout)
-    assert peaks["none"] > transformer + vae
-    assert peaks["model"] < peaks["none"] - 0.7 * vae
-    assert peaks["block"] < peaks["model"] - 0.3 * (transformer - vae)
+    shapes = stored_shapes(backbone.transformer_folder)
+    blocks = sum(4 * math.prod(shape) for key, shape in shapes.items() if key.startswith("transformer_blocks."))
+    text = opened(ours).encode_text([PROMPT, PROMPT])
+    alive = []
+    with torch.no_grad(), parameters_made() as alive_bytes:
+        for _ in range(2):
+            with backbone.resident("vae"):
+                alive.append(alive_bytes())
+            with backbone.resident("transformer"):
+                second = backbone.transformer.transformer_blocks[1].attn1
+                hook = second.register_forward_hook(lambda *_: alive.append(alive_bytes()))
+                backbone.denoise(latents(), torch.tensor([5, 5]), text)
+                hook.remove()
+                del second
+    expected = {
+        "none": [vae, vae + transformer, vae + transformer, vae + transformer],
+        "model": [vae, transformer, vae, transformer],
+        "block": [vae, transformer - blocks // 2, vae, transformer - blocks // 2],
+    }
+    assert alive == expected[offload]
 
 
 def test_part_bytes_are_those_that_loading_takes(ours):
