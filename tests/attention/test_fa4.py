@@ -125,4 +125,4 @@ def test_on_a_gpu(width: int, name: str) -> None:
     given_ = inputs(mask, grid, 2, 3, width, dtype=torch.bfloat16, device="cuda")
     attend = bind(mask, replace(CASE, grid=grid, head_dim=width), "fa4")
     assert attend.kernel == "fa4"
-    assert_right(outputs(attend, *given_), *given_, mask, grid, 5e-2)
+    assert_right(outputs(attend, *given_), *given_, mask, grid, 2.5e-2)

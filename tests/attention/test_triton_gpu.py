@@ -23,7 +23,7 @@ FULL = [  # frames, tokens a frame, text after, heads, head width, global frames
     (13, 1350, 226, 48, 64, 3),
     (21, 1560, 0, 40, 128, 3),
 ]
-RIGHT = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
+RIGHT = {torch.float16: 5e-3, torch.bfloat16: 2.5e-2}
 
 
 def bound(mask: TileMask, grid: VideoGrid, heads: int, width: int, dtype: torch.dtype) -> Attend:
