@@ -1,6 +1,7 @@
 # make demo   a virtual environment, the package, and demo.mp4 from the embedded model
 # make test   the same, then ruff, mypy and the suite      make test-more   the tests that take long
-# make docs   write the generated pages again        make clean   remove what was made here
+# make test-cpus   the tests with a tolerance as other processors would compute them, and what room their bounds leave
+# make docs   write the generated pages and docs/demo.png again (a minute)        make clean   remove what was made here
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ DEMO ?= demo.mp4
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-more lint docs clean
+.PHONY: demo test test-more test-cpus lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -30,6 +31,19 @@ test: lint
 test-more: $(VENV)/installed-dev
 	$(PYTEST) -m slow --durations=0 --durations-min=1
 
+CPUS := OMP_NUM_THREADS=1 OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 \
+	ONEDNN_MAX_CPU_ISA=SSE41 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE \
+	"ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE"
+
+test-cpus: $(VENV)/installed-dev
+	@errors=$$(mktemp -d); failed=0; \
+	for cpu in $(CPUS); do \
+		echo "$$cpu"; \
+		env OMP_NUM_THREADS=1 $$cpu EVDIT_ERRORS="$$errors/$$cpu" $(BIN)/python -m pytest -q -m numerical -n $(WORKERS) || failed=1; \
+	done; \
+	$(BIN)/python -m tests.closeness "$$errors"/* || failed=1; \
+	rm -r "$$errors"; exit $$failed
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,6 +51,7 @@ lint: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python docs/build.py
+	$(BIN)/python docs/demo.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "evdit needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }

@@ -22,6 +22,9 @@ from typing import Any
 
 from pictures import masks_svg
 
+from vdit_cli.artifacts.digest import file_digest
+from vdit_cli.backbones.registry import ENTRIES
+from vdit_cli.backbones.sources import SUMS, BackboneEntry
 from vdit_cli.cli.app import COMMANDS, command_line, load_command
 from vdit_cli.knobs import Section, flat, knobs
 from vdit_cli.recipe import Recipe
@@ -43,11 +46,18 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "recipes.md": recipes_page(),
         ROOT / "tests" / "cli" / "flags.txt": flags_list(),
         ROOT / "docs" / "masks.svg": masks_svg(),
+        **{entry.weights_folder / SUMS: sums(entry) for entry in ENTRIES if entry.is_embedded},
     }
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    cards = [entry.weights_folder / "README.md" for entry in ENTRIES if entry.is_embedded]
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *cards]:
         if page not in made:
             made[page] = with_tables(page.read_text(encoding="utf-8"))
     return made
+
+
+def sums(entry: BackboneEntry) -> str:
+    """The digests of an embedded model's files, as `sha256sum -c` and `evdit doctor` read them."""
+    return "".join(f"{file_digest(entry.weights_folder / each.path)}  {each.path}\n" for each in entry.files)
 
 
 def all_commands() -> list[tuple[str, Any]]:

@@ -1,11 +1,11 @@
-"""Gather the figures of a training of `shapes` into docs/data/shapes.json, from which docs/results.md has its tables.
+"""Gather the figures of `shapes` into docs/data/shapes.json, from which docs/results.md and the card have their tables.
 
 evdit train-shapes --config recipes/train-shapes.yaml -o runs/shapes
-for set in shapes-held-out shapes-held-out-two-objects; do
-  evdit generate --prompts-file recipes/prompts/$set.txt --model runs/shapes --batch 64 -o runs/$set
-  evdit score runs/$set --json > runs/$set.json
-done
-python docs/gather_shapes.py runs/shapes runs/shapes-held-out.json runs/shapes-held-out-two-objects.json
+for g in 2 2.5 3 4; do for set in shapes-held-out shapes-held-out-two-objects; do
+  evdit generate --prompts-file recipes/prompts/$set.txt --model runs/shapes --batch 64 --guidance $g -o runs/$set-$g
+  evdit score runs/$set-$g --json > runs/scores/$set-$g.json
+done; done
+python docs/gather_shapes.py runs/shapes/model runs/scores
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ from pathlib import Path
 from typing import Any
 
 DATA = Path(__file__).parent / "data" / "shapes.json"
+PARTS = {"vae": "VAE", "text": "text encoder", "transformer": "transformer"}
+ONE, TWO = "shapes-held-out", "shapes-held-out-two-objects"
+Scores = dict[float, tuple[dict[str, Any], dict[str, Any]]]
+"""What `evdit score --json` said of one- and of two-object prompts, by guidance."""
 
 
-def gather(training: dict[str, Any], one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
-    """The file's content from a run's training.json and from `evdit score --json` of one- and two-object prompts."""
-    vae, transformer, psnr = training["vae"], training["transformer"], training["vae"]["psnr"]
-    parts = [
-        {"part": "VAE", **{key: vae[key] for key in ("iterations", "batch", "seconds", "loss")}},
-        {"part": "transformer, text encoder", **{key: value for key, value in transformer.items() if key != "part"}},
-    ]
+def gather(training: dict[str, Any], scores: Scores, guidance: float) -> dict[str, Any]:
+    """The file's content from a model's training.json and its scores; `guidance` is the model's default."""
+    one, two = scores[guidance]
     checks = [
-        {"check": check, "one": _share(one, check), "two": _share(two, check)}
+        {"check": check, "one": share(one, check), "two": share(two, check)}
         for check in dict.fromkeys([*one["accuracy"], *two["accuracy"]])
     ]
-    checks.append(
-        {"check": "unreadable", "one": one["unreadable"] / one["clips"], "two": two["unreadable"] / two["clips"]}
-    )
+    checks.append({"check": "unreadable", "one": unreadable(one), "two": unreadable(two)})
+    checks += [{"check": name, "one": one["measures"][name], "two": two["measures"][name]} for name in one["measures"]]
     return {
         "machine": f"{training['machine']}, torch {training['torch']}, {training['date']}",
         "command": "the lines at the top of docs/gather_shapes.py",
@@ -44,11 +43,11 @@ def gather(training: dict[str, Any], one: dict[str, Any], two: dict[str, Any]) -
                     ["seconds", "seconds", ".0f"],
                     ["final loss", "loss", ".4f"],
                 ],
-                "rows": parts,
+                "rows": [{"part": part, **training[key]} for key, part in PARTS.items()],
             },
             "vae": {
                 "columns": [["unseen clips", "clips", ""], ["PSNR, dB", "psnr", ".2f"]],
-                "rows": [{"clips": name, "psnr": value} for name, value in psnr.items()],
+                "rows": [{"clips": name, "psnr": value} for name, value in training["vae"]["psnr"].items()],
             },
             "accuracy": {
                 "columns": [
@@ -58,22 +57,53 @@ def gather(training: dict[str, Any], one: dict[str, Any], two: dict[str, Any]) -
                 ],
                 "rows": checks,
             },
+            "guidance": {
+                "columns": [
+                    ["guidance", "guidance", "g"],
+                    [f"one object ({one['clips']}): all five", "one.all five", ".3f"],
+                    ["number of objects", "one.objects", ".3f"],
+                    [f"two objects ({two['clips']}): all five", "two.all five", ".3f"],
+                    ["second object", "two.second object", ".3f"],
+                    ["number of objects", "two.objects", ".3f"],
+                ],
+                "rows": [
+                    {"guidance": strength, "one": shares(scores[strength][0]), "two": shares(scores[strength][1])}
+                    for strength in sorted(scores)
+                ],
+            },
         },
     }
 
 
-def _share(score: dict[str, Any], check: str) -> float | None:
-    found = score["accuracy"].get(check)
-    return found["share"] if found else None
+def share(score: dict[str, Any], check: str) -> float | None:
+    """The share of clips that are right in a check; None where it was never made."""
+    return shares(score).get(check)
+
+
+def shares(score: dict[str, Any]) -> dict[str, float]:
+    """The share of right clips by check."""
+    return {check: found["share"] for check, found in score["accuracy"].items()}
+
+
+def unreadable(score: dict[str, Any]) -> float:
+    """The share of clips that show no scene of the world."""
+    return score["unreadable"] / score["clips"]
 
 
 def main(arguments: list[str]) -> int:
-    """Read the run and the two scores, write docs/data/shapes.json."""
-    run, *scores = map(Path, arguments)
-    training = json.loads((run / "model" / "training.json").read_text(encoding="utf-8"))
-    one, two = (json.loads(path.read_text(encoding="utf-8")) for path in scores)
-    DATA.parent.mkdir(exist_ok=True)
-    DATA.write_text(json.dumps(gather(training, one, two), indent=1) + "\n", encoding="utf-8", newline="\n")
+    """Read the model's folder and the folder of scores, write docs/data/shapes.json."""
+    model, folder = map(Path, arguments)
+    training, index = (
+        json.loads((model / name).read_text(encoding="utf-8")) for name in ("training.json", "model_index.json")
+    )
+    strengths = [float(path.stem.removeprefix(f"{TWO}-")) for path in folder.glob(f"{TWO}-*.json")]
+    scores: Scores = {}
+    for strength in strengths:
+        files = [folder / f"{name}-{strength:g}.json" for name in (ONE, TWO)]
+        one, two = (json.loads(path.read_text(encoding="utf-8")) for path in files)
+        scores[strength] = one, two
+    content = gather(training, scores, index["evdit"]["defaults"]["guidance"])
+    DATA.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
     return 0
 
 

@@ -44,7 +44,9 @@ class GenerateOptions(Section):
     )
     vae_tiling: bool = knob(False, "decode in overlapping tiles: less memory, a little slower")
     kernel: str = knob("auto", "attention kernel; auto takes the fastest that can")
-    strict: bool = knob(False, "a kernel fallback is an error (exit 6)")
+    strict: bool = knob(
+        False, "an error for a kernel fallback (exit 6) and for a prompt that the model can't read (exit 2)"
+    )
     compile: Literal["auto", "blocks", "none"] = knob(
         "auto", "compile the transformer's blocks; auto does on a GPU for long videos, never on the CPU"
     )
@@ -151,11 +153,11 @@ class ShapesTextOptions(TrainingOptions):
 class ShapesTransformerOptions(TrainingOptions):
     """The transformer of `shapes`: its size and its training."""
 
-    iterations: int = knob(5000, "optimiser steps", at_least=1)
+    iterations: int = knob(6500, "optimiser steps", at_least=1)
     batch_size: int = knob(256, "latent clips a step", at_least=1)
     learning_rate: float = knob(1.5e-3, "peak learning rate", at_least=0)
     warmup: int = knob(300, "steps to reach the peak", at_least=0)
-    two_objects: float = knob(0.25, "share of clips with a second object", at_least=0)
+    two_objects: float = knob(0.35, "share of clips with a second object", at_least=0)
     prompt_dropout: float = knob(0.1, "share of clips whose prompt is blanked, for guidance", at_least=0)
     clips: int = knob(32768, "encoded clips held in memory, a multiple of fresh_clips", at_least=1)
     fresh_clips: int = knob(64, "clips encoded anew each time", at_least=1)
@@ -185,7 +187,7 @@ class DistillMlcdOptions(RankedTrainingOptions):
     checkpoint: str | None = knob(None, "a run whose student (of more steps) starts this one; else the teacher does")
     masks: str = knob("none", "masks that the student wears: a plan file, a run that made one, k:F-k, or none")
     allow_other_weights: bool = knob(False, "take a plan that was searched on other weights")
-    data: str | None = knob(None, "the folder that evdit prepare-data made")
+    data: str | None = knob(None, "a folder of encoded clips, as evdit prepare-data (not built yet) will make them")
     steps: str = knob("20", "steps of the student; several, as in 20,8,4,2: each student starts the next")
     iterations: int = knob(2000, "optimiser steps of each student", at_least=1)
     average_keep: float = knob(0.98, "decay of the averaged weights, which are what is kept", at_least=0)

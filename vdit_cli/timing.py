@@ -20,6 +20,9 @@ class Progress(Protocol):
     def say(self, line: str) -> None:
         """A line for the person, on stderr."""
 
+    def detail(self, line: str) -> None:
+        """A line for a person who asked for all of it (`-v`)."""
+
     def should_stop(self) -> bool:
         """Whether the person has asked to stop after the unit at hand (first Ctrl-C)."""
 
@@ -39,6 +42,9 @@ class Silent:
     def say(self, line: str) -> None:
         """Keep the line."""
         self.lines.append(line)
+
+    def detail(self, line: str) -> None:
+        """Nobody asked for it."""
 
     def should_stop(self) -> bool:
         """Nobody asks to stop."""

@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from tests.analysis.planted import dense_shares, planted
+from tests.closeness import assert_close, assert_within
 from vdit_cli.analysis import rows as drawing
 from vdit_cli.analysis.positions import Agreement, stability
 from vdit_cli.analysis.row_statistics import MASSES, row_numbers
 from vdit_cli.analysis.rows import draw_rows, jackknife_error, leave_out
 from vdit_cli.tiles.grid import VideoGrid
+
+pytestmark = pytest.mark.numerical
 
 GRID = VideoGrid(3, 4, 6, text_before=2, text_after=3)
 
@@ -46,10 +49,9 @@ def test_entropy_and_the_first_frames_difference():
     found = row_numbers(q, k, sample)
     rows = shares[:, sample.tokens()]  # (H, P, F, N)
     entropy = -(rows * np.log(rows)).sum(-1).mean(-1)
-    assert np.allclose(found.entropy_HP, entropy, atol=1e-5)
-    for j in range(GRID.frames):
-        tiles = [rows[:, :, 0, GRID.frame_range(each).start : GRID.frame_range(each).stop] for each in (0, j)]
-        assert np.allclose(found.first_HPF[:, :, j], np.abs(tiles[1] - tiles[0]).mean(-1), atol=1e-7)
+    assert_close(found.entropy_HP, entropy, atol=1e-4)
+    tiles = [rows[:, :, 0, GRID.frame_range(j).start : GRID.frame_range(j).stop] for j in range(GRID.frames)]
+    assert_close(found.first_HPF, np.stack([np.abs(tile - tiles[0]).mean(-1) for tile in tiles], -1), atol=1e-6)
 
 
 def test_repetition_is_the_mean_correlation_of_tiles_on_equal_lag():
@@ -74,8 +76,9 @@ def test_repetition_is_the_mean_correlation_of_tiles_on_equal_lag():
                     lags = one[1] - one[0], other[1] - other[0]
                     where = abs(lags[0]) if lags[0] == lags[1] else 3
                     bins[where].append(float(np.corrcoef(tiles[one], tiles[other])[0, 1]))
-            true = [np.mean(bins[0]), np.mean(bins[1]), np.nan, np.mean(bins[0] + bins[1]), np.mean(bins[3])]
-            assert np.allclose(found[head, replicate], true, atol=1e-4, equal_nan=True)
+            true = [np.mean(bins[0]), np.mean(bins[1]), np.mean(bins[0] + bins[1]), np.mean(bins[3])]
+            assert_close(found[head, replicate, [0, 1, 3, 4]], true, atol=1e-4)
+            assert np.isnan(found[head, replicate, 2])
 
 
 def test_tiles_without_spread_have_no_correlation():
@@ -84,7 +87,7 @@ def test_tiles_without_spread_have_no_correlation():
     sample = draw_rows(grid, 32)
     assert row_numbers(*planted("uniform", grid, 0), sample).repetition_HJL.isnan().all()
     repeated = row_numbers(*planted("bands", grid, 0), sample).repetition_HJL
-    assert torch.allclose(repeated[:, 0, [0, 1, 2, 4, 5]], torch.ones(2, 5, dtype=torch.float64), atol=1e-4)
+    assert_close(repeated[:, 0, [0, 1, 2, 4, 5]], torch.ones(2, 5, dtype=torch.float64), atol=1e-4)
 
 
 @pytest.mark.parametrize("most_keys", [4096, 20])
@@ -105,7 +108,8 @@ def test_positions_are_the_smallest_sets_that_hold_the_mass(most_keys: int, monk
             chosen[order[:count]] = True
             chosen = chosen.reshape(rows[head].shape)
             true = np.stack([chosen[place][:, keys] for place, keys in enumerate(sample.keys)])
-            assert (found[level, head] != true).mean() < 1e-3
+            errors = [(x != true).mean() for x in (found[level, head], np.roll(true, 1, axis=0))]
+            assert_within(errors[0], 0.01, planted=errors[1], told="moved by one place")
 
 
 def test_agreement_of_two_samples():
@@ -116,11 +120,11 @@ def test_agreement_of_two_samples():
     for level, found in enumerate(stability("prompts", [Agreement.count(*sets)], sample)):
         a, b = one[level].reshape(2, -1), other[level].reshape(2, -1)
         assert found.mass == MASSES[level] and found.between == "prompts"
-        assert found.overlap == pytest.approx(np.mean((a & b).sum(1) / a.sum(1)))
-        assert found.iou == pytest.approx(np.mean((a & b).sum(1) / (a | b).sum(1)))
-        assert found.chance_overlap == pytest.approx(b.mean())
-        assert found.overlap == pytest.approx(found.chance_overlap, abs=0.05)  # independent maps
-        assert found.iou == pytest.approx(found.chance_iou, abs=0.05)
+        assert_close(found.overlap, np.mean((a & b).sum(1) / a.sum(1)))
+        assert_close(found.iou, np.mean((a & b).sum(1) / (a | b).sum(1)))
+        assert_close(found.chance_overlap, b.mean())
+        assert_close(found.overlap, found.chance_overlap, atol=0.07, planted=1)
+        assert_close(found.iou, found.chance_iou, atol=0.07, planted=1)
         assert 0 < found.error < 0.05
     assert list(stability("seeds", [], sample)) == []
 
@@ -131,8 +135,8 @@ def test_equal_density_gives_the_known_chance():
     one = np.full((3, 1, 8, 2, 2), 0b01010101, dtype=np.uint8)
     other = np.full((3, 1, 8, 2, 2), 0b00110011, dtype=np.uint8)
     found = next(stability("steps", [Agreement.count(one, other)], sample))
-    assert (found.overlap, found.iou) == (0.5, pytest.approx(1 / 3))
-    assert (found.chance_overlap, found.chance_iou) == (0.5, pytest.approx(0.5 / 1.5))
+    assert_close((found.overlap, found.iou), (0.5, 1 / 3))
+    assert_close((found.chance_overlap, found.chance_iou), (0.5, 0.5 / 1.5))
     assert found.error == 0.0  # every place was sampled
 
 
@@ -141,6 +145,6 @@ def test_the_jackknife_knows_the_error_of_a_mean():
     values = np.random.default_rng(0).normal(size=8)
     left = leave_out(values, [range(i, i + 1) for i in range(8)]) / 7
     true = values.std(ddof=1) / np.sqrt(8)
-    assert jackknife_error(left, 8, 10**9) == pytest.approx(true)
-    assert jackknife_error(left, 8, 16) == pytest.approx(true * np.sqrt(0.5))
+    assert_close(jackknife_error(left, 8, 10**9), true, rtol=1e-7)
+    assert_close(jackknife_error(left, 8, 16), true * np.sqrt(0.5))
     assert jackknife_error(left[:1], 1, 16) is None and jackknife_error(left, 8, 8) == 0.0

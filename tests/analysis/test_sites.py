@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.closeness import assert_close
 from tests.tiny_pipeline import write_pipeline
 from vdit_cli.analysis.sites import Taps, read_layers, site_names
 from vdit_cli.backbones.base import Backbone
@@ -32,6 +33,7 @@ def sampled(backbone: Backbone, progress: Silent) -> torch.Tensor:
         return sample(backbone, SPEC, text, null, generators_for([3]), progress)
 
 
+@pytest.mark.numerical
 @torch.no_grad()
 def test_the_trajectory_is_the_same_with_taps_on(backbone: Backbone):
     """Layers and steps as chosen, q and k of the conditional branch with their positions; latents equal to the bit."""
@@ -59,7 +61,7 @@ def test_the_trajectory_is_the_same_with_taps_on(backbone: Backbone):
         sites[1](calls[step][:1], cos, sin)  # the first row is the prompt's, the second the null text's
         sites[1].attend = None
         for found, true in zip(seen[1, step], shown[0], strict=True):
-            assert torch.allclose(found, true[0], atol=1e-5)
+            assert_close(found, true[0], atol=1e-5)
 
 
 def test_taps_ask_to_stop_after_the_last_chosen_step_and_put_back_what_was_there(backbone: Backbone):

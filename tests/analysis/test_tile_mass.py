@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.analysis.planted import LAYERS, dense_shares, dense_tile_mass, planted, true_mass
+from tests.closeness import assert_close
 from vdit_cli.analysis import tile_mass as rooms
 from vdit_cli.analysis.tile_mass import KERNELS, choose_kernel, tile_mass
 from vdit_cli.errors import EvditError
@@ -33,6 +34,7 @@ def random_qk(grid: VideoGrid, heads: int, width: int, scale: float = 2.0) -> li
     return [scale * torch.randn(grid.tokens, heads, width, generator=random) for _ in range(2)]
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_masses_are_those_of_the_dense_softmax(grid: VideoGrid, kernel: str, monkeypatch: pytest.MonkeyPatch):
@@ -41,10 +43,11 @@ def test_masses_are_those_of_the_dense_softmax(grid: VideoGrid, kernel: str, mon
     q, k = random_qk(grid, 2, 24)
     mass, text = (x.cpu() for x in tile_mass(q.to(DEVICE), k.to(DEVICE), grid, kernel))
     true = dense_tile_mass(dense_shares(q, k), grid)
-    assert torch.allclose(mass.double(), torch.as_tensor(true), rtol=0, atol=1e-5)
-    assert torch.allclose(mass.sum(-1) + text, torch.ones_like(text), rtol=0, atol=1e-5)
+    assert_close(mass, torch.as_tensor(true), atol=1e-5)
+    assert_close(mass.sum(-1) + text, torch.ones_like(text), atol=1e-5)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_adversarial_scores(kernel: str):
     """Scores in the hundreds, a head width that is no power of two, a view with strides, and equal scores."""
@@ -52,12 +55,13 @@ def test_adversarial_scores(kernel: str):
     q, k = random_qk(grid, 3, 96, scale=20.0)
     whole = torch.stack([q, k], dim=2).to(DEVICE)
     mass, _ = tile_mass(whole[:, :, 0], whole[:, :, 1], grid, kernel)
-    assert torch.allclose(mass.cpu().double(), torch.as_tensor(dense_tile_mass(dense_shares(q, k), grid)), atol=1e-5)
+    assert_close(mass, torch.as_tensor(dense_tile_mass(dense_shares(q, k), grid)), atol=1e-5)
     mass, text = tile_mass(torch.zeros_like(q).to(DEVICE), k.to(DEVICE), grid, kernel)
-    assert torch.allclose(mass.cpu(), torch.full_like(mass.cpu(), 20 / 65), atol=1e-6)
-    assert torch.allclose(text.cpu(), torch.full_like(text.cpu(), 5 / 65), atol=1e-6)
+    assert_close(mass, torch.full_like(mass.cpu(), 20 / 65), atol=1e-6)
+    assert_close(text, torch.full_like(text.cpu(), 5 / 65), atol=1e-6)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_heads_in_groups(kernel: str, monkeypatch: pytest.MonkeyPatch):
     """Where the stored numbers of all heads would be too many, they come some heads at a time."""
@@ -67,16 +71,17 @@ def test_heads_in_groups(kernel: str, monkeypatch: pytest.MonkeyPatch):
     grid = VideoGrid(3, 3, 3)
     q, k = random_qk(grid, 5, 16)
     mass, _ = tile_mass(q.to(DEVICE), k.to(DEVICE), grid, kernel)
-    assert torch.allclose(mass.cpu().double(), torch.as_tensor(dense_tile_mass(dense_shares(q, k), grid)), atol=1e-5)
+    assert_close(mass, torch.as_tensor(dense_tile_mass(dense_shares(q, k), grid)), atol=1e-5)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("kind", LAYERS)
 def test_planted_masses_have_a_closed_form(kind: str):
     """softmax of the planted frame scores, except where every token is its own."""
     grid = VideoGrid(8, 4, 4)
     mass, _ = tile_mass(*planted(kind, grid, 1), grid)
     if kind != "unstable":
-        assert torch.allclose(mass.double(), torch.as_tensor(true_mass(kind, 8)).expand_as(mass), atol=1e-5)
+        assert_close(mass, torch.as_tensor(true_mass(kind, 8)).expand_as(mass), atol=1e-5)
 
 
 def test_what_is_refused():

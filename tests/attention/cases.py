@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from tests.closeness import assert_close
 from vdit_cli.attention.reference import reference_attention
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
@@ -40,10 +41,50 @@ def outputs(attend: object, q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> di
     return dict(zip(names, (out, *torch.autograd.grad(out, (q, k, v), grad.to(out.dtype))), strict=True))
 
 
-def worst(
-    found: dict[str, Tensor], q: Tensor, k: Tensor, v: Tensor, grad: Tensor, mask: TileMask, grid: VideoGrid
-) -> dict:
-    """Largest absolute difference of each of `found` from the float64 reference, relative where values exceed 1."""
+def assert_right(
+    found: dict[str, Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grad: Tensor,
+    mask: TileMask,
+    grid: VideoGrid,
+    atol: float,
+) -> None:
+    """Within `atol`, absolute and relative, of the float64 reference; a mask that is dropped is not."""
+    truth = _reference(q, k, v, grad, mask, grid)
+    dropped = _reference(q, k, v, grad, TileMask.dense(mask.frames), grid)
+    planted = {name: 2 * x for name, x in truth.items()} if mask.is_dense else dropped
+    assert_close(found, truth, atol=atol, rtol=atol, planted=planted, told=f"{mask} on {grid}")
+
+
+def assert_right_to_rounding(
+    found: dict[str, Tensor], q: Tensor, k: Tensor, v: Tensor, grad: Tensor, mask: TileMask, grid: VideoGrid, eps: float
+) -> None:
+    """Within what rounding by `eps` makes of these numbers, however large; values moved by one token are not.
+
+    A score rounds by eps of the sum of its terms without their signs; so much does its weight change, and then all that
+    is summed with that weight. The largest element of each part tells its bound.
+    """
+    exact = [x.detach().double().transpose(1, 2) for x in (q, k, v, grad)]
+    kept = torch.from_numpy(mask.token_mask(grid)).to(q.device)
+    scale = q.shape[-1] ** -0.5
+    weights = (exact[0] @ exact[1].mT * scale).masked_fill(~kept, float("-inf")).softmax(-1)
+    q_size, k_size, v_size, grad_size = (x.abs() for x in exact)
+    rounds = eps * (1 + (q_size @ k_size.mT * scale).masked_fill(~kept, 0).amax(-1, keepdim=True))
+    changes = weights * (grad_size @ v_size.mT + (grad_size * (weights @ v_size)).sum(-1, keepdim=True))
+    errors = {
+        "out": rounds * (weights @ v_size),
+        "dq": rounds * scale * (changes @ k_size),
+        "dk": scale * (rounds * changes).mT @ q_size,
+        "dv": weights.mT @ (rounds * grad_size),
+    }
+    bounds = {name: max(x.max().item(), 1e-30) for name, x in errors.items()}
+    truth, planted = (_reference(q, k, x, grad, mask, grid) for x in (v, v.roll(1, 1)))
+    found, truth, planted = ({n: x / bounds[n] for n, x in parts.items()} for parts in (found, truth, planted))
+    assert_close(found, truth, atol=1, planted=planted)
+
+
+def _reference(q: Tensor, k: Tensor, v: Tensor, grad: Tensor, mask: TileMask, grid: VideoGrid) -> dict[str, Tensor]:
     exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
-    truth = outputs(lambda *xs: reference_attention(*xs, mask, grid), *exact, grad)
-    return {name: ((found[name] - truth[name]).abs() / truth[name].abs().clamp(min=1)).max().item() for name in truth}
+    return outputs(lambda *xs: reference_attention(*xs, mask, grid), *exact, grad)

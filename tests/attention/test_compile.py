@@ -9,6 +9,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch.library import opcheck
 
+from tests.closeness import assert_close
 from vdit_cli.attention.bind import Attend, Case, bind
 from vdit_cli.attention.by_passes import read, spelled
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
@@ -16,6 +17,8 @@ from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.passes import passes
 from vdit_cli.tiles.plan import MaskPlan
+
+pytestmark = pytest.mark.numerical
 
 GRID = VideoGrid(8, 2, 3)
 HEADS, WIDTH = 2, 8
@@ -85,7 +88,7 @@ def test_one_graph_a_distinct_mask(graphs: list[str], names: tuple[str, ...]) ->
     for layer in made:
         layer.compile(backend=backend, fullgraph=True)
     for found, wanted in zip(gradients(made, x), expected, strict=True):
-        torch.testing.assert_close(found, wanted, **NEAR)
+        assert_close(found, wanted, **NEAR)
     gradients(made, x)
     assert len(graphs) == len(set(names))
     assert sum("attend_by_passes" in code for code in graphs) == len(set(names) - {"8:0"})
@@ -100,7 +103,7 @@ def test_without_gradients_too(graphs: list[str]) -> None:
     for layer in made:
         layer.compile(backend=backend, fullgraph=True)
     for layer, wanted in zip(made, expected, strict=True):
-        torch.testing.assert_close(layer(x), wanted, **NEAR)
+        assert_close(layer(x), wanted, **NEAR)
     assert len(graphs) == 2
 
 
@@ -141,6 +144,6 @@ def test_a_whole_block_is_one_graph_a_distinct_mask(graphs: list[str], needs_gra
         backend = counting(graphs)
         for block in model.transformer_blocks:
             block.compile(backend=backend, fullgraph=True, dynamic=False)
-        torch.testing.assert_close(model(*inputs), expected, rtol=1e-4, atol=1e-5)
+        assert_close(model(*inputs), expected, rtol=1e-4, atol=1e-5)
     assert len(graphs) == 3
     assert all(code.count("evdit.attend_by_passes") == 1 for code in graphs)

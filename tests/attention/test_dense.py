@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.closeness import assert_close
 from vdit_cli.attention import dense
 from vdit_cli.attention.dense import DENSE_CALLS, DenseCall
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-RIGHT = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+RIGHT = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+"""Largest error, absolute and relative; that of half types is their own rounding of inputs of size 1."""
 
 
 def softmax(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -31,6 +33,7 @@ def cases() -> list:
     return found
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(("call", "dtype", "device"), cases())
 @pytest.mark.parametrize("sizes", [(1, 1), (63, 130), (130, 7), (5, 1), (300, 700)])
 def test_a_dense_call(call: DenseCall, dtype: torch.dtype, device: str, sizes: tuple[int, int]) -> None:
@@ -43,19 +46,16 @@ def test_a_dense_call(call: DenseCall, dtype: torch.dtype, device: str, sizes: t
     truth, truth_lse = softmax(*exact, 0.3)
     out, lse, _ = call.forward(q, k, v, 0.3)
     assert (out.shape, lse.shape, out.dtype) == (q.shape, q.shape[:-1], dtype)
-    torch.testing.assert_close(out.double(), truth, atol=RIGHT[dtype], rtol=RIGHT[dtype])
-    torch.testing.assert_close(lse.double(), truth_lse, atol=RIGHT[dtype], rtol=RIGHT[dtype])
+    assert_close(out, truth, atol=RIGHT[dtype], rtol=RIGHT[dtype])
+    assert_close(lse, truth_lse, atol=RIGHT[dtype])
     wanted = torch.autograd.grad(truth, exact, grad.double())
     cut = max(1, keys // 3)
     parts = [(k[:, :, :cut], v[:, :, :cut]), (k[:, :, cut:], v[:, :, cut:])] if keys > 1 else [(k, v)]
     found = [call.backward(grad, q, *part, out, lse, 0.3, call.forward(q, *part, 0.3)[-1]) for part in parts]
-    joined = (
-        sum(each[0].double() for each in found),
-        torch.cat([each[1] for each in found], 2),
-        torch.cat([each[2] for each in found], 2),
-    )
-    for one, other in zip(joined, wanted, strict=True):
-        torch.testing.assert_close(one.double(), other, atol=2 * RIGHT[dtype], rtol=2 * RIGHT[dtype])
+    dq, dk, dv = ([each[i].to(lse.dtype) for each in found] for i in range(3))
+    size = max(x.abs().max().item() for x in wanted)  # one key has no gradient but that of its value
+    joined, wanted = ([x / size for x in each] for each in ((sum(dq), torch.cat(dk, 2), torch.cat(dv, 2)), wanted))
+    assert_close(joined, wanted, atol=2 * RIGHT[dtype], planted=[2 * x for x in wanted])
 
 
 @pytest.mark.parametrize("name", ["cudnn", "flash", "efficient"])
@@ -69,6 +69,7 @@ def test_cuda_operators_are_called_as_torch_declares_them(name: str, sizes: tupl
     assert [x.shape for x in call.backward(out, q, k, k, out, lse, 0.3, kept)] == [q.shape, k.shape, k.shape]
 
 
+@pytest.mark.numerical
 def test_the_chunked_call_never_holds_all_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for ten scores it works row by row and gives the same."""
     torch.manual_seed(0)
@@ -77,8 +78,8 @@ def test_the_chunked_call_never_holds_all_scores(monkeypatch: pytest.MonkeyPatch
     assert len(dense._chunks(q, k)) == 30
     out, lse, _ = DENSE_CALLS[-1].forward(q, k, v, 0.3)
     truth, truth_lse = softmax(q, k, v, 0.3)
-    torch.testing.assert_close(out.double(), truth, atol=1e-5, rtol=0)
-    torch.testing.assert_close(lse.double(), truth_lse, atol=1e-5, rtol=0)
+    assert_close(out, truth, atol=1e-5)
+    assert_close(lse, truth_lse, atol=1e-5)
 
 
 def test_a_call_must_take_all_operands(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,15 @@
 
 import math
 
+import pytest
 import torch
 
+from tests.closeness import assert_close
 from vdit_cli.attention.reference import reference_attention
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
+
+pytestmark = pytest.mark.numerical
 
 
 def test_reference_is_softmax_over_the_kept_pairs() -> None:
@@ -23,4 +27,4 @@ def test_reference_is_softmax_over_the_kept_pairs() -> None:
                 weights = [math.exp(sum((q[b, i, h] * k[b, j, h]).tolist()) / math.sqrt(3)) for j in kept]
                 rows = zip(weights, kept, strict=True)
                 expected = sum(w * v[b, j, h].double() for w, j in rows) / sum(weights)
-                torch.testing.assert_close(found[b, i, h], expected, atol=1e-6, rtol=0)
+                assert_close(found[b, i, h], expected, atol=1e-6)

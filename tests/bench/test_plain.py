@@ -10,6 +10,8 @@ from tests.backbones.open_sora_plan.test_transformer import CALLS, assert_golden
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.bench.plain import PlainStep
 
+pytestmark = pytest.mark.numerical
+
 
 @pytest.mark.parametrize(("case", "call"), CALLS)
 def test_plain_is_what_the_original_computes(case: str, call: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.closeness import assert_close
 from vdit_cli.attention.kernels import sdpa
 from vdit_cli.errors import DONE, ENVIRONMENT, GATE_FAILED, USAGE
 
@@ -19,6 +20,7 @@ TINY = (
 )
 
 
+@pytest.mark.numerical
 def test_shapes_on_the_cpu(evdit: Evdit):
     """Every mask of the preset, with JSON on stdout; done already, it prints the same."""
     command = ["bench", "attention", "--preset", "shapes", "--device", "cpu", "--seconds", "0", "--json", "-o", "run"]
@@ -29,7 +31,7 @@ def test_shapes_on_the_cpu(evdit: Evdit):
     rows = told["tables"]["shapes"]["rows"]
     assert {row["mask"] for row in rows} == {"8:0", "4:4", "3:5", "2:6", "1:7"}
     assert all(row["ms"] or row["note"] for row in rows)
-    assert all(abs(row["kept_share"] + row["skipped_share"] - 1) < 1e-12 for row in rows)
+    assert_close([row["kept_share"] + row["skipped_share"] for row in rows], [1] * len(rows))
     code, again, err = evdit(*command)
     assert (code, again) == (DONE, first) and "done already" in err
 

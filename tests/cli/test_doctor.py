@@ -1,9 +1,13 @@
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from vdit_cli.backbones.registry import find_source
+from vdit_cli.backbones.sources import SUMS
 from vdit_cli.bench import machine
 from vdit_cli.bench.machine import Finding
 from vdit_cli.cli.app import main
@@ -45,6 +49,33 @@ def test_every_finding_of_this_machine_that_is_a_problem_has_a_fix():
     findings = machine.examine()
     assert all(finding.fix for finding in findings if finding.problem)
     assert len({finding.name for finding in findings}) == len(findings)
+
+
+def test_the_model_of_the_package_is_whole():
+    """Every file of `shapes` is there and is what SHA256SUMS says, and nothing else is named in it."""
+    entry = find_source("shapes").entry
+    lines = (entry.weights_folder / SUMS).read_text(encoding="utf-8").splitlines()
+    assert [line.partition("  ")[2] for line in lines] == [needed.path for needed in entry.files]
+    assert [(entry.weights_folder / each.path).stat().st_size for each in entry.files] == [f.bytes for f in entry.files]
+    assert machine.embedded_model(entry).problem == ""
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda path: path.unlink(), "missing: vae/config.json"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "not what it was: vae/config.json"),
+        (lambda path: (path.parents[1] / SUMS).unlink(), "its digests can't be read"),
+    ],
+)
+def test_a_clone_that_was_cut_off_is_a_problem(tmp_path, harm, says):
+    """A file that is gone, one that is shorter, and no digests; the fix names the folder."""
+    folder = tmp_path / "shapes"
+    shutil.copytree(find_source("shapes").entry.weights_folder, folder)
+    entry = dataclasses.replace(find_source("shapes").entry, folder=str(folder))
+    harm(folder / "vae" / "config.json")
+    found = machine.embedded_model(entry)
+    assert found.problem.startswith(says) and str(folder) in found.fix
 
 
 def test_a_kernel_says_why_it_does_not_bind(monkeypatch):

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.closeness import assert_close, assert_within
 from vdit_cli.data.shapes_prompts import COLOURS, SHAPES
 from vdit_cli.data.shapes_scenes import BACKGROUND_RGB, COLOUR_RGB, FRAMES, Scene, SceneObject, draw_scenes
 from vdit_cli.data.shapes_world import pack_scenes, render, render_tensors
+
+pytestmark = pytest.mark.numerical
 
 
 def still(shape: str, radius: float, x: float = 64.0, y: float = 64.0, colour: str = "white") -> SceneObject:
@@ -22,7 +25,7 @@ def still(shape: str, radius: float, x: float = 64.0, y: float = 64.0, colour: s
 @pytest.mark.parametrize("radius", [9.0, 20.3, 35.0])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_area_is_that_of_the_geometry(shape: str, radius: float):
-    """White on black: the sum of the pixels is the area, from elementary geometry, within 1 %."""
+    """White on black: the sum of the pixels is the area, from elementary geometry, within 3 %."""
     side, arm, across = 2 * 0.86 * radius, 2 * 0.34 * radius, 2 * radius
     area = {
         "circle": pi * radius**2,
@@ -32,11 +35,11 @@ def test_area_is_that_of_the_geometry(shape: str, radius: float):
         "cross": 2 * across * arm - arm**2,
     }[shape]
     video = render([Scene("black", (still(shape, radius, 63.7, 64.2),))], frames=1)
-    assert float(video[0, 0, 0].sum()) == pytest.approx(area, rel=0.01)
+    assert_close(float(video[0, 0, 0].sum()), area, rtol=0.03)
     mass = video[0, 0, 0].double()
     middle = torch.arange(128, dtype=torch.float64) + 0.5
-    assert float((mass.sum(0) * middle).sum() / mass.sum()) == pytest.approx(63.7, abs=0.05)
-    assert float((mass.sum(1) * middle).sum() / mass.sum()) == pytest.approx(64.2, abs=0.05)
+    assert_close(float((mass.sum(0) * middle).sum() / mass.sum()), 63.7, atol=0.09, planted=62.7)
+    assert_close(float((mass.sum(1) * middle).sum() / mass.sum()), 64.2, atol=0.09, planted=65.2)
 
 
 def test_shapes_look_like_themselves():
@@ -58,17 +61,15 @@ def test_shapes_look_like_themselves():
 def test_colours_are_exact(colour: str, background: str):
     """The middle has the object's colour; two fields of the background theirs."""
     video = render([Scene(background, (still("circle", 20, colour=colour),))], frames=1)[0, :, 0]
-    assert video[:, 64, 64].tolist() == pytest.approx(COLOUR_RGB[colour], abs=1e-6)
-    assert video[:, 8, 8].tolist() == pytest.approx(BACKGROUND_RGB[background][0], abs=1e-6)
-    assert video[:, 8, 24].tolist() == pytest.approx(BACKGROUND_RGB[background][1], abs=1e-6)
+    found = torch.stack([video[:, 64, 64], video[:, 8, 8], video[:, 8, 24]])
+    assert_close(found, torch.tensor([COLOUR_RGB[colour], *BACKGROUND_RGB[background]]), atol=1e-5)
 
 
 def test_the_first_object_lies_on_top():
     """Where both are, the first one's colour is seen."""
     scene = Scene("gray", (still("circle", 15, 60, colour="red"), still("circle", 15, 70, colour="blue")))
     video = render([scene], frames=1)[0, :, 0]
-    assert video[:, 64, 65].tolist() == pytest.approx(COLOUR_RGB["red"])
-    assert video[:, 64, 80].tolist() == pytest.approx(COLOUR_RGB["blue"])
+    assert_close(video[:, 64, [65, 80]].T, torch.tensor([COLOUR_RGB["red"], COLOUR_RGB["blue"]]), atol=1e-5)
 
 
 def test_borders_are_soft_and_values_in_range():
@@ -84,11 +85,12 @@ def test_frames_sizes_and_types():
     """The first frames only; other sizes show the same picture; the cast comes last."""
     scenes = draw_scenes(4, 3, two_objects=1.0)
     whole = render(scenes)
-    torch.testing.assert_close(render(scenes, frames=5), whole[:, :, :5], rtol=0, atol=0)
+    assert torch.equal(render(scenes, frames=5), whole[:, :, :5])
     small = render(scenes, frames=5, size=64)
     pooled = torch.nn.functional.avg_pool3d(whole[:, :, :5], (1, 2, 2))
     assert small.shape == (3, 3, 5, 64, 64)
-    assert float((small - pooled).abs().mean()) < 2e-3
+    errors = [float((x - pooled).abs().mean()) for x in (small, small.roll(1, 3))]
+    assert_within(errors[0], 8e-4, planted=errors[1], told="a row shifted")
     assert render(scenes, frames=2, dtype=torch.bfloat16).dtype == torch.bfloat16
     for frames in (0, 30):
         with pytest.raises(ValueError, match="frames"):
@@ -100,7 +102,7 @@ def test_a_batch_is_its_clips():
     scenes = draw_scenes(6, 5, two_objects=0.5)
     together = render_tensors(pack_scenes(scenes, frames=3))
     for one, scene in zip(together, scenes, strict=True):
-        torch.testing.assert_close(render([scene], frames=3)[0], one, rtol=0, atol=0)
+        assert torch.equal(render([scene], frames=3)[0], one)
     assert render([], frames=3).shape == (0, 3, 3, 128, 128)
 
 
@@ -110,6 +112,6 @@ def test_a_gpu_draws_the_same():
     """Eager and compiled, to 1e-4."""
     scenes = draw_scenes(8, 16, two_objects=0.5)
     expected = render(scenes)
-    torch.testing.assert_close(render(scenes, "cuda").cpu(), expected, rtol=0, atol=1e-4)
+    assert_close(render(scenes, "cuda"), expected, atol=1e-4)
     compiled = torch.compile(render_tensors)(pack_scenes(scenes, "cuda"))
-    torch.testing.assert_close(compiled.cpu(), expected, rtol=0, atol=1e-4)
+    assert_close(compiled, expected, atol=1e-4)

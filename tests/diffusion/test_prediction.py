@@ -5,9 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.closeness import assert_close
 from vdit_cli.diffusion.guidance import combine
 from vdit_cli.diffusion.prediction import KINDS, eps_from, kind_of, target, velocity, x0_from
 from vdit_cli.errors import EvditError
+
+pytestmark = pytest.mark.numerical
 
 
 def _noised(kind: str, share: float):
@@ -25,8 +28,8 @@ def _noised(kind: str, share: float):
 def test_target_gives_back_data_and_noise(kind, share):
     x0, eps, a, s, x = _noised(kind, share)
     output = target(kind, x0, eps, a, s)
-    torch.testing.assert_close(x0_from(kind, output, x, a, s), x0)
-    torch.testing.assert_close(eps_from(kind, output, x, a, s), eps)
+    assert_close(x0_from(kind, output, x, a, s), x0)
+    assert_close(eps_from(kind, output, x, a, s), eps)
 
 
 @given(share=st.floats(0.01, 0.99))
@@ -36,7 +39,7 @@ def test_any_output_is_read_consistently(share):
     for kind in KINDS:
         _, _, a, s, x = _noised(kind, share)
         output = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
-        torch.testing.assert_close(a * x0_from(kind, output, x, a, s) + s * eps_from(kind, output, x, a, s), x)
+        assert_close(a * x0_from(kind, output, x, a, s) + s * eps_from(kind, output, x, a, s), x)
 
 
 def test_v_is_the_angular_derivative():
@@ -44,7 +47,7 @@ def test_v_is_the_angular_derivative():
     x0, eps, _, _, _ = _noised("v", 0.5)
     p, d = torch.tensor(0.7, dtype=torch.float64), 1e-6
     slope = ((torch.cos(p + d) - torch.cos(p - d)) * x0 + (torch.sin(p + d) - torch.sin(p - d)) * eps) / (2 * d)
-    torch.testing.assert_close(velocity(x0, eps, torch.cos(p), torch.sin(p)), slope, rtol=1e-6, atol=1e-6)
+    assert_close(velocity(x0, eps, torch.cos(p), torch.sin(p)), slope, rtol=1e-6, atol=1e-6)
 
 
 def test_unknown_kinds_are_refused():
@@ -59,6 +62,6 @@ def test_unknown_kinds_are_refused():
 
 def test_guidance_is_an_extrapolation():
     cond, null = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0])
-    torch.testing.assert_close(combine(cond, null, 1.0), cond)
-    torch.testing.assert_close(combine(cond, null, 0.0), null)
-    torch.testing.assert_close(combine(cond, null, 3.0), torch.tensor([3.0, -2.0]))
+    assert_close(combine(cond, null, 1.0), cond)
+    assert_close(combine(cond, null, 0.0), null)
+    assert_close(combine(cond, null, 3.0), torch.tensor([3.0, -2.0]))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.closeness import assert_close
 from vdit_cli.distillation.mlcd_watch import Look, collapse_of
 from vdit_cli.measures import motion, sharpness
 
@@ -34,8 +35,10 @@ def test_a_student_that_began_outside_may_stay_there_but_not_go_further():
     assert "sharpness" in collapse_of(Look(0.0009, 0.02, 0.5), blurred, TEACHER, 4.0)
 
 
+@pytest.mark.numerical
 def test_a_look_is_the_mean_of_its_videos():
     videos = [np.random.default_rng(seed).integers(0, 255, (5, 8, 8, 3), dtype=np.uint8) for seed in range(2)]
     look = Look.of(videos, 0.3)
-    assert look.sharpness == pytest.approx((sharpness(videos[0]) + sharpness(videos[1])) / 2)
-    assert look.motion == pytest.approx((motion(videos[0]) + motion(videos[1])) / 2) and look.gap == 0.3
+    assert_close(look.sharpness, (sharpness(videos[0]) + sharpness(videos[1])) / 2)
+    assert_close(look.motion, (motion(videos[0]) + motion(videos[1])) / 2)
+    assert look.gap == 0.3

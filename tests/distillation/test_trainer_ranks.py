@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.closeness import assert_close
 from tests.distillation.ranks_training import BATCH, train_net
 from tests.tiny_pipeline import copied
 from vdit_cli.distillation.checkpoints import list_checkpoints
@@ -61,6 +62,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("name", ["parts", "whole", "shares"])
 def test_losses_and_gradients_equal_one_process(runs: Path, name: str):
     """Each of 12 iterations of 7 samples: in 3 parts, on 2 ranks, and on 2 ranks in shards and 2 parts each."""
@@ -68,15 +70,16 @@ def test_losses_and_gradients_equal_one_process(runs: Path, name: str):
     assert len(found) == len(expected) == 12
     for line, truth in zip(found, expected, strict=True):
         for key in ("loss", "time", "gradient_norm", "rate_share"):
-            assert line[key] == pytest.approx(truth[key], rel=CLOSE, abs=CLOSE), (key, line["iteration"])
+            assert_close(line[key], truth[key], rtol=CLOSE, atol=CLOSE, told=(key, line["iteration"]))
     assert expected[-1]["gradient_norm"] > 0.5, "gradients are clipped, so that their sum is seen in the weights"
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("name", ["whole", "shares"])
 def test_averaged_weights_equal_one_process(runs: Path, name: str):
     """A layer of one row on two ranks included."""
     for key, value in average(runs / "one").items():
-        torch.testing.assert_close(average(runs / name)[key], value, rtol=CLOSE, atol=CLOSE, msg=key)
+        assert_close(average(runs / name)[key], value, rtol=CLOSE, atol=CLOSE, told=key)
 
 
 @pytest.mark.parametrize(("name", "uninterrupted"), [("cut", "whole"), ("killed", "shares")])
@@ -87,16 +90,18 @@ def test_two_ranks_resume_bit_equal(runs: Path, name: str, uninterrupted: str):
     assert [line["loss"] for line in lines(runs / name)] == [line["loss"] for line in lines(runs / uninterrupted)]
 
 
+@pytest.mark.numerical
 def test_one_rank_then_two_then_one(runs: Path, tmp_path: Path):
     """Iterations 1-4 in one process, 5-8 in shards on two ranks, 9-12 whole in one process again."""
     back = copied(runs / "back", tmp_path / "back")
     _, trained = train_net(back)
     for key, value in average(runs / "one").items():
-        torch.testing.assert_close(trained.average[key], value, rtol=CLOSE, atol=CLOSE, msg=key)
+        assert_close(trained.average[key], value, rtol=CLOSE, atol=CLOSE, told=key)
     found = [line["loss"] for line in lines(back)]
-    assert found == pytest.approx([line["loss"] for line in lines(runs / "one")], rel=CLOSE)
+    assert_close(found, [line["loss"] for line in lines(runs / "one")], rtol=CLOSE)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("loss", ["a byte short", "a share lost"])
 def test_a_damaged_share_falls_back(runs: Path, tmp_path: Path, loss: str):
     """The newest checkpoint of two shares is no longer whole: the one before it is taken, and that is said."""
@@ -111,7 +116,7 @@ def test_a_damaged_share_falls_back(runs: Path, tmp_path: Path, loss: str):
     _, trained = train_net(shares, progress=progress)
     assert f"checkpoint {newest.name} is damaged" in progress.lines[0]
     for key, value in average(runs / "one").items():
-        torch.testing.assert_close(trained.average[key], value, rtol=CLOSE, atol=CLOSE, msg=key)
+        assert_close(trained.average[key], value, rtol=CLOSE, atol=CLOSE, told=key)
 
 
 def test_recomputed_blocks_change_nothing(runs: Path, tmp_path: Path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from tests.closeness import assert_within
 from tests.evaluation.clips import pixels, pixels_of
 from vdit_cli.artifacts.video_file import read_video, write_video
 from vdit_cli.data.shapes_prompts import ATTRIBUTES
@@ -48,13 +49,17 @@ def test_a_clip_in_a_file_of_its_own(tmp_path: Path):
     assert score_tensors(videos, [caption(scene) for scene in scenes]).accuracy["all five"] == 1
 
 
+@pytest.mark.numerical
 def test_pixels_as_rendered_fit_their_templates():
     """Without a codec the overlap is .998, it does not jitter, and the track has hardly a residual."""
     scenes, videos = pixels_of(12, 40)
     found = score_tensors(videos, [caption(scene) for scene in scenes])
     assert found.accuracy["all five"] == found.accuracy["objects"] == 1
     assert found.measures["overlap"] > 0.997
-    assert found.measures["jitter"] < 1e-3
+    for video in videos:
+        video[::2] = np.maximum(video[::2], np.roll(video[::2], 2, axis=2))
+    doubled = score_tensors(videos[:6], [caption(scene) for scene in scenes[:6]])
+    assert_within(found.measures["jitter"], 1e-3, planted=doubled.measures["jitter"], told="every other frame smeared")
     assert found.measures["residual"] < 0.15
 
 

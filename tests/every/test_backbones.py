@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests import documented_backbone
+from tests.closeness import assert_close
 from tests.documented_backbone import PAGE
 from tests.tiny_pipeline import write_pipeline
 from vdit_cli.artifacts.receipt import Receipt
@@ -109,7 +110,7 @@ def test_a_masked_video_from_words(backbone: Backbone):
             outputs[mask] = backbone.denoise(x, torch.tensor([999, 500]), text)
         assert outputs[mask].shape == x.shape and outputs[mask].isfinite().all()
     dense, sparse = outputs.values()
-    assert (dense - sparse).abs().max() > 1e-6
+    assert (dense - sparse).abs().max() > 0.001
     with backbone.resident("vae"):
         video = backbone.decode_video(x)
         assert video.shape == (2, 3, *size_of(backbone)) and -1 <= video.min() <= video.max() <= 1
@@ -123,6 +124,7 @@ def test_a_plan_for_another_backbone_is_refused(backbone: Backbone):
         backbone.apply_plan(MaskPlan("other", plan.grid, plan.masks), batch=1)
 
 
+@pytest.mark.numerical
 def test_the_page_s_package_works_in_every_command(package: Path, clouds: Path, tmp_path: Path):
     """`evdit models` lists it, its name says what is missing, its folder makes a masked video. The page is short."""
     assert len(PAGE.read_text(encoding="utf-8").splitlines()) < 150
@@ -135,7 +137,7 @@ def test_the_page_s_package_works_in_every_command(package: Path, clouds: Path, 
     models = {each["name"]: each for each in json.loads(run("models", "--json").stdout)["models"]}
     assert models["clouds"]["tokens"] == 320 and not models["clouds"]["weights_here"]
     listed = clouds / "clouds.safetensors"
-    assert models["clouds"]["files"][0]["bytes"] == pytest.approx(listed.stat().st_size, rel=0.05)
+    assert_close(models["clouds"]["files"][0]["bytes"], listed.stat().st_size, rtol=0.05)
     absent = run("generate", "white clouds", "--model", "clouds", "-o", "clouds.mp4")
     assert absent.returncode == ENVIRONMENT and "clouds.safetensors (about" in absent.stderr
     made = run("generate", "white clouds", "--model", str(clouds), "--masks", "1:4", "-o", "clouds.mp4")

@@ -69,9 +69,11 @@ def test_figures_of_shapes_make_tables(build: ModuleType):
     from gather_shapes import gather
 
     part = {"iterations": 10, "batch": 2, "seconds": 3.5, "loss": 0.25}
-    training = {"machine": "M", "torch": "2", "date": "D", "transformer": part}
+    training = {"machine": "M", "torch": "2", "date": "D", "text": part, "transformer": part}
     training["vae"] = {**part, "clips": 2, "psnr": {"all": 36.0, "worst": 25.0}}
-    score = {"clips": 4, "unreadable": 1, "accuracy": {"size": {"right": 3, "of": 4, "share": 0.75}}, "measures": {}}
-    for name, table in gather(training, score, score)["tables"].items():
+    checks = ("all five", "second object", "objects")
+    accuracy = {check: {"right": 3, "of": 4, "share": 0.75} for check in checks}
+    score = {"clips": 4, "unreadable": 1, "accuracy": accuracy, "measures": {"jitter": 0.1}}
+    for name, table in gather(training, {3.0: (score, score)}, 3.0)["tables"].items():
         cells = [build.formatted(row, key, how) for row in table["rows"] for _, key, how in table["columns"]]
         assert cells and "-" not in cells, name

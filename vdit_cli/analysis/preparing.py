@@ -22,7 +22,7 @@ from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
 from vdit_cli.errors import OUT_OF_MEMORY, EvditError, unknown_name
 from vdit_cli.knobs import flat
 from vdit_cli.recipe import AnalyzeOptions
-from vdit_cli.sampling.generate import check_words
+from vdit_cli.sampling.announcement import prompt_doubts, say_options, summary
 from vdit_cli.sampling.memory import Placing, free_bytes, gib, needed, smaller_videos
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.tiles.grid import VideoGrid
@@ -116,16 +116,17 @@ def prepare(options: AnalyzeOptions, progress: Progress) -> Study:
     layers = read_layers(options.layers, backbone.layers, options.where("layers") or "analyze.layers")
     file = Path(options.prompts_file) if options.prompts_file else None
     prompts = choose_prompts(file, options.num_prompts, backbone)
-    for prompt in prompts:
-        check_words(backbone, prompt, progress)
+    doubts = prompt_doubts(backbone, prompts, strict=False)
     timesteps = set_steps(make_scheduler(spec.scheduler, backbone.scheduler_config), spec.steps).tolist()
     steps = tuple(sorted({round(share * (len(timesteps) - 1)) for share in at}))
     candidates = read_masks(options.masks, grid.frames, options.where("masks") or "analyze.masks")
     rows = options.rows or (ROWS_OF_FEW if grid.tokens <= FEW_TOKENS else ROWS_OF_MANY)
     sample = draw_rows(grid, rows)
     study = Study(options, backbone, spec, prompts, seeds, at, tuple(timesteps), steps, layers, candidates, sample)
-    check_memory(study, progress)
-    say_what_comes(study, progress)
+    need = check_memory(study)
+    say_what_comes(study, need, progress)
+    for line in doubts.values():
+        progress.say(f"warning: {line}")
     return study
 
 
@@ -197,8 +198,8 @@ def read_masks(text: str, frames: int, where: str) -> dict[str, TileMask]:
     return dict(sorted(masks.items(), key=lambda item: item[1].kept_share))
 
 
-def check_memory(study: Study, progress: Progress) -> None:
-    """Say what the analysis needs on the device. Raises EvditError (exit 4) where it does not fit.
+def check_memory(study: Study) -> int:
+    """Bytes that the analysis needs on the device. Raises EvditError (exit 4) where it does not fit.
 
     Nothing is decoded. Beside the tensors of a step come those of the statistics.
     """
@@ -206,8 +207,7 @@ def check_memory(study: Study, progress: Progress) -> None:
     need = analysis_bytes(study, spec, offload)
     free = free_bytes(backbone.device)
     if need <= free:
-        progress.say(f"memory: about {gib(need)} on {backbone.device}")
-        return
+        return need
     others = [other for other in ("model", "block") if other != offload]
     ways = [f"--offload {other}" for other in others if analysis_bytes(study, spec, other) <= free]
     smaller = (flags for other, flags in smaller_videos(spec) if analysis_bytes(study, other, "block") <= free)
@@ -232,13 +232,11 @@ def analysis_bytes(study: Study, spec: SampleSpec, offload: str) -> int:
     return max(need["text"], need["denoise"] + statistics)
 
 
-def say_what_comes(study: Study, progress: Progress) -> None:
-    """The resolved options with their origins, and how much will be sampled."""
-    options, values = study.options, study.values
-    for key, value in flat(options):
-        resolved = values.get(key, value)
-        origin = options.where(key) or ("default" if resolved == value else f"default of {study.backbone.name}")
-        progress.say(f"analyze.{key}: {json.dumps(resolved, ensure_ascii=False)}  # {origin}")
+def say_what_comes(study: Study, need_bytes: int, progress: Progress) -> None:
+    """What will run, the options that were set, and how much will be sampled."""
+    seeds = f"seed{'' if len(study.seeds) == 1 else 's'} {', '.join(map(str, study.seeds))}"
+    progress.say(summary(study.backbone, study.spec, seeds, need_bytes))
+    say_options("analyze", study.options, study.values, study.backbone.name, progress)
     count = len(study.trajectories)
     progress.say(
         f"{count} trajectories ({len(study.prompts)} prompts, {len(study.seeds)} seeds) to step {study.steps[-1] + 1} "

@@ -83,6 +83,10 @@ class Taps(Progress):
         """A line; told on."""
         self.progress.say(line)
 
+    def detail(self, line: str) -> None:
+        """A line for those who want all; told on."""
+        self.progress.detail(line)
+
     def should_stop(self) -> bool:
         """Whether the person asked to stop, or nothing is left to see."""
         return self.is_done or self.progress.should_stop()

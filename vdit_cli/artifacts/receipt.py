@@ -38,7 +38,8 @@ class Ran:
     """What the denoising loop really did.
 
     `layers` has one `Attend.receipt()` a layer (mask, kernel, refused kernels with reasons); the shares are of tiles,
-    averaged over the layers; `fallbacks` are the lines that were said about kernels that could not be had.
+    averaged over the layers; `fallbacks` are the lines that were said about kernels that could not be had, `warnings`
+    those about a prompt, a length or a sampler that the model was not made for.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Ran:
     kept_share: float = 1.0
     skipped_share: float = 0.0
     fallbacks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     plan: str | None = None
 
 
@@ -91,7 +93,7 @@ class Receipt:
         """The receipt of a JSON file. Raises EvditError for another file."""
         content = read_object(Path(path), SCHEMA)
         try:
-            ran = Ran(**{**content["ran"], **tuples(content["ran"], ("timesteps", "layers", "fallbacks"))})
+            ran = Ran(**{**content["ran"], **tuples(content["ran"], ("timesteps", "layers", "fallbacks", "warnings"))})
             machine = Machine(**{**content["machine"], **tuples(content["machine"], ("accelerators",))})
             del content["schema"]
             return Receipt(**{**content, "ran": ran, "machine": machine})
@@ -100,8 +102,8 @@ class Receipt:
 
 
 def tuples(content: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
-    """The lists at `keys`, as tuples."""
-    return {key: tuple(content[key]) for key in keys}
+    """The lists at `keys`, as tuples, of those that are there."""
+    return {key: tuple(content[key]) for key in keys if key in content}
 
 
 def versions() -> dict[str, str]:

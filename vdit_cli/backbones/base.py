@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vdit_cli.artifacts.digest import content_digest
 from vdit_cli.attention.bind import Attend
 from vdit_cli.attention.costs import CostTable
+from vdit_cli.backbones.prompt_form import PromptForm
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.plan import MaskPlan
 
@@ -141,6 +142,19 @@ def make_fast(backbone: Backbone, compiled: bool) -> None:
     """Ready the transformer for inference where the backbone can."""
     if isinstance(backbone, PreparesSteps):
         backbone.make_fast(compiled)
+
+
+@runtime_checkable
+class KnowsSentences(Protocol):
+    """What a backbone may offer beside `Backbone`, where it was trained on sentences of one form."""
+
+    prompt_form: PromptForm | None
+    """The form; None for a model that takes any words."""
+
+
+def prompt_form(backbone: Backbone) -> PromptForm | None:
+    """The form of sentences that the backbone knows; None where it takes any words."""
+    return backbone.prompt_form if isinstance(backbone, KnowsSentences) else None
 
 
 @runtime_checkable

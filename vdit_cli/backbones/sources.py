@@ -8,11 +8,14 @@ from typing import Any
 
 from platformdirs import user_data_path
 
+from vdit_cli.artifacts.digest import file_digest
 from vdit_cli.errors import ENVIRONMENT, EvditError
 from vdit_cli.timing import Progress, Silent
 
 ASSETS = Path(__file__).parent.parent / "assets"
 GIGABYTE = 10**9
+SUMS = "SHA256SUMS"
+"""Beside embedded weights: the digest and the path of every needed file, a line each, as `sha256sum -c` reads them."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,14 @@ class BackboneEntry:
     def missing_files(self) -> list[NeededFile]:
         """The needed files that are not in the weights folder."""
         return [needed for needed in self.files if not (self.weights_folder / needed.path).is_file()]
+
+    def damaged_files(self) -> list[NeededFile]:
+        """The needed files that are in the weights folder and are not what SHA256SUMS there says; reads them whole."""
+        lines = (self.weights_folder / SUMS).read_text(encoding="utf-8").splitlines()
+        digests = {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
+        missing = self.missing_files()
+        here = [needed for needed in self.files if needed not in missing]
+        return [each for each in here if file_digest(self.weights_folder / each.path) != digests.get(each.path)]
 
 
 @dataclass(frozen=True)

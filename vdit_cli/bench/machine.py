@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from vdit_cli import __version__
 from vdit_cli.attention.bind import KERNELS, Case, kernel_module
 from vdit_cli.backbones.devices import pick_device, pick_dtype
 from vdit_cli.backbones.registry import ENTRIES
-from vdit_cli.backbones.sources import GIGABYTE, size_text
+from vdit_cli.backbones.sources import GIGABYTE, BackboneEntry, size_text
 from vdit_cli.tiles.grid import VideoGrid
 
 LEAST_PYTHON = (3, 11)
@@ -45,7 +46,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything; never raises for what it finds, a check that fails is a finding itself."""
-    findings = [python(), torch_build(), *gpus(), ffmpeg(), *kernels(), memory()]
+    findings = [python(), torch_build(), *gpus(), *embedded_models(), ffmpeg(), *kernels(), memory()]
     findings += [disk("disk of runs/", Path("runs")), disk("disk of fetched models", hub_cache())]
     findings += [writable("runs/", Path("runs"), is_essential=True), writable("hub cache", hub_cache())]
     findings += [writable("models", user_data_path("evdit", appauthor=False) / "models"), *packages()]
@@ -97,6 +98,27 @@ def gpus() -> list[Finding]:
             )
         )
     return findings
+
+
+def embedded_models() -> list[Finding]:
+    """The models of the package, each file compared with its digest: a clone can be cut off, a file system can rot."""
+    return [embedded_model(entry) for entry in ENTRIES if entry.is_embedded]
+
+
+def embedded_model(entry: BackboneEntry) -> Finding:
+    """One model of the package."""
+    found = str(entry.weights_folder)
+    fix = f"git checkout -- {shlex.quote(found)}, or install the package again"
+    missing = [each.path for each in entry.missing_files()]
+    if missing:
+        return Finding(f"model {entry.name}", found, f"missing: {', '.join(missing)}", fix, is_essential=True)
+    try:
+        damaged = [each.path for each in entry.damaged_files()]
+    except OSError as error:
+        return Finding(f"model {entry.name}", found, f"its digests can't be read: {error}", fix)
+    if damaged:
+        return Finding(f"model {entry.name}", found, f"not what it was: {', '.join(damaged)}", fix, is_essential=True)
+    return Finding(f"model {entry.name}", f"{found}, {len(entry.files)} files as they were made")
 
 
 def ffmpeg() -> Finding:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vdit_cli.cli.console import Console
-from vdit_cli.cli.options import Config, Json, Set, knob_option
+from vdit_cli.cli.options import Config, Json, Set, Verbose, knob_option
 from vdit_cli.recipe import load
 
 EXAMPLE = """evdit analyze -o runs/tiles
@@ -46,6 +46,7 @@ def command(
     offload: Annotated[str | None, knob_option("analyze.offload", metavar="none|model|block")] = None,
     config: Config = None,
     sets: Set = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """See which tiles a model's attention uses while it samples: analysis.json, pictures and report.html in a folder.
@@ -53,14 +54,13 @@ def command(
     Nothing is decoded. Ctrl-C once stops after the step at hand; the same command goes on at the next prompt.
     """
     given = locals()
-    flags = {
-        f"analyze.{key}": value for key, value in given.items() if key not in ("output", "config", "sets", "as_json")
-    }
+    beside = ("output", "config", "sets", "verbose", "as_json")
+    flags = {f"analyze.{key}": value for key, value in given.items() if key not in beside}
     recipe = load(config, sets or (), flags)
 
     from vdit_cli.analysis.analyze import analyze
 
-    with Console() as console:
+    with Console(verbose=verbose) as console:
         found = analyze(recipe.analyze, output, console)
         console.end_stage()
         if as_json:

@@ -20,13 +20,14 @@ class Console:
     """The `timing.Progress` of the command line; `with Console() as console:` also minds Ctrl-C inside the block.
 
     The first Ctrl-C makes `should_stop` true and says so; the second raises KeyboardInterrupt. Of several ranks
-    (environment variable RANK) only the first one writes; every rank minds Ctrl-C.
+    (environment variable RANK) only the first one writes; every rank minds Ctrl-C. `verbose` shows details too.
     """
 
-    def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
+    def __init__(self, out: TextIO | None = None, err: TextIO | None = None, verbose: bool = False) -> None:
         self.out = out or sys.stdout
         self.err = err or sys.stderr
         self.speaks = int(os.environ.get("RANK") or 0) == 0
+        self.verbose = verbose
         self.stop_asked = False
         self.minds: Any = None
         self.shown: StageLines | StageBar | None = None
@@ -77,6 +78,11 @@ class Console:
             self.shown.say(line)
         else:
             write_line(self.err, line)
+
+    def detail(self, line: str) -> None:
+        """A line on stderr, where all was asked for."""
+        if self.verbose:
+            self.say(line)
 
     def should_stop(self) -> bool:
         """Whether Ctrl-C was pressed."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vdit_cli.cli.console import Console
-from vdit_cli.cli.options import Config, Json, Overwrite, Set, knob_option
+from vdit_cli.cli.options import Config, Json, Overwrite, Set, Verbose, knob_option
 from vdit_cli.recipe import load
 
 EXAMPLE = """evdit generate "a large red circle moving right over a black background" -o out.mp4
@@ -59,6 +59,7 @@ def command(
     config: Config = None,
     sets: Set = None,
     overwrite: Overwrite = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Make a video from a prompt, or several; beside each lies a receipt (.json) of what really ran.
@@ -66,10 +67,10 @@ def command(
     The embedded model `shapes` needs no download and no GPU. Ctrl-C once stops after the step at hand.
     """
     given = locals()
-    beside = ("prompts", "prompts_file", "output", "config", "sets", "overwrite", "as_json")
+    beside = ("prompts", "prompts_file", "output", "config", "sets", "overwrite", "verbose", "as_json")
     flags = {f"generate.{name}": value for name, value in given.items() if name not in beside}
     recipe = load(config, sets or (), flags)
-    console = Console()
+    console = Console(verbose=verbose)
 
     from vdit_cli.sampling.generate import Asked, generate
 

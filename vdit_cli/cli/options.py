@@ -49,6 +49,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Set any key of the recipe, as section.key=value; may be repeated.", show_default=False),
 ]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say every option and where it was set, on stderr.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]
 AllowChanged = Annotated[
     bool, typer.Option("--allow-changed", help="Go on with a run that was begun with other values.")

@@ -61,5 +61,8 @@ class DataFacts:
             raise EvditError(
                 f"the data in {folder} do not fit {wanted.model}: they were made with " + "; ".join(wrong),
                 where=f"--data {folder}",
-                next_steps=[f"evdit prepare-data --model {wanted.model} ...", "the model that made them"],
+                next_steps=[
+                    f"evdit prepare-data --model {wanted.model} ...  (not built yet)",
+                    "the model that made them",
+                ],
             )

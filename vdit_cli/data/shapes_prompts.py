@@ -7,13 +7,14 @@ behind it when there is a second object.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal, Protocol
 
 import numpy as np
+
+from vdit_cli.backbones.prompt_form import PromptForm, tokens
 
 Split = Literal["train", "held-out"]
 
@@ -34,6 +35,13 @@ MOTIONS = (
 BACKGROUNDS = ("black", "gray", "navy", "beige", "checkered")
 ATTRIBUTES = ("size", "colour", "shape", "motion", "background")
 EXAMPLE_PROMPT = "a large red circle moving right over a black background"
+PROMPT_FORM = PromptForm(
+    sentence="a {size} {colour} {shape} {motion} over a {background} background",
+    second=", and a {size} {colour} {shape} {motion}",
+    parts={"size": SIZES, "colour": COLOURS, "shape": SHAPES, "motion": MOTIONS, "background": BACKGROUNDS},
+    example=EXAMPLE_PROMPT,
+)
+"""What a model of this world can read."""
 
 _GRAMMAR = ("a", *SIZES, *COLOURS, *SHAPES, *" ".join(MOTIONS).split(), "over", *BACKGROUNDS, "background", "and", ",")
 WORDS: tuple[str, ...] = tuple(dict.fromkeys(_GRAMMAR))
@@ -92,13 +100,9 @@ def triples(split: Split) -> list[tuple[str, str, str]]:
 
 def caption(scene: Captioned) -> str:
     """The sentence of the grammar that describes `scene`."""
-    first, *others = (f"a {' '.join(_four(shown))}" for shown in scene.objects)
-    return f"{first} over a {scene.background} background" + "".join(f", and {other}" for other in others)
-
-
-def tokens(prompt: str) -> list[str]:
-    """The lower-case words and commas of a prompt, other marks left out."""
-    return re.findall(r"[^\W_]+(?:['’-][^\W_]+)*|,", prompt.lower())
+    first, *others = (dict(zip(ATTRIBUTES, _four(shown), strict=False)) for shown in scene.objects)
+    sentence = PROMPT_FORM.sentence.format(**first, background=scene.background)
+    return sentence + "".join(PROMPT_FORM.second.format(**other) for other in others)
 
 
 def parse_prompt(prompt: str) -> PromptReading:

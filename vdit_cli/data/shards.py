@@ -206,7 +206,7 @@ class Clips:
         return self._opened[shard.path]
 
     def _check(self, path: Path, sha256: str) -> None:
-        again = [f"rm -r {self.folder} and evdit prepare-data again"]
+        again = [f"rm -r {self.folder} and evdit prepare-data again  (not built yet)"]
         if not path.is_file():
             raise EvditError(f"{path} is gone, though {INDEX} names it", where=str(self.folder), next_steps=again)
         found = file_digest(path)
@@ -219,7 +219,7 @@ class Clips:
 
 
 def open_data(folder: Path | str, wanted: DataFacts | None = None) -> Clips:
-    """The clips that `evdit prepare-data` put into `folder`; with `wanted` they must be made by that model's parts.
+    """The encoded clips of the data folder `folder`; with `wanted` they must be made by that model's parts.
 
     Raises EvditError (exit 2) for a folder without finished data, a damaged index, or data of another model.
     """
@@ -230,7 +230,7 @@ def open_data(folder: Path | str, wanted: DataFacts | None = None) -> Clips:
         raise EvditError(
             f"{folder} holds no prepared data: {why}",
             where=f"--data {folder}",
-            next_steps=[f"evdit prepare-data --source VIDEOS -o {folder}"],
+            next_steps=[f"evdit prepare-data --source VIDEOS -o {folder}  (not built yet)"],
         )
     content = read_object(folder / INDEX, SCHEMA)
     try:

@@ -45,8 +45,12 @@ def reference(x0_teacher: Tensor, x0_target: Tensor, share: Tensor) -> Tensor:
 
 
 def pseudo_huber(difference: Tensor, c: float = 1e-3) -> Tensor:
-    """sqrt(d^2 + c^2) - c of every element: d^2 / 2c near 0, |d| far from it. Source: arXiv 2310.14189."""
-    return (difference.square() + c * c).sqrt() - c
+    """sqrt(d^2 + c^2) - c of every element: d^2 / 2c near 0, |d| far from it. Source: arXiv 2310.14189.
+
+    Written as d^2 / (sqrt(d^2 + c^2) + c), which is the same: a difference of near equals can be rounded below 0.
+    """
+    square = difference.square()
+    return square / ((square + c * c).sqrt() + c)
 
 
 def clipped_weight(a_t: Tensor, s_t: Tensor, cap: float = 5.0) -> Tensor:

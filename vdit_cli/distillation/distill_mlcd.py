@@ -154,9 +154,12 @@ def check_options(options: DistillMlcdOptions) -> None:
     check_kernel(options.kernel)
     if not options.data:
         raise EvditError(
-            "there is no data to train on: --data names the folder that evdit prepare-data made",
+            "there is no data to train on: --data names the folder of encoded clips (what makes one is not built yet)",
             where="--data",
-            next_steps=[f"evdit prepare-data --model {options.model} --source SOURCE -o DATA", "--data DATA"],
+            next_steps=[
+                f"evdit prepare-data --model {options.model} --source SOURCE -o DATA  (not built yet)",
+                "--data DATA",
+            ],
         )
     points, shares = options.teacher_points, options.teacher_shares
     if not points or (shares and len(shares) != len(points)) or any(share <= 0 for share in shares):
@@ -198,7 +201,7 @@ def prepare(options: DistillMlcdOptions, counts: Sequence[int], clips: Clips, pr
             f"{clips.folder} holds {len(clips)} clips of latents {list(clips.latent_shape)}: {teacher.name} needs "
             f"clips of {list(shape)}",
             where=f"--data {clips.folder}",
-            next_steps=["evdit prepare-data again"],
+            next_steps=["evdit prepare-data again  (not built yet)"],
         )
     schedule = NoiseSchedule.from_config(teacher.scheduler_config)
     for steps in counts:

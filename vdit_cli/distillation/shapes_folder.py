@@ -15,7 +15,7 @@ from vdit_cli.artifacts.atomic import write_json, write_text
 from vdit_cli.backbones.open_sora_plan.loading import save_weights
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
-from vdit_cli.data.shapes_prompts import WORDS
+from vdit_cli.data.shapes_prompts import PROMPT_FORM, WORDS
 
 SCHEDULER_CONFIG: dict[str, Any] = {
     "_class_name": "DDIMScheduler",
@@ -37,7 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "width": 128,
     "fps": 12,
     "steps": 50,
-    "guidance": 4.0,
+    "guidance": 3.0,
     "scheduler": "ddim",
     "prompt_template": "{prompt}",
     "negative": "",
@@ -83,7 +83,7 @@ def write_pipeline(
             "text_encoder": ["transformers", "T5EncoderModel"],
             "tokenizer": ["transformers", "T5TokenizerFast"],
             "scheduler": ["diffusers", "DDIMScheduler"],
-            "evdit": {"name": "shapes", "defaults": DEFAULTS},
+            "evdit": {"name": "shapes", "defaults": DEFAULTS, "prompt_form": PROMPT_FORM.content()},
         },
     )
 
@@ -105,6 +105,10 @@ def model_card(facts: dict[str, Any], recipe: str) -> str:
 A text-to-video model small enough to travel with the package: an OpenSoraT2V transformer, a CausalVAEModel and a T5
 encoder, trained from scratch on clips of a procedural world (29 frames of 128 x 128). It knows
 {len(WORDS)} words and nothing else. License: Apache-2.0.
+
+It reads whole sentences of one form: `{PROMPT_FORM.sentence}`, and for a second
+object of another colour `{PROMPT_FORM.second}` behind it. Other sentences, parts left out and
+other words give shreds of colour. It makes no third object, no camera, and nothing but this world.
 
 ## Training
 | part | iterations | batch | seconds | final loss |

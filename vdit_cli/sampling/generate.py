@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
 from vdit_cli.errors import EvditError, unknown_name
 from vdit_cli.recipe import GenerateOptions
+from vdit_cli.sampling.announcement import prompt_doubts, say_options, summary
 from vdit_cli.sampling.compiling import is_compiled
-from vdit_cli.sampling.making import Job, Making
-from vdit_cli.sampling.memory import Placing, check_memory, gib
+from vdit_cli.sampling.making import Job, Making, filled
+from vdit_cli.sampling.memory import Placing, check_memory
 from vdit_cli.sampling.outputs import Clip, check_file, check_folder, clips_in, is_single, open_run, waiting
 from vdit_cli.sampling.plans import bind_plan, check_kernel, find_plan, measured_costs
-from vdit_cli.sampling.prompts import EXAMPLE, collect_prompts
+from vdit_cli.sampling.prompts import collect_prompts
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.timing import Progress, Stopwatch
 
@@ -116,60 +116,47 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
         scheduler=own.scheduler if options.scheduler is None else options.scheduler,
     )
     backbone.latent_shape(spec.video_frames, spec.height, spec.width)
-    warn_of_other_sampler(backbone, spec, progress)
     timesteps = set_steps(make_scheduler(spec.scheduler, backbone.scheduler_config), spec.steps).tolist()
-    if spec.video_frames != own.video_frames:
-        progress.say(
-            f"warning: {backbone.name} was made for {own.video_frames} frames: "
-            f"{spec.video_frames} may look worse (--frames {own.video_frames})"
-        )
-    for prompt in prompts:
-        check_words(backbone, prompt, progress)
+    doubts = prompt_doubts(backbone, prompts, options.strict)
+    need = check_memory(backbone, spec, Placing(options.offload, options.vae_tiling, options.batch))
+    progress.say(summary(backbone, spec, seeds_text(options, len(prompts)), max(need.values())))
+    negative = own.negative if options.negative is None else options.negative
+    fps = options.fps or own.fps
+    say_options("generate", options, filled(options, spec, negative, fps), backbone.name, progress)
+    warnings = sampler_doubts(backbone, spec)
+    for line in (*warnings, *doubts.values()):
+        progress.say(f"warning: {line}")
     plan = find_plan(options.masks, backbone, spec, options.allow_other_weights)
     batch = options.batch * (2 if spec.guided else 1)
     costs = measured_costs(backbone, options.kernel, progress)
     _, told = bind_plan(backbone, plan, batch, options.kernel, options.strict, progress, costs)
-    need = check_memory(backbone, spec, Placing(options.offload, options.vae_tiling, options.batch))
     compiled = is_compiled(options.compile, options.offload, backbone, spec, progress)
-    negative = own.negative if options.negative is None else options.negative
-    fps = options.fps or own.fps
-    job = Job(options, backbone, spec, plan, tuple(timesteps), negative, fps, tuple(told), compiled, costs)
-    for line in resolved_lines(job):
-        progress.say(line)
-    progress.say(f"memory: about {gib(max(need.values()))} on {backbone.device}")
-    return job
+    said = (tuple(told), tuple(warnings), doubts)
+    return Job(options, backbone, spec, plan, tuple(timesteps), negative, fps, *said, compiled, costs)
 
 
-def warn_of_other_sampler(backbone: Backbone, spec: SampleSpec, progress: Progress) -> None:
-    """Say where a distilled student is asked to sample in another way than the one it was trained for."""
+def sampler_doubts(backbone: Backbone, spec: SampleSpec) -> list[str]:
+    """Where a model is asked for another length, or a student for another sampler, than it was trained for."""
+    made_for = backbone.defaults.video_frames
+    found = []
+    if spec.video_frames != made_for:
+        found.append(
+            f"{backbone.name} was made for {made_for} frames: {spec.video_frames} may look worse (--frames {made_for})"
+        )
     own: Sampler | None = getattr(backbone, "sampler", None)
     if own is None:
-        return
+        return found
     pairs = (("steps", spec.steps, own.steps), ("scheduler", spec.scheduler, own.scheduler))
     for name, asked, trained in (*pairs, ("guidance", spec.guidance, own.guidance)):
         if asked != trained:
-            progress.say(f"warning: this student was trained for {name} {trained}: {name} {asked} may look worse")
+            found.append(f"this student was trained for {name} {trained}: {name} {asked} may look worse")
+    return found
 
 
-def resolved_lines(job: Job) -> list[str]:
-    """Every option with the value that counts and its origin, in the form of a recipe's keys."""
-    given = job.options.values()
-    lines = []
-    for name, value in job.values.items():
-        origin = job.options.where(name) or ("default" if given[name] == value else f"default of {job.backbone.name}")
-        lines.append(f"generate.{name}: {json.dumps(value, ensure_ascii=False)}  # {origin}")
-    return lines
-
-
-def check_words(backbone: Backbone, prompt: str, progress: Progress) -> None:
-    """Name the words that the model has no token for. Raises EvditError (exit 2) where it knows none of them."""
-    known, unknown = backbone.unknown_words(prompt)
-    if unknown and not known:
-        raise EvditError(
-            f"{backbone.name} knows none of the words in {prompt!r}", where="the prompt", next_steps=[f'"{EXAMPLE}"']
-        )
-    if unknown:
-        progress.say(f"warning: {backbone.name} does not know {', '.join(map(repr, unknown))}")
+def seeds_text(options: GenerateOptions, prompts: int) -> str:
+    """The seeds of a command's videos in words: "seed 4", or "seeds 4 to 9"."""
+    last = options.seed + prompts * options.num - 1
+    return f"seed {last}" if last == options.seed else f"seeds {options.seed} to {last}"
 
 
 def request_of(job: Job, prompts: Sequence[str]) -> Request:

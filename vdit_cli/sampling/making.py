@@ -6,9 +6,9 @@ Letters: B batch, C channels, F latent frames, L text tokens, T pixel frames, H,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,15 +47,17 @@ class Job:
     negative: str
     fps: int
     fallbacks: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    """What was said about the whole command."""
+    doubts: Mapping[str, str] = field(default_factory=dict)
+    """By prompt, what the model will not understand of it."""
     compiled: bool = False
     costs: CostTable | None = None
 
     @property
     def values(self) -> dict[str, Any]:
         """The options with the model's own defaults filled in: what decides the videos, and how they are computed."""
-        spec = {name: getattr(self.spec, name) for name in ("video_frames", "height", "width", "steps", "guidance")}
-        filled = {**spec, "scheduler": self.spec.scheduler, "negative": self.negative, "fps": self.fps}
-        return {**self.options.values(), **filled}
+        return filled(self.options, self.spec, self.negative, self.fps)
 
     def said(self, prompt: str) -> str:
         """The prompt in the model's template, as the text encoder reads it."""
@@ -64,6 +66,11 @@ class Job:
     def network_batch(self, videos: int) -> int:
         """Rows in one call of the network for so many videos, their null branches included."""
         return videos * (2 if self.spec.guided else 1)
+
+
+def filled(options: GenerateOptions, spec: SampleSpec, negative: str, fps: int) -> dict[str, Any]:
+    """The options by name with a model's own defaults filled in."""
+    return {**options.values(), **asdict(spec), "negative": negative, "fps": fps}
 
 
 class Making:
@@ -182,6 +189,7 @@ class Making:
             plan=job.plan,
             attends=attends,
             fallbacks=job.fallbacks,
+            warnings=(*job.warnings, *([job.doubts[clip.prompt]] if clip.prompt in job.doubts else [])),
             # Loading and text are of the whole command so far; denoising is the batch's share of a video.
             seconds={**self.clock.seconds, **batch_seconds, **clock.seconds},
             peak_bytes=self.memory.read(),

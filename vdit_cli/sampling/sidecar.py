@@ -53,6 +53,7 @@ def receipt_of(
     plan: MaskPlan,
     attends: Sequence[Attend],
     fallbacks: Sequence[str],
+    warnings: Sequence[str],
     seconds: Mapping[str, float],
     peak_bytes: int,
 ) -> Receipt:
@@ -73,6 +74,7 @@ def receipt_of(
             kept_share=kept,
             skipped_share=1 - kept,
             fallbacks=tuple(fallbacks),
+            warnings=tuple(warnings),
             plan=plan.digest,
         ),
         seconds={phase: round(seconds.get(phase, 0.0), 4) for phase in PHASES},

@@ -8,17 +8,19 @@ import torch
 from torch import Tensor
 
 from tests.backbones.open_sora_plan.opened import opened
+from tests.closeness import assert_close
 from vdit_cli.attention.bind import Case, bind
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 
+pytestmark = pytest.mark.numerical
+
 SIZES = {"num_layers": 3, "num_attention_heads": 2, "attention_head_dim": 24, "caption_channels": 10}
 GRID = VideoGrid(8, 2, 3)
 NESTED = tuple(TileMask.from_stride(8, stride) for stride in (8, 4, 2))
 NOT_NESTED = (TileMask(8, (0, 3, 6)), TileMask(8, (0, 4)), TileMask.dense(8))
-EXACT = {"rtol": 1e-5, "atol": 1e-5}
 
 
 def transformer() -> OpenSoraT2V:
@@ -70,9 +72,7 @@ def test_the_order_changes_nothing(masks: tuple[TileMask, ...]) -> None:
     model = bound(transformer(), masks, order)
     gathers = [len(block.attn1.attend.order) > 1 for block in model.blocks]
     assert gathers == ([False] * 3 if masks is NESTED else [True, False, False])
-    found = outcome(model)
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, **EXACT, msg=lambda told, name=name: f"{name}: {told}")
+    assert_close(outcome(model), expected, planted=outcome(bound(transformer(), masks[::-1], None)))
 
 
 @torch.no_grad()
@@ -82,9 +82,9 @@ def test_padding_follows_its_frames() -> None:
     padded[0, 5:] = 0
     padded[1, ..., -2:] = 0
     expected = model(**inputs(), attention_mask=padded)
-    assert not torch.allclose(expected, model(**inputs()))
+    without = model(**inputs())
     model.frame_order = (0, 4, 2, 6, 1, 3, 5, 7)
-    torch.testing.assert_close(model(**inputs(), attention_mask=padded), expected, **EXACT)
+    assert_close(model(**inputs(), attention_mask=padded), expected, planted=without)
 
 
 def test_masks_of_another_order_are_refused() -> None:
@@ -116,6 +116,6 @@ def test_a_plan_sets_the_order_and_none_takes_it_back(ours: Path, offload: str) 
     for block, mask in zip(backbone.transformer.blocks, masks, strict=True):
         block.attn1.attend = bind(mask, case)
     backbone.transformer.frame_order = None
-    torch.testing.assert_close(found, backbone.denoise(latents, t, text), **EXACT)
+    assert_close(found, backbone.denoise(latents, t, text))
     backbone.apply_plan(MaskPlan.uniform("tiny", grid, 2, TileMask.dense(5)), batch=2)
     assert backbone.transformer.frame_order is None

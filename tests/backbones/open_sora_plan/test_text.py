@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
+from tests.closeness import assert_close
 from vdit_cli.backbones.open_sora_plan.prompt_cleaning import clean_caption, clean_prompt, simple_prompt
 from vdit_cli.backbones.open_sora_plan.text import TextEncoder, read_encoder, text_dtype
 from vdit_cli.errors import ENVIRONMENT, USAGE, EvditError
@@ -91,9 +92,10 @@ def check_states(text: TextEncoder, whole: MT5ForConditionalGeneration, spiece: 
     for row, prompt in enumerate(PROMPTS):
         expected = truth(whole, spiece, prompt)
         assert encoded.mask_BL[row].tolist() == [1] * len(expected) + [0] * (encoded.mask_BL.shape[1] - len(expected))
-        torch.testing.assert_close(encoded.states_BLC[row, : len(expected)], expected, rtol=1e-5, atol=1e-5)
+        assert_close(encoded.states_BLC[row, : len(expected)], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.numerical
 def test_a_bin_and_spiece_model_give_the_states_of_the_whole_model(bare, whole, spiece) -> None:
     text = TextEncoder.from_pretrained(bare)
     assert not [name for name, _ in text.encoder.named_parameters() if "decoder" in name]
@@ -101,11 +103,13 @@ def test_a_bin_and_spiece_model_give_the_states_of_the_whole_model(bare, whole, 
     check_states(text, whole, spiece)
 
 
+@pytest.mark.numerical
 def test_an_old_bin_that_is_no_archive_is_read(bare, whole, spiece) -> None:
     torch.save(whole.state_dict(), bare / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     check_states(TextEncoder.from_pretrained(bare), whole, spiece)
 
 
+@pytest.mark.numerical
 def test_bin_shards_are_read_and_a_lost_one_is_named(bare, whole, spiece) -> None:
     state = whole.state_dict()
     (bare / "pytorch_model.bin").unlink()
@@ -117,6 +121,7 @@ def test_bin_shards_are_read_and_a_lost_one_is_named(bare, whole, spiece) -> Non
     refused(bare, "1 of its 2 files")
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("kept", ["shared.weight", "encoder.embed_tokens.weight"])
 def test_safetensors_win_and_either_name_of_the_embedding_is_enough(bare, whole, spiece, kept: str) -> None:
     state = {key: value.clone() for key, value in whole.state_dict().items() if "shared" not in key}
@@ -126,6 +131,7 @@ def test_safetensors_win_and_either_name_of_the_embedding_is_enough(bare, whole,
     check_states(TextEncoder.from_pretrained(bare), whole, spiece)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(("config", "model"), [(T5Config, T5EncoderModel), (UMT5Config, UMT5EncoderModel)])
 def test_folders_of_transformers_are_read(tmp_path: Path, config, model) -> None:
     torch.manual_seed(1)
@@ -134,7 +140,7 @@ def test_folders_of_transformers_are_read(tmp_path: Path, config, model) -> None
     ids = torch.arange(5)[None]
     with torch.no_grad():
         expected = theirs(input_ids=ids).last_hidden_state
-        torch.testing.assert_close(read_encoder(tmp_path)(input_ids=ids).last_hidden_state, expected)
+        assert_close(read_encoder(tmp_path)(input_ids=ids).last_hidden_state, expected)
     assert TextEncoder.weights_bytes(tmp_path) == sum(weight.numel() for weight in theirs.parameters()) * 4
 
 

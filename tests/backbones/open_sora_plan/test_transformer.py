@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.closeness import assert_close
 from vdit_cli.attention.bind import Case, bind
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.errors import EvditError
@@ -30,9 +31,10 @@ def golden_call(case: str, call: int) -> tuple[dict[str, Tensor], Tensor]:
 
 def assert_golden(case: str, ours: Tensor, theirs: Tensor) -> None:
     tolerance = json.loads((GOLDEN / case / "case.json").read_text(encoding="utf-8"))["suggested_tolerance"]
-    torch.testing.assert_close(ours, theirs, **tolerance)
+    assert_close(ours, theirs, **tolerance)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(("case", "call"), CALLS)
 @torch.no_grad()
 def test_outputs_of_the_original(case: str, call: int) -> None:
@@ -40,6 +42,7 @@ def test_outputs_of_the_original(case: str, call: int) -> None:
     assert_golden(case, OpenSoraT2V.from_pretrained(GOLDEN / case)(**inputs), output)
 
 
+@pytest.mark.numerical
 @torch.no_grad()
 def test_steps_on_the_way() -> None:
     model = OpenSoraT2V.from_pretrained(GOLDEN / "transformer-a")
@@ -95,12 +98,13 @@ def test_text_with_and_without_the_axis_of_upstream_is_the_same() -> None:
     assert torch.equal(model(**inputs), model(**upstream))
 
 
+@pytest.mark.numerical
 @torch.no_grad()
 def test_masked_text_does_not_reach_the_output_and_a_mask_of_ones_changes_nothing() -> None:
     model, inputs = tiny(), tiny_inputs()
     other = inputs["encoder_hidden_states"].clone()
     other[0, 3:] += 5
-    torch.testing.assert_close(model(**inputs | {"encoder_hidden_states": other}), model(**inputs))
+    assert_close(model(**inputs | {"encoder_hidden_states": other}), model(**inputs))
     ones = {"attention_mask": torch.ones(2, 3, 4, 6)}
     assert torch.equal(model(**inputs | ones), model(**inputs))
 
@@ -160,12 +164,13 @@ class Recorded:
         return torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), v_BNHD)
 
 
+@pytest.mark.numerical
 @torch.no_grad()
 def test_a_site_calls_what_is_bound_to_it() -> None:
     model, inputs, bound = tiny(), tiny_inputs(), Recorded()
     dense = model(**inputs)
     model.transformer_blocks[1].attn1.attend = bound
-    torch.testing.assert_close(model(**inputs), dense)
+    assert_close(model(**inputs), dense)
     assert bound.shapes == [(2, 18, 2, 12)] * 3
 
 
@@ -179,6 +184,7 @@ def test_a_bound_mask_and_a_padded_video_are_refused_together() -> None:
         model(**inputs | {"attention_mask": padded})
 
 
+@pytest.mark.numerical
 @torch.no_grad()
 def test_masks_bound_on_sites_are_the_masked_softmax() -> None:
     model, inputs = tiny().double(), tiny_inputs(frames=4)
@@ -198,10 +204,10 @@ def test_masks_bound_on_sites_are_the_masked_softmax() -> None:
         return torch.einsum("bhnm,bmhd->bnhd", scores.masked_fill(~kept, -torch.inf).softmax(-1), v_BNHD)
 
     site.attend = reference
-    torch.testing.assert_close(outputs[mask], model(**inputs), rtol=1e-9, atol=1e-9)
+    assert_close(outputs[mask], model(**inputs))
     site.attend = None
-    torch.testing.assert_close(outputs[TileMask.dense(4)], model(**inputs), rtol=1e-9, atol=1e-9)
-    assert not torch.allclose(outputs[mask], outputs[TileMask.dense(4)], atol=1e-4)
+    assert_close(outputs[TileMask.dense(4)], model(**inputs))
+    assert (outputs[mask] - outputs[TileMask.dense(4)]).abs().max() > 0.01
 
 
 def gradients(model: OpenSoraT2V) -> dict[str, Tensor]:
@@ -220,22 +226,24 @@ def test_checkpointed_blocks_give_the_same_gradients() -> None:
         assert gradient.abs().max() > 0 or name.endswith("to_k.bias"), name
 
 
+@pytest.mark.numerical
 def test_bfloat16_autocast_trains_a_float32_model() -> None:
     model = tiny()
     with torch.autocast("cpu", torch.bfloat16):
         output = model(**tiny_inputs())
         output.square().mean().backward()
     assert output.dtype is torch.float32
-    torch.testing.assert_close(output, model(**tiny_inputs()), rtol=0.1, atol=0.05)
+    assert_close(output, model(**tiny_inputs()), atol=0.15)
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.numerical
 def test_a_block_compiles_to_one_graph() -> None:
     model, inputs = tiny(), tiny_inputs()
     expected = model(**inputs)
     for block in model.transformer_blocks:
         block.compile(backend="eager", fullgraph=True)
-    torch.testing.assert_close(model(**inputs), expected)
+    assert_close(model(**inputs), expected)
 
 
 @torch.no_grad()
@@ -255,6 +263,7 @@ def test_tables_made_while_sampling_serve_training() -> None:
     model(**inputs).mean().backward()
 
 
+@pytest.mark.numerical
 def test_initial_weights_follow_the_generator_and_predict_zero() -> None:
     models = [OpenSoraT2V(TINY) for _ in range(2)]
     for model in models:
@@ -264,9 +273,10 @@ def test_initial_weights_follow_the_generator_and_predict_zero() -> None:
     assert models[0](**tiny_inputs()).abs().max() == 0
     assert all(block.attn2.to_out[0].weight.abs().max() > 0 for block in models[0].transformer_blocks)
     proj = first["pos_embed.proj.weight"].flatten(1)
-    assert proj.abs().max() <= (6 / sum(proj.shape)) ** 0.5
+    ends = (6 / sum(proj.shape)) ** 0.5
+    assert -ends <= proj.min() < 0 < proj.max() <= ends
     assert all(value.abs().max() == 0 for key, value in first.items() if key.endswith("bias"))
-    assert first["adaln_single.linear.weight"].std() == pytest.approx(0.02, rel=0.1)
+    assert_close(first["adaln_single.linear.weight"].std(), 0.02, rtol=0.1)
 
 
 @pytest.mark.parametrize("case", ["transformer-a", "transformer-b"])
@@ -284,6 +294,7 @@ def test_round_trip_keeps_config_and_weights(tmp_path: Path, case: str) -> None:
     assert all(torch.equal(ours[key], value.float()) for key, value in theirs.items())
 
 
+@pytest.mark.numerical
 @torch.no_grad()
 def test_half_precision_on_disk_and_in_use(tmp_path: Path) -> None:
     tiny().save_pretrained(tmp_path, dtype=torch.float16)
@@ -291,4 +302,4 @@ def test_half_precision_on_disk_and_in_use(tmp_path: Path) -> None:
     assert size < 2.2 * sum(parameter.numel() for parameter in tiny().parameters())
     model = OpenSoraT2V.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    torch.testing.assert_close(model(**tiny_inputs()), tiny()(**tiny_inputs()), rtol=0.1, atol=0.05)
+    assert_close(model(**tiny_inputs()), tiny()(**tiny_inputs()), atol=0.15)

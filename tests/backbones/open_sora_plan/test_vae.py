@@ -13,12 +13,14 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from tests.backbones.open_sora_plan.vae_models import GOLDEN, golden_config, random_video, shapes_config, tiny
+from tests.closeness import assert_close, assert_within
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel, Posterior
 from vdit_cli.errors import EvditError
 
 CALLS = [("vae-a", 0), ("vae-a", 1), ("vae-a", 2), ("vae-a", 3), ("vae-b", 0), ("vae-b", 1), ("vae-b", 2)]
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(("case", "call"), CALLS)
 def test_the_original_results_are_reproduced(case, call):
     vae = CausalVAEModel.from_pretrained(GOLDEN / case)
@@ -36,12 +38,12 @@ def test_the_original_results_are_reproduced(case, call):
             setattr(vae, attribute, value)
     with torch.no_grad():
         posterior = vae.encode(stored["video"]).latent_dist
-        torch.testing.assert_close(posterior.mean, stored["posterior_mean"], **tolerance)
-        torch.testing.assert_close(posterior.logvar, stored["posterior_logvar"], **tolerance)
-        torch.testing.assert_close(vae.decode(stored["latent"]).sample, stored["decoded_latent"], **tolerance)
+        assert_close(posterior.mean, stored["posterior_mean"], **tolerance)
+        assert_close(posterior.logvar, stored["posterior_logvar"], **tolerance)
+        assert_close(vae.decode(stored["latent"]).sample, stored["decoded_latent"], **tolerance)
         if not tiling:
             rebuilt = vae.decode(stored["posterior_mean"]).sample
-            torch.testing.assert_close(rebuilt, stored["reconstruction_of_mean"], **tolerance)
+            assert_close(rebuilt, stored["reconstruction_of_mean"], **tolerance)
 
 
 def test_the_embedded_config_has_the_size_and_the_latents_of_the_design():
@@ -63,13 +65,14 @@ def test_every_number_of_frames_is_encoded_and_whole_groups_come_back(frames):
     assert video.shape == (1, 3, 1 + 4 * (latents.shape[2] - 1), 16, 24)
 
 
+@pytest.mark.numerical
 def test_each_video_of_a_batch_is_coded_by_itself():
     vae = tiny()
     videos = random_video(5, 16, 16, batch=3)
     with torch.no_grad():
         together = vae.decode(vae.encode(videos).latent_dist.mean).sample
         alone = [vae.decode(vae.encode(video[None]).latent_dist.mean).sample for video in videos]
-    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-4)
+    assert_close(together, torch.cat(alone))
 
 
 def test_memory_format_of_the_input_does_not_matter():
@@ -194,6 +197,7 @@ def test_decoded_frames_see_at_most_half_a_frame_ahead_at_each_doubling():
     assert [max(frames) for frames in reach] == [source(source(frame, 9), 5) for frame in range(17)]
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("case", ["vae-a", "vae-b"])
 def test_folding_the_latent_scale_is_exact(case):
     vae = CausalVAEModel.from_pretrained(GOLDEN / case, dtype=torch.float64)
@@ -206,19 +210,20 @@ def test_folding_the_latent_scale_is_exact(case):
     video = random_video(5, 16, 16).double()
     with torch.no_grad():
         before, after = vae.encode(video).latent_dist, folded.encode(video).latent_dist
-        torch.testing.assert_close(after.mean, (before.mean - mean_BCFhw) / std_BCFhw)
-        torch.testing.assert_close(after.logvar, before.logvar - 2 * std_BCFhw.log())
-        torch.testing.assert_close(folded.decode(after.mean).sample, vae.decode(before.mean).sample)
+        assert_close(after.mean, (before.mean - mean_BCFhw) / std_BCFhw)
+        assert_close(after.logvar, before.logvar - 2 * std_BCFhw.log())
+        assert_close(folded.decode(after.mean).sample, vae.decode(before.mean).sample)
     assert vae.state_dict().keys() == folded.state_dict().keys()
 
 
+@pytest.mark.numerical
 def test_folding_scales_and_shifts_2d_quantisation_layers_too():
     vae = tiny(q_conv="Conv2d")
     video = random_video(1, 16, 16)
     with torch.no_grad():
         before = vae.encode(video).latent_dist.mean
         vae.fold_latent_scale(torch.full((4,), 0.5), torch.full((4,), 2.0))
-        torch.testing.assert_close(vae.encode(video).latent_dist.mean, (before - 0.5) / 2, atol=1e-6, rtol=1e-5)
+        assert_close(vae.encode(video).latent_dist.mean, (before - 0.5) / 2)
 
 
 def test_gradients_reach_every_weight_and_the_video():
@@ -233,6 +238,7 @@ def test_gradients_reach_every_weight_and_the_video():
     assert video.grad.isfinite().all()
 
 
+@pytest.mark.numerical
 def test_gradients_agree_with_finite_differences():
     vae = tiny().double()
     latents = torch.randn(1, 4, 2, 1, 1, dtype=torch.float64, requires_grad=True)
@@ -249,21 +255,30 @@ def test_results_are_the_same_with_and_without_gradients():
     assert torch.equal(vae.decode(latents).sample, quiet)
 
 
+@pytest.mark.numerical
 def test_bfloat16_stays_close_to_float32():
+    """Of the variance, latents and video lose half a per cent at most: bfloat16 has two digits, and layers are many."""
     torch.manual_seed(0)
     vae = CausalVAEModel(shapes_config(hidden_size=16)).eval()
-    video = random_video(5, 32, 32)
+    video, latents = random_video(5, 32, 32), torch.randn(1, 4, 2, 4, 4)
+
+    def made(model: CausalVAEModel, frames: int = 0, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+        moved = (x.roll(frames, 2).to(dtype) for x in (video, latents))
+        return [model.encode(next(moved)).latent_dist.mean, model.decode(next(moved)).sample]
+
     with torch.no_grad():
-        exact = vae.decode(vae.encode(video).latent_dist.mean).sample
+        exact, shifted = made(vae), made(vae, frames=1)
         with torch.autocast("cpu", torch.bfloat16):
-            mixed = vae.decode(vae.encode(video).latent_dist.mean).sample
-        low = copy.deepcopy(vae).bfloat16()
-        pure = low.decode(low.encode(video.bfloat16()).latent_dist.mean).sample
+            mixed = made(vae)
+        pure = made(copy.deepcopy(vae).bfloat16(), dtype=torch.bfloat16)
     for rough in (mixed, pure):
-        assert rough.dtype == torch.bfloat16
-        assert (rough.float() - exact).std() < 0.05 * exact.std()
+        assert rough[1].dtype == torch.bfloat16
+        for true, near, far in zip(exact, rough, shifted, strict=True):
+            lost = [((x.float() - true).var() / true.var()).item() for x in (near, far)]
+            assert_within(lost[0], 0.005, planted=lost[1], told="a frame shifted")
 
 
+@pytest.mark.numerical
 def test_training_compiles_to_one_graph():
     vae = tiny().train()
     plain = copy.deepcopy(vae)
@@ -276,10 +291,11 @@ def test_training_compiles_to_one_graph():
 
     torch.compile(loss_of, fullgraph=True, backend="aot_eager")(vae).backward()
     loss_of(plain).backward()
-    for (name, ours), theirs in zip(vae.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-3, msg=name)
+    ours, theirs = ({name: p.grad for name, p in model.named_parameters()} for model in (vae, plain))
+    assert_close(ours, theirs, atol=1e-5, rtol=1e-3, planted={name: 2 * x for name, x in theirs.items()})
 
 
+@pytest.mark.numerical
 def test_the_posterior_is_a_clamped_diagonal_gaussian():
     moments = torch.randn(2, 6, 2, 3, 3, generator=torch.Generator().manual_seed(0)) * 40
     posterior = Posterior(moments)
@@ -288,9 +304,10 @@ def test_the_posterior_is_a_clamped_diagonal_gaussian():
     assert posterior.logvar.max() == 20
     narrow = Posterior(moments / 40)
     expected = kl_divergence(Normal(narrow.mean, narrow.logvar.mul(0.5).exp()), Normal(0.0, 1.0)).sum((1, 2, 3, 4))
-    torch.testing.assert_close(narrow.kl(), expected)
+    assert_close(narrow.kl(), expected)
 
 
+@pytest.mark.numerical
 def test_samples_follow_the_generator_and_the_deviation():
     moments = torch.zeros(1, 2, 4, 64, 64)
     moments[:, 1] = 2 * math.log(3.0)
@@ -298,4 +315,4 @@ def test_samples_follow_the_generator_and_the_deviation():
     first, second = (posterior.sample(torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(first, posterior.sample(torch.Generator().manual_seed(6)))
-    assert first.std().item() == pytest.approx(3.0, rel=0.05)
+    assert_close(first.std(), 3.0, rtol=0.05)

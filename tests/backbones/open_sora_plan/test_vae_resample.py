@@ -6,8 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.closeness import assert_close
 from vdit_cli.backbones.open_sora_plan import vae_resample
 from vdit_cli.backbones.open_sora_plan.vae_config import LAYERS
+
+pytestmark = pytest.mark.numerical
 
 SHAPES = [(1, 2, 1, 1, 1), (2, 3, 2, 5, 3), (1, 4, 6, 2, 7)]
 
@@ -23,8 +26,8 @@ def test_linear_doubling_is_interpolation(shape, dim, factor):
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     ours = vae_resample.double_linearly(x, dim)
     theirs = F.interpolate(x, scale_factor=factor, mode="trilinear")
-    torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(_grads(ours, x), _grads(theirs, x))
+    assert_close(ours, theirs)
+    assert_close(_grads(ours, x), _grads(theirs, x))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -35,8 +38,8 @@ def test_doubling_and_convolving_at_once_is_doing_one_after_the_other(shape):
     ours = vae_resample.double_and_convolve(x, weight, bias)
     doubled = F.interpolate(x, scale_factor=(1, 2, 2), mode="nearest")
     theirs = F.conv3d(doubled, weight.unsqueeze(2), bias, padding=(0, 1, 1))
-    torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(_grads(ours, x, weight, bias), _grads(theirs, x, weight, bias))
+    assert_close(ours, theirs)
+    assert_close(_grads(ours, x, weight, bias), _grads(theirs, x, weight, bias))
 
 
 @pytest.mark.parametrize("role", ["downsampling", "upsampling"])

@@ -81,6 +81,7 @@ class OpenSoraPlan:
         self.name = folders.name
         self.defaults = folders.defaults
         self.scheduler_config = folders.scheduler_config
+        self.prompt_form = folders.prompt_form
         self.sampler = trained.sampler if trained else None
         if self.sampler is not None:
             told = self.sampler

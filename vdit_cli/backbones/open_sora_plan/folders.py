@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vdit_cli.backbones.base import Defaults
+from vdit_cli.backbones.prompt_form import PromptForm
 from vdit_cli.errors import ENVIRONMENT, EvditError, nearest, unknown_name
 
 PIPELINE_CLASS = "OpenSoraPlanPipeline"
@@ -65,6 +66,7 @@ class ModelFolders:
     tokenizer: Path | None
     scheduler_config: dict[str, Any]
     defaults: Defaults
+    prompt_form: PromptForm | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def _ours(root: Path) -> ModelFolders:
     ours = index.get("evdit", {})
     if not isinstance(ours, dict) or not isinstance(ours.get("name", ""), str):
         raise EvditError(f'"evdit" in {INDEX} must be an object with a "name"', where=str(root / INDEX))
+    form = ours.get("prompt_form")
     return ModelFolders(
         name=ours.get("name") or root.resolve().name,
         root=root,
@@ -149,6 +152,7 @@ def _ours(root: Path) -> ModelFolders:
         tokenizer=root / "tokenizer",
         scheduler_config=read_object(root / "scheduler" / "scheduler_config.json"),
         defaults=_read_defaults(ours.get("defaults", {}), f"{root / INDEX} evdit.defaults"),
+        prompt_form=None if form is None else PromptForm.read(form, f"{root / INDEX} evdit.prompt_form"),
     )
 
 
