@@ -1,7 +1,7 @@
 """Print how quick this machine is at what should be quick, as JSON; `python -m tests.speed FILE` also keeps it.
 
-No test: times depend on what else the machine does. `.ci/run` prints them, docs/data/speed-cpu.json has those of a
-quiet machine. A part whose times compete is timed in turns, and medians are compared.
+No test: times depend on what else the machine does. `.ci/run` prints them, docs/data/speed-cpu.json keeps those of one
+machine and day. A part whose times compete is timed in turns, and medians are compared.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def test_the_recipe_makes_a_student_that_generates(tmp_path: Path, evdit):
 
     ask = ["generate", "a small red circle", "--model", str(model), "--checkpoint", "run", "--device", "cpu"]
     code, _, err = evdit(*ask, "-o", "v.mp4")
-    assert code == 0 and "generate.guidance: 1.0  # default of tiny" in err, err
+    assert code == 0 and "4 steps of milestones, guidance 1," in err, err
     ran = json.loads(Path("v.json").read_text(encoding="utf-8"))["ran"]
     assert (ran["timesteps"], ran["guidance"], ran["scheduler"]) == ([999, 749, 499, 249], 1.0, "milestones")
     code, _, err = evdit(*ask, "-o", "w.mp4", "--steps", "2")

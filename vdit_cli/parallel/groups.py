@@ -5,7 +5,9 @@ Small words between ranks go over the CPU (gloo), so that asking costs a GPU no 
 
 from __future__ import annotations
 
+import atexit
 import datetime
+import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,19 +15,21 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-# Its functions' defaults are the group of the moment it is imported: after `joined` they would keep that group's
-# threads alive past its end, and one of them that is still at work when Python ends aborts the process.
+# Its functions' defaults are the group of the moment it is imported: after `joined` they would keep it alive, which
+# `take_apart` must not let happen.
 import torch.distributed.nn.functional  # noqa: F401
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, Interrupted
 from vdit_cli.parallel.environment import is_rank, local_rank, watch_launcher
 
 PATIENCE = datetime.timedelta(days=1)
 """How long a rank waits for another one: a rank may measure alone for hours, and torchrun sees a dead one at once."""
 BUCKET = 1 << 24
 """Numbers that are summed over the ranks in one message."""
+MESHES: list[DeviceMesh] = []
+"""Those that were made of the group at hand."""
 
 
 @dataclass(frozen=True)
@@ -114,14 +118,15 @@ def joined(device: str) -> Iterator[Ranks]:
     """The ranks that this process was started among (torchrun, `accelerate launch`, `--gpus`); else ALONE.
 
     On CUDA (`device` "cuda", or "auto" where there is a GPU) this rank's GPU becomes the current one. After an error
-    the group is not taken apart: the others must hear of the error first. Raises EvditError (2) for a numbered GPU.
+    the group is not taken apart: the others must hear of the error first; Interrupted is none, for all ranks stop
+    between two steps. Raises EvditError (2) for a numbered GPU.
     """
     if not is_rank():
         try:
             yield ALONE
         finally:
             if dist.is_initialized():
-                dist.destroy_process_group()
+                take_apart()
         return
     if device not in ("auto", "cpu", "cuda"):
         raise EvditError(
@@ -135,9 +140,26 @@ def joined(device: str) -> Iterator[Ranks]:
         torch.cuda.set_device(local_rank())
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
     ranks = Ranks(dist.get_rank(), dist.get_world_size())
-    yield ranks
-    ranks.wait()
+    try:
+        yield ranks
+        ranks.wait()
+    except Interrupted:
+        take_apart()
+        raise
+    take_apart()
+
+
+def take_apart() -> None:
+    """End the group and, at the latest when Python ends, its threads: one that is at work then aborts the process.
+
+    A group ends its threads when nothing holds it any more. Meshes do, which torch keeps for ever, and so do models in
+    shards, which are freed by the garbage collector alone.
+    """
     dist.destroy_process_group()
+    while MESHES:
+        getattr(MESHES.pop(), "_pg_registry", {}).clear()
+    atexit.unregister(gc.collect)
+    atexit.register(gc.collect)
 
 
 def mesh_of(ranks: Ranks, device: torch.device) -> DeviceMesh:
@@ -145,4 +167,6 @@ def mesh_of(ranks: Ranks, device: torch.device) -> DeviceMesh:
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    return init_device_mesh(device.type, (ranks.count,))
+    mesh = init_device_mesh(device.type, (ranks.count,))
+    MESHES.append(mesh)
+    return mesh
