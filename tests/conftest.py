@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -37,6 +38,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         draw.shuffle(items)
         place = {file: draw.random() for file in dict.fromkeys(item.path for item in items)}
         items.sort(key=lambda item: place[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """Keep what stays for the whole run out of the garbage collector's way: freeing a model's part calls it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """As it was, for what modules do when Python ends."""
+    gc.unfreeze()
 
 
 @pytest.fixture

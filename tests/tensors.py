@@ -34,7 +34,7 @@ class LargestTensor(TorchDispatchMode):
 def parameters_made() -> Iterator[Callable[[], int]]:
     """A function that tells the bytes of all parameters made inside the block that are still alive, whoever holds them.
 
-    What was there before is frozen, so that looking through all objects is quick.
+    What was there before is frozen, and stays so, which makes looking through all objects quick.
     """
 
     def alive_bytes() -> int:
@@ -44,7 +44,4 @@ def parameters_made() -> Iterator[Callable[[], int]]:
 
     gc.collect()
     gc.freeze()
-    try:
-        yield alive_bytes
-    finally:
-        gc.unfreeze()
+    yield alive_bytes
