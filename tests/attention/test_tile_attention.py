@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.attention.cases import DEVICES, RAGGED, assert_right, assert_right_to_rounding, inputs, outputs
+from tests.attention.one_choice import one_choice_only
 from tests.closeness import assert_close
 from tests.tiles.strategies import masks_on_grids
 from vdit_cli.attention.bind import KERNELS, Case, kernel_module, tile_attention
@@ -24,6 +25,15 @@ def kernels_here() -> list[tuple[str, str]]:
 
 
 pytestmark = [pytest.mark.numerical, pytest.mark.parametrize(("kernel", "device"), kernels_here())]
+
+
+@pytest.fixture(autouse=True)
+def one_choice(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU no tuning: it would take longer than everything else here."""
+    if device == "cuda":
+        one_choice_only(monkeypatch)
+
+
 EPS = 8 * torch.finfo(torch.float32).eps
 """What a float32 sum of a head's products may be off by, of their sum without signs."""
 LONG = 2000

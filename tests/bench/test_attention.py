@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.attention.one_choice import one_choice_only
 from tests.closeness import assert_close
 from tests.tensors import LargestTensor
 from vdit_cli.artifacts.run_dir import RunDir
@@ -191,8 +192,9 @@ def test_backward_rows_are_their_own_table(tmp_path: Path):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("backward", [False, True])
-def test_every_kernel_of_a_gpu_passes_or_says_why_not(tmp_path: Path, backward: bool):
+def test_every_kernel_of_a_gpu_passes_or_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backward: bool):
     """All dense ways and all kernels in bfloat16; the GPU's clocks are in the results."""
+    one_choice_only(monkeypatch)
     sizes = {"frame_tokens": 150, "head_dim": 64, "kernels": "all", "device": "cuda", "dtype": "bfloat16"}
     results = bench_attention(options(**sizes, backward=backward), tmp_path / "run", Silent())
     (table,) = results["tables"].values()

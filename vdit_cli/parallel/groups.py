@@ -28,8 +28,6 @@ PATIENCE = datetime.timedelta(days=1)
 """How long a rank waits for another one: a rank may measure alone for hours, and torchrun sees a dead one at once."""
 BUCKET = 1 << 24
 """Numbers that are summed over the ranks in one message."""
-MESHES: list[DeviceMesh] = []
-"""Those that were made of the group at hand."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +154,8 @@ def take_apart() -> None:
     shards, which are freed by the garbage collector alone.
     """
     dist.destroy_process_group()
-    while MESHES:
-        getattr(MESHES.pop(), "_pg_registry", {}).clear()
+    for mesh in [each for each in gc.get_objects() if type(each) is DeviceMesh]:
+        getattr(mesh, "_pg_registry", {}).clear()
     atexit.unregister(gc.collect)
     atexit.register(gc.collect)
 
@@ -167,6 +165,4 @@ def mesh_of(ranks: Ranks, device: torch.device) -> DeviceMesh:
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    mesh = init_device_mesh(device.type, (ranks.count,))
-    MESHES.append(mesh)
-    return mesh
+    return init_device_mesh(device.type, (ranks.count,))
