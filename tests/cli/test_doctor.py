@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from vdit_cli.backbones.registry import find_source
+from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.backbones.sources import SUMS
 from vdit_cli.bench import machine
 from vdit_cli.bench.machine import Finding
 from vdit_cli.cli.app import main
-from vdit_cli.errors import DONE, ENVIRONMENT
+from vdit_cli.errors import DONE, ENVIRONMENT, EvditError
 
 
 def test_this_machine_can_run_the_suite(capsys):
@@ -64,18 +64,24 @@ def test_the_model_of_the_package_is_whole():
     ("harm", "says"),
     [
         (lambda path: path.unlink(), "missing: vae/config.json"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "not what it was: vae/config.json"),
-        (lambda path: (path.parents[1] / SUMS).unlink(), "its digests can't be read"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-1]),
+            "the model shapes is damaged: vae/config.json is not what it was",
+        ),
+        (lambda path: (path.parents[1] / SUMS).unlink(), "the model shapes is damaged: SHA256SUMS (No such file"),
     ],
 )
 def test_a_clone_that_was_cut_off_is_a_problem(tmp_path, harm, says):
-    """A file that is gone, one that is shorter, and no digests; the fix names the folder."""
+    """A file that is gone, one that is shorter, and no digests; the fix names the folder, and the model won't open."""
     folder = tmp_path / "shapes"
     shutil.copytree(find_source("shapes").entry.weights_folder, folder)
     entry = dataclasses.replace(find_source("shapes").entry, folder=str(folder))
     harm(folder / "vae" / "config.json")
     found = machine.embedded_model(entry)
-    assert found.problem.startswith(says) and str(folder) in found.fix
+    assert found.is_essential and found.problem.startswith(says) and str(folder) in found.fix
+    with pytest.raises(EvditError) as refused:
+        open_backbone(dataclasses.replace(find_source("shapes"), entry=entry), device="cpu")
+    assert refused.value.exit_code == ENVIRONMENT and found.fix in refused.value.next_steps
 
 
 def test_a_kernel_says_why_it_does_not_bind(monkeypatch):

@@ -21,7 +21,8 @@ from vdit_cli import __version__
 from vdit_cli.attention.bind import KERNELS, Case, kernel_module
 from vdit_cli.backbones.devices import pick_device, pick_dtype
 from vdit_cli.backbones.registry import ENTRIES
-from vdit_cli.backbones.sources import GIGABYTE, BackboneEntry, repair, size_text
+from vdit_cli.backbones.sources import GIGABYTE, BackboneEntry, check_whole, repair, size_text
+from vdit_cli.errors import EvditError
 from vdit_cli.tiles.grid import VideoGrid
 
 LEAST_PYTHON = (3, 11)
@@ -112,11 +113,9 @@ def embedded_model(entry: BackboneEntry) -> Finding:
     if missing:
         return Finding(f"model {entry.name}", found, f"missing: {', '.join(missing)}", fix, is_essential=True)
     try:
-        damaged = [each.path for each in entry.damaged_files()]
-    except OSError as error:
-        return Finding(f"model {entry.name}", found, f"its digests can't be read: {error}", fix)
-    if damaged:
-        return Finding(f"model {entry.name}", found, f"not what it was: {', '.join(damaged)}", fix, is_essential=True)
+        check_whole(entry)
+    except EvditError as error:
+        return Finding(f"model {entry.name}", found, error.what, fix, is_essential=True)
     return Finding(f"model {entry.name}", f"{found}, {len(entry.files)} files as they were made")
 
 
