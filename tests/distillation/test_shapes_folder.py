@@ -39,7 +39,8 @@ def test_the_registered_files_are_those_that_training_writes(tmp_path: Path):
     entry = find_source("shapes").entry
     promised = {needed.path: needed.bytes for needed in entry.files}
     assert written.keys() == promised.keys()
-    assert_close(written, promised, rtol=0.09)
+    weights = [path for path in promised if path.endswith(".safetensors")]
+    assert [written[path] for path in weights] == [promised[path] for path in weights]
     assert sum(written.values()) <= MODEL_BYTES and max(written.values()) <= FILE_BYTES and SHARD_BYTES < FILE_BYTES
     assert_close(sum(parameter.numel() for parameter in transformer.parameters()), entry.parameters, rtol=0.01)
     backbone = open_backbone(find_source(str(tmp_path / "model")), device="cpu")
