@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from pictures import NAMES, kind
 from PIL import Image, ImageDraw, ImageFont
 
 from vdit_cli.artifacts.video_file import read_video
@@ -24,10 +25,9 @@ PROMPTS = (
     "a small orange ring moving up over a gray background, and a large green square standing still",
 )
 FRAMES = (0, 4, 8, 12, 16, 20, 24, 28)
-SIDE, GAP, LINE = 104, 6, 24
-MASKS, TILE, MARGIN = ("8:0", "4:4", "2:6", "1:7"), 13, 16
+SIDE, GAP, LINE, TILE, MARGIN = 104, 6, 24, 13, 16
 PAPER, INK, SOFT = "#ffffff", "#24292f", "#57606a"
-SKIPPED, OWN, GLOBAL = "#eaeef2", "#2da44e", "#0969da"
+COLOURS = {"skipped": "#eaeef2", "own": "#2da44e", "global": "#0969da"}
 
 
 def videos(folder: Path) -> list[Path]:
@@ -53,8 +53,8 @@ def picture(paths: list[Path]) -> Image.Image:
         for place, frame in enumerate(FRAMES):
             small = Image.fromarray(frames[frame]).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
             image.paste(small, (MARGIN + place * (SIDE + GAP), top + LINE - 4))
-    for place, name in enumerate(MASKS):
-        left = MARGIN + place * (width - 2 * MARGIN) // len(MASKS)
+    for place, name in enumerate(NAMES):
+        left = MARGIN + place * (width - 2 * MARGIN) // len(NAMES)
         draw_mask(draw, TileMask.parse(name, frames=8), left, MARGIN + len(paths) * row + GAP, text)
     return image
 
@@ -64,9 +64,8 @@ def draw_mask(draw: ImageDraw.ImageDraw, mask: TileMask, left: int, top: int, te
     draw.text((left, top), "dense" if mask.is_dense else f"mask {mask.name}", INK, text)
     for i in range(mask.frames):
         for j in range(mask.frames):
-            colour = SKIPPED if not mask.keeps(i, j) else OWN if i == j and not mask.is_dense else GLOBAL
             x, y = left + j * TILE, top + LINE + i * TILE
-            draw.rectangle((x, y, x + TILE - 2, y + TILE - 2), colour)
+            draw.rectangle((x, y, x + TILE - 2, y + TILE - 2), COLOURS[kind(mask, i, j)])
     shares = f"kept {mask.kept_share:.2f}, skipped {mask.skipped_share:.2f}"
     draw.text((left, top + LINE + mask.frames * TILE + 2), shares, SOFT, text)
 

@@ -29,7 +29,7 @@ def masks_svg() -> str:
         left = GAP + place * (side + GAP)
         parts.append(f'<text x="{left + side / 2}" y="18">{"dense" if mask.is_dense else name}</text>')
         parts += [
-            f'<rect class="{_kind(mask, i, j)}" x="{left + j * TILE}" y="{TOP + i * TILE}" '
+            f'<rect class="{kind(mask, i, j)}" x="{left + j * TILE}" y="{TOP + i * TILE}" '
             f'width="{TILE - 2}" height="{TILE - 2}" rx="2"/>'
             for i in range(FRAMES)
             for j in range(FRAMES)
@@ -39,7 +39,8 @@ def masks_svg() -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _kind(mask: TileMask, query_frame: int, key_frame: int) -> str:
+def kind(mask: TileMask, query_frame: int, key_frame: int) -> str:
+    """What a tile is under a mask: "skipped", "global" (seen by or seeing a global frame) or "own"."""
     if not mask.keeps(query_frame, key_frame):
         return "skipped"
     is_global = query_frame in mask.global_frames or key_frame in mask.global_frames

@@ -68,6 +68,11 @@ def flat(options: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + each.name, value
 
 
+def option_line(key: str, value: Any, origin: str) -> str:
+    """A value with its origin, as a person is told it: `generate.steps: 20  # --steps 20`."""
+    return f"{key}: {json.dumps(value, ensure_ascii=False)}  # {origin}"
+
+
 def read(root: type[SomeSection], path: Path | None, sets: Iterable[str], flags: Mapping[str, Any]) -> SomeSection:
     """The values of a recipe file, of `section.key=value` settings and of flags by dotted key (None = not given).
 

@@ -6,13 +6,12 @@ Every value keeps its origin, so that an error can say where it came from. None 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vdit_cli.knobs import Section, flat, knob, read, section
+from vdit_cli.knobs import Section, flat, knob, option_line, read, section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,8 +292,7 @@ class Recipe(Section):
 
     def resolved_text(self, name: str) -> str:
         """The section `name` a key a line, each with its origin as a comment, for stderr."""
-        lines = [f"{key}: {json.dumps(each['value'])}  # {each['origin']}" for key, each in self.resolved(name).items()]
-        return "\n".join(lines)
+        return "\n".join(option_line(key, each["value"], each["origin"]) for key, each in self.resolved(name).items())
 
 
 def load(path: Path | str | None = None, sets: Iterable[str] = (), flags: Mapping[str, Any] | None = None) -> Recipe:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vdit_cli.backbones.base import Backbone, prompt_form
+from vdit_cli.backbones.prompt_form import PromptForm
 from vdit_cli.errors import EvditError
-from vdit_cli.knobs import Section, flat
+from vdit_cli.knobs import Section, flat, option_line
 from vdit_cli.sampling.memory import gib
 from vdit_cli.sampling.prompts import EXAMPLE
 from vdit_cli.sampling.sample import SampleSpec
@@ -19,10 +19,8 @@ def summary(backbone: Backbone, spec: SampleSpec, seeds: str, need_bytes: int) -
     """Model, size, sampler, seeds ("seed 0"), device, numbers and memory in one line."""
     dtype = str(backbone.dtype).removeprefix("torch.")
     sampler = f"{counted(spec.steps, 'step')} of {spec.scheduler}, guidance {spec.guidance:g}"
-    size, memory = (
-        f"{spec.video_frames} x {spec.height} x {spec.width}",
-        f"about {gib(need_bytes)} of weights and tensors",
-    )
+    size = f"{spec.video_frames} x {spec.height} x {spec.width}"
+    memory = f"about {gib(need_bytes)} of weights and tensors"
     return f"{backbone.name}: {size}, {sampler}, {seeds}, {backbone.device} {dtype}, {memory}"
 
 
@@ -35,7 +33,7 @@ def say_options(section: str, options: Section, resolved: Mapping[str, Any], mod
         value, origin = resolved.get(key, given), options.where(key)
         tell = progress.say if origin else progress.detail
         own = "default" if given == value else f"default of {model}"
-        tell(f"{section}.{key}: {json.dumps(value, ensure_ascii=False)}  # {origin or own}")
+        tell(option_line(f"{section}.{key}", value, origin or own))
 
 
 def prompt_doubts(backbone: Backbone, prompts: Sequence[str], strict: bool) -> dict[str, str]:
@@ -43,12 +41,12 @@ def prompt_doubts(backbone: Backbone, prompts: Sequence[str], strict: bool) -> d
 
     Raises EvditError (exit 2) for a doubt where `strict`, and for a prompt of which the model knows no word.
     """
+    form = prompt_form(backbone)
     found: dict[str, str] = {}
     for prompt in dict.fromkeys(prompts):
         known, unknown = backbone.unknown_words(prompt)
-        form = prompt_form(backbone)
         sentence = form.completed(prompt) if form else " ".join(known) or EXAMPLE
-        doubt = _doubt(backbone, prompt, unknown)
+        doubt = _doubt(backbone.name, form, prompt, unknown)
         if doubt and (strict or not known):
             is_unquoted = len(prompts) > 1 and all(" " not in each for each in prompts)
             raise EvditError(
@@ -61,21 +59,20 @@ def prompt_doubts(backbone: Backbone, prompts: Sequence[str], strict: bool) -> d
     return found
 
 
-def _doubt(backbone: Backbone, prompt: str, unknown: Sequence[str]) -> str:
-    """What is wrong with a prompt for this model, in words; "" where nothing is."""
+def _doubt(model: str, form: PromptForm | None, prompt: str, unknown: Sequence[str]) -> str:
+    """What is wrong with a prompt for the model of that name, in words; "" where nothing is."""
     faults = [f"does not know {listed(map(repr, unknown))}"] if unknown else []
-    form = prompt_form(backbone)
     if form is not None:
         missing = form.missing(prompt)
         if missing:
             faults.append(f"needs {listed(missing)}")
         elif not unknown and not form.is_whole(prompt):
             faults.append(f"knows sentences of one form only, and {prompt!r} has another")
-    return f"{backbone.name} {' and '.join(faults)}" if faults else ""
+    return f"{model} {' and '.join(faults)}" if faults else ""
 
 
 def counted(number: int, noun: str) -> str:
-    """ "1 step", "3 steps"."""
+    """A number with its noun: "1 step", "3 steps"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
