@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from vdit_cli.artifacts import atomic
-from vdit_cli.artifacts.atomic import remove_leftovers, replacing, write_json, write_text
+from vdit_cli.artifacts.atomic import check_writable, replacing, replacing_together, write_json, write_text
 from vdit_cli.errors import EvditError
 
 
@@ -78,12 +79,102 @@ def test_json_has_no_nan(tmp_path: Path):
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"x": "漢"}
 
 
-def test_a_folder_that_stepped_aside_is_put_back(tmp_path: Path):
-    """Killed between the two renames, only the old folder is there; killed after them, both are."""
-    write_text(tmp_path / ".frames.0123abcd.old" / "0.png", "old")
-    write_text(tmp_path / ".frames.0123abcd" / "0.png", "half")
-    remove_leftovers(tmp_path)
-    assert os.listdir(tmp_path) == ["frames"] and (tmp_path / "frames" / "0.png").read_text(encoding="utf-8") == "old"
-    write_text(tmp_path / ".frames.0123abcd.old" / "0.png", "older")
-    remove_leftovers(tmp_path)
-    assert os.listdir(tmp_path) == ["frames"] and (tmp_path / "frames" / "0.png").read_text(encoding="utf-8") == "old"
+def test_a_link_is_written_through(tmp_path: Path):
+    """To a file, to a folder and to nothing yet: the link stays one."""
+    (tmp_path / "far").mkdir()
+    for name, target in (("a.txt", "far/b.txt"), ("new.txt", "far/c.txt")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    write_text(tmp_path / "far" / "b.txt", "old")
+    for name, target in (("a.txt", "far/b.txt"), ("new.txt", "far/c.txt")):
+        write_text(tmp_path / name, "new")
+        assert (tmp_path / name).is_symlink() and (tmp_path / target).read_text(encoding="utf-8") == "new"
+    (tmp_path / "out").symlink_to(tmp_path / "far" / "frames")
+    (tmp_path / "far" / "frames").mkdir()
+    with replacing(tmp_path / "out") as beside:
+        write_text(beside / "0.png", "x")
+    assert (tmp_path / "out").is_symlink() and os.listdir(tmp_path / "far" / "frames") == ["0.png"]
+    assert sorted(os.listdir(tmp_path / "far")) == ["b.txt", "c.txt", "frames"]
+
+
+def test_a_file_that_is_a_mount_point_gets_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A rename onto one is refused as busy: what it holds is written anew, and it keeps its name."""
+    write_text(tmp_path / "a.txt", "old")
+    before = (tmp_path / "a.txt").stat().st_ino
+
+    def busy(source: Path, target: Path) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy", str(source), None, str(target))
+
+    monkeypatch.setattr(os, "replace", busy)
+    write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "new"
+    assert (tmp_path / "a.txt").stat().st_ino == before and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_what_belongs_together_takes_its_place_together(tmp_path: Path):
+    """A failure between the first and the second leaves both as they were."""
+    for name in ("a.mp4", "a.json"):
+        write_text(tmp_path / name, "old")
+    with (
+        pytest.raises(EvditError, match="the disk is full: .*a.json was not written"),
+        replacing_together(tmp_path / "a.mp4", tmp_path / "a.json") as (video, receipt),
+    ):
+        write_text(video, "new")
+        raise OSError(errno.ENOSPC, "No space left on device", str(receipt))
+    assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in os.listdir(tmp_path)} == {
+        "a.mp4": "old",
+        "a.json": "old",
+    }
+    with replacing_together(tmp_path / "a.mp4", tmp_path / "a.json") as (video, receipt):
+        write_text(video, "new")
+        assert (tmp_path / "a.mp4").read_text(encoding="utf-8") == "old"
+        write_text(receipt, "new")
+    assert {(tmp_path / name).read_text(encoding="utf-8") for name in os.listdir(tmp_path)} == {"new"}
+
+
+def test_an_interrupt_waits_until_everything_is_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ctrl-C between the two renames is heard after the second."""
+    real, seen = os.replace, []
+
+    def interrupted(source: Path, target: Path) -> None:
+        real(source, target)
+        seen.append(Path(target).name)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), replacing_together(tmp_path / "a", tmp_path / "b") as besides:
+        for beside in besides:
+            beside.write_text("x", encoding="utf-8")
+        monkeypatch.setattr(os, "replace", interrupted)
+    assert seen == ["a", "b"] and sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_a_folder_that_is_kept_gets_the_new_files(tmp_path: Path):
+    """Same folder, new frames over the old ones, old ones too many removed, and what is no frame left alone."""
+    folder = tmp_path / "frames"
+    for name in ("0.png", "1.png", "2.png", ".DS_Store"):
+        write_text(folder / name, "old")
+    before = folder.stat().st_ino
+    with replacing_together(folder, drop=lambda file: file.suffix == ".png") as (beside,):
+        for name in ("0.png", "1.png"):
+            write_text(beside / name, "new")
+    texts = {name: (folder / name).read_text(encoding="utf-8") for name in os.listdir(folder)}
+    assert texts == {"0.png": "new", "1.png": "new", ".DS_Store": "old"}
+    assert folder.stat().st_ino == before and os.listdir(tmp_path) == ["frames"]
+
+
+def test_long_names_leave_room_for_the_temporary_one(tmp_path: Path):
+    """As long as the file system allows, in letters of three bytes."""
+    name = "漢" * 84 + ".mp"
+    assert len(name.encode()) == 255
+    write_text(tmp_path / name, "x")
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_places_are_tried_before_the_work(tmp_path: Path):
+    """Too long a name, a parent that is a file, and a file system that makes no files."""
+    check_writable(tmp_path / "deep" / "er" / "a.mp4")
+    assert os.listdir(tmp_path) == []
+    write_text(tmp_path / "file", "x")
+    for path in (tmp_path / ("x" * 300), tmp_path / "file" / "a.mp4", Path("/proc/a.mp4")):
+        with pytest.raises(EvditError, match="can't be written") as told:
+            check_writable(path, where="-o that")
+        assert (told.value.exit_code, told.value.where) == (2, "-o that") and str(path) in told.value.what

@@ -61,7 +61,9 @@ def test_how_it_ended_is_kept(tmp_path: Path, request_of, error: BaseException, 
 
 def test_another_recipe_or_input_is_refused(tmp_path: Path, request_of):
     """The keys that differ are named; `allow_changed` insists."""
-    RunDir.create(tmp_path / "run", request_of())
+    with pytest.raises(Interrupted), RunDir.create(tmp_path / "run", request_of()) as run:
+        write_text(run.path / "half.txt", "x")
+        raise Interrupted("stopped")
     for other, told in [(request_of(0.2), "search_masks.r: was 0.1, is 0.2"), (request_of(0.1, "b"), "input plan")]:
         with pytest.raises(EvditError) as error:
             RunDir.start(tmp_path / "run", other)
@@ -72,10 +74,14 @@ def test_another_recipe_or_input_is_refused(tmp_path: Path, request_of):
 
 
 def test_places_without_a_name(tmp_path: Path, request_of):
-    """-2 where another recipe has the name, the same folder for the same recipe."""
+    """-2 where another recipe has the name, the same folder for the same recipe; none is made before it is entered."""
     first = RunDir.start(None, request_of())
+    assert not first.path.exists()
+    with first:
+        write_text(first.path / "a.txt", "x")
     assert first.path.parent == Path("runs") and first.path.name.endswith("-search-masks-name")
-    second = RunDir.start(None, request_of(0.2))
+    with RunDir.start(None, request_of(0.2)) as second:
+        write_text(second.path / "a.txt", "x")
     assert second.path.name == first.path.name + "-2"
     assert RunDir.start(None, request_of()).path == first.path
     assert RunDir.start(None, request_of(0.2)).path == second.path
@@ -96,7 +102,8 @@ def test_folders_that_are_no_runs(tmp_path: Path, request_of):
 
 def test_outputs_never_leave_the_folder(tmp_path: Path, request_of):
     """Neither by .., nor from the root, nor through a link; what was not made is said."""
-    run = RunDir.create(tmp_path / "run", request_of())
+    with pytest.raises(Interrupted), RunDir.create(tmp_path / "run", request_of()) as run:
+        raise Interrupted("stopped")
     (tmp_path / "run" / "link").symlink_to(tmp_path)
     for relative in ("../plan.json", str(tmp_path / "plan.json"), "link/plan.json"):
         run.manifest["outputs"]["plan"] = {"path": relative, "sha256": ""}
@@ -109,7 +116,8 @@ def test_outputs_never_leave_the_folder(tmp_path: Path, request_of):
 
 def test_one_writer_at_a_time(tmp_path: Path, request_of):
     """Another process is refused and told who; when the owner dies, the lock is free and the run interrupted."""
-    run = RunDir.create(tmp_path / "run", request_of())
+    with RunDir.create(tmp_path / "run", request_of()) as run:
+        pass
     program = (
         "import sys; from vdit_cli.artifacts.run_dir import RunDir\n"
         f"run = RunDir.open({str(run.path)!r}).__enter__(); print('in', flush=True); sys.stdin.read()"
@@ -150,15 +158,110 @@ def test_the_card_says_what_run_json_says(tmp_path: Path, request_of):
 
 
 def test_what_a_killed_owner_left_is_removed_by_the_next(tmp_path: Path, request_of):
-    """Under the lock, below the folder too; hidden files of other names stay."""
-    run = RunDir.create(tmp_path / "run", request_of())
-    left = [".a.0123abcd.mp4", "checkpoints/.step-000500.0123abcd/model.safetensors"]
-    kept = [".a.mp4", ".notes.txt", "a.0123abcd.mp4"]
-    for name in left + kept:
-        write_text(run.path / name, "half")
+    """Under the lock, and only what it noted; and the notes go with the run's end."""
+    program = (
+        "import os, signal\n"
+        "from vdit_cli.artifacts.atomic import replacing\n"
+        "from vdit_cli.artifacts.run_dir import RunDir\n"
+        f"with RunDir.open({str(tmp_path / 'run')!r}), replacing({str(tmp_path / 'run' / 'a.mp4')!r}) as video:\n"
+        "    video.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    with RunDir.start(tmp_path / "run", request_of()) as run:
+        write_text(run.path / ".a.0123abcd.mp4", "mine")
+    subprocess.run([sys.executable, "-c", program], check=False)
+    assert len(list(run.path.glob(".evdit-*.mp4"))) == 1 and run.state() == "done"
     with run:
-        there = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
-    assert there == {*kept, ".lock", "run.json"}
+        there = {path.name for path in run.path.iterdir()}
+        assert there == {".a.0123abcd.mp4", ".lock", "run.json", "README.md", ".unfinished"}
+    assert {path.name for path in run.path.iterdir()} == there - {".unfinished"}
+
+
+@pytest.mark.parametrize("left", [(), (".lock",), (".lock", "run.json", "README.md")], ids=len)
+def test_a_first_try_that_made_nothing_is_no_run_yet(tmp_path: Path, request_of, left: tuple[str, ...]):
+    """Killed while its first run.json was written, or failed early: another request takes the folder over."""
+    with pytest.raises(OSError), RunDir.start(tmp_path / "run", request_of()):
+        raise OSError("no such model")
+    for path in (tmp_path / "run").iterdir():
+        if path.name not in left:
+            path.unlink()
+    with RunDir.start(tmp_path / "run", request_of(0.2)) as run:
+        assert run.manifest["values"] == {"search_masks.r": 0.2}
+    write_text(tmp_path / "run" / "metrics.jsonl", "{}")
+    with pytest.raises(EvditError, match="another recipe: search_masks.r: was 0.2, is 0.1"):
+        RunDir.start(tmp_path / "run", request_of())
+
+
+def test_killed_while_the_first_run_json_is_written(tmp_path: Path, request_of):
+    """The half-written one was noted: neither it nor the lock keeps the next command out."""
+    program = (
+        "import json, os, signal\n"
+        "from vdit_cli.artifacts import atomic, run_dir\n"
+        "atomic.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"run_dir.RunDir.start({str(tmp_path / 'run')!r}, run_dir.Request('generate', 'm', {{}})).__enter__()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=False)
+    assert {path.name[:7] for path in (tmp_path / "run").iterdir()} == {".lock", ".unfini", ".evdit-"}
+    with RunDir.start(tmp_path / "run", request_of()) as run:
+        pass
+    assert {path.name for path in run.path.iterdir()} == {".lock", "run.json", "README.md"}
+
+
+def test_a_finished_run_is_not_taken_for_one_of_other_values(tmp_path: Path, request_of):
+    """`--allow-changed` goes on with what is not finished; a run of another command is never touched."""
+    with RunDir.start(tmp_path / "run", request_of()) as run:
+        write_text(run.path / "plan.json", "{}")
+        run.add_output("plan", "plan.json")
+    before = (run.path / "run.json").read_bytes()
+    with pytest.raises(EvditError, match="is finished, with other values: search_masks.r: was 0.1, is 0.2") as told:
+        RunDir.start(run.path, request_of(0.2), allow_changed=True)
+    assert told.value.exit_code == 2 and told.value.next_steps == ("a new folder with -o",)
+    for start in (RunDir.start, RunDir.anew):
+        with pytest.raises(EvditError, match="is a run of evdit search-masks: evdit analyze leaves it alone"):
+            start(run.path, replace(request_of(), command="analyze"))
+    assert (run.path / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b""), Path.unlink], ids=["empty", "gone"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.json", "student/w.safetensors"])
+def test_what_is_damaged_is_not_done(tmp_path: Path, request_of, damage, name: str):
+    """Whichever file of an output it is; a file that somebody added beside does not count."""
+    with RunDir.start(tmp_path / "run", request_of()) as run:
+        for each in ("a.mp4", "a.json", "student/w.safetensors"):
+            write_text(run.path / each, "x")
+        run.add_output("video a", "a.mp4", "a.json")
+        run.add_output("student", "student")
+    write_text(run.path / "student" / "notes.txt", "mine")
+    assert RunDir.open(run.path).is_done()
+    damage(run.path / name)
+    again = RunDir.start(run.path, request_of())
+    assert not again.is_done()
+    assert again.is_whole("student") != again.is_whole("video a") and not again.is_whole("plan")
+
+
+def test_a_run_in_place_of_another_one(tmp_path: Path, request_of):
+    """The old one stays until its successor is there, output by output; what has none goes when the new one is done."""
+    with RunDir.start(tmp_path / "run", request_of()) as old:
+        for name in ("a", "b", "c", "changed"):
+            write_text(old.path / f"{name}.txt", "old")
+            old.add_output(name, f"{name}.txt")
+    write_text(old.path / "changed.txt", "mine now")
+    before = (old.path / "run.json").read_bytes()
+    with pytest.raises(OSError), RunDir.anew(old.path, request_of(0.2)):
+        raise OSError("damaged weights")
+    assert (old.path / "run.json").read_bytes() == before and RunDir.open(old.path).find("a").exists()
+    with pytest.raises(Interrupted), RunDir.anew(old.path, request_of(0.2)) as new:
+        write_text(new.path / "a.txt", "new")
+        new.add_output("a", "a.txt")
+        raise Interrupted("stopped")
+    assert (old.path / "b.txt").read_text(encoding="utf-8") == "old"
+    with RunDir.anew(old.path, request_of(0.2)) as new:
+        assert new.is_whole("a") and not new.is_whole("b")
+        write_text(new.path / "b.txt", "new")
+        new.add_output("b", "b.txt")
+    texts = {path.name: path.read_text(encoding="utf-8") for path in old.path.glob("*.txt")}
+    assert texts == {"a.txt": "new", "b.txt": "new", "changed.txt": "mine now"}
+    assert RunDir.open(old.path).is_done() and "replaces" not in RunDir.open(old.path).manifest
 
 
 def test_receipts_join(tmp_path: Path):

@@ -177,8 +177,10 @@ def test_killed_then_interrupted_then_finished(evdit, tiny, tmp_path, monkeypatc
     killed = _check_whole(out)
     assert len(killed) == 2
     times = {path: path.stat().st_mtime_ns for path in killed}
-    half = out / ".0003-a-large.0123abcd.mp4"  # as a write that was killed half-way leaves it
-    half.write_bytes(b"half")
+    half, mine = out / ".evdit-0123abcd.mp4", out / ".0003-a-large.0123abcd.mp4"
+    half.write_bytes(b"half")  # as a write that was killed half-way leaves it, with its note
+    mine.write_bytes(b"mine")
+    (out / ".unfinished").write_text(json.dumps([half.name, "0003-a-large.mp4"]), encoding="utf-8")
 
     begin = Console.stage
 
@@ -192,7 +194,7 @@ def test_killed_then_interrupted_then_finished(evdit, tiny, tmp_path, monkeypatc
         code, _, err = evdit("generate", *command)
     assert code == INTERRUPTED, err
     assert "1 videos are finished, 1 are left" in err
-    assert not half.exists()
+    assert not half.exists() and mine.read_bytes() == b"mine"
     assert "Traceback" not in err
     assert len(_check_whole(out)) == 3
     assert {path: path.stat().st_mtime_ns for path in times} == times
@@ -204,7 +206,7 @@ def test_killed_then_interrupted_then_finished(evdit, tiny, tmp_path, monkeypatc
     assert code == 0, err
     assert len(printed.splitlines()) == len(_check_whole(out)) == 4
     beside = {path.name for path in out.iterdir() if not path.name.startswith("0")}
-    assert beside == {"run.json", "receipt.json", "README.md", ".lock"}
+    assert beside == {"run.json", "receipt.json", "README.md", ".lock", mine.name}
     receipts = [Receipt.read(path) for path in sorted(out.glob("0*.json"))]
     whole = Receipt.read(out / "receipt.json")
     assert whole.ran == receipts[0].ran and whole.asked["prompts"] == [PROMPT]

@@ -5,19 +5,20 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vdit_cli.artifacts.unfinished import ASIDE, TEMPORARY, note
 from vdit_cli.errors import FAILED, EvditError
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
-LEFTOVER = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{8}(?P<suffix>(?:\.(?!old$)[A-Za-z0-9]+)?)(?P<aside>\.old)?")
-"""Names that `replacing` gives to what is not in its place yet, and to a folder that stepped aside."""
 FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
 
 
@@ -25,21 +26,43 @@ FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOS
 def replacing(path: Path | str) -> Iterator[Path]:
     """Give a temporary path beside `path` to write a file or a folder to; on leaving it is synced and takes its place.
 
-    The temporary name keeps the suffix. After any exception it is removed and whatever stood at `path` is untouched.
+    The temporary name keeps the suffix. A link is written through. After any exception the temporary is removed and
+    whatever stood at `path` is untouched.
     Raises EvditError when the folder can't be written (exit 2) or the disk is full (exit 1).
     """
-    path = Path(path)
-    beside = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(4)}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_together(path) as (beside,):
         yield beside
-        sync(beside)
-        put_in_place(beside, path)
-        sync_folder(path.parent)
+
+
+@contextmanager
+def replacing_together(*paths: Path | str, drop: Callable[[Path], bool] | None = None) -> Iterator[tuple[Path, ...]]:
+    """`replacing` for results that belong together: none takes its place before all are written and on the disk.
+
+    With `drop` a folder that is there already stays the same folder, which may be a mount point or somebody's working
+    directory: its new files are moved in, and then those of the old ones that have no successor and for which `drop`
+    is true are removed. Without it the old folder makes way as a whole.
+    """
+    places = [through_links(Path(path)) for path in paths]
+    besides: list[Path] = []
+    try:
+        for place in places:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            besides.append(beside_of(place))
+            note(besides[-1], place)
+        yield tuple(besides)
+        for beside in besides:
+            sync(beside)
+        with interrupts_waiting():
+            for beside, place in zip(besides, places, strict=True):
+                put_in_place(beside, place, drop)
+        for folder in {place.parent for place in places}:
+            sync_folder(folder)
     except OSError as error:
-        raise readable(error, path) from error
+        of = [place for beside, place in zip(besides, places, strict=False) if str(beside) in str(error.filename)]
+        raise readable(error, (of or places)[0]) from error
     finally:
-        remove(beside)
+        for beside in besides:
+            remove(beside)
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -53,35 +76,95 @@ def write_json(path: Path | str, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def put_in_place(beside: Path, path: Path) -> None:
-    """Rename `beside` to `path`; a folder that stands there steps aside first and is removed last."""
-    if not (beside.is_dir() and path.is_dir()):
-        os.replace(beside, path)
-        return
-    aside = path.with_name(f"{beside.name}.old")
-    os.replace(path, aside)
+def check_writable(path: Path, where: str | None = None) -> None:
+    """Raise EvditError (exit 2) where `path` could not be written: asked before the work that makes it.
+
+    A file without a name is opened in the nearest folder that is there, which a folder such as /proc refuses though
+    its permissions allow it.
+    """
     try:
-        os.replace(beside, path)
+        path.lstat()
+    except OSError as error:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise EvditError(f"{path} can't be written: {error.strerror}", where=where) from error
+    parent = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        why = f"{parent} is no folder that you may write to"
+        raise EvditError(f"{path} can't be written: {why}", where=where, next_steps=["another place"]) from error
+
+
+def through_links(path: Path) -> Path:
+    """Where a path leads that is a link; another one as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def beside_of(place: Path) -> Path:
+    """A new name on the same disk for what is to stand at `place`; a suffix that decides the format is kept.
+
+    It is beside `place`, or inside where that is a mount point.
+    """
+    suffix = place.suffix if len(place.suffix) < 16 and place.suffix != ASIDE else ""
+    folder = place if place.is_dir() and os.path.ismount(place) else place.parent
+    return folder.absolute() / f"{TEMPORARY}{secrets.token_hex(4)}{suffix}"
+
+
+@contextmanager
+def interrupts_waiting() -> Iterator[None]:
+    """Let a Ctrl-C wait until the block is done: what is being put in place is put in place."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    minds = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, minds)
+        if heard:
+            signal.raise_signal(signal.SIGINT)
+
+
+def put_in_place(beside: Path, place: Path, drop: Callable[[Path], bool] | None = None) -> None:
+    """Give what was written beside `place` its name; of two folders as `replacing_together` says."""
+    if beside.is_dir() and place.is_dir():
+        if drop is None:
+            swap(beside, place)
+        else:
+            move_into(beside, place, drop)
+        return
+    try:
+        os.replace(beside, place)
+    except OSError as error:
+        if error.errno != errno.EBUSY or beside.is_dir():
+            raise
+        shutil.copyfile(beside, place)  # a file that is a mount point keeps its name: only its content can change
+        sync(place)
+
+
+def swap(beside: Path, place: Path) -> None:
+    """Give a folder the place of another one, which steps aside first and is removed last."""
+    aside = beside.with_name(f"{beside.name}{ASIDE}")
+    note(aside, place)
+    os.replace(place, aside)
+    try:
+        os.replace(beside, place)
     except OSError:
-        os.replace(aside, path)
+        os.replace(aside, place)
         raise
     shutil.rmtree(aside)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process left unfinished in `folder` and below; the caller holds the folder's lock.
-
-    A folder that had stepped aside, and whose successor never came, is put back.
-    """
-    for path in sorted(folder.rglob(".*")):
-        found = LEFTOVER.fullmatch(path.name)
-        if found is None or not path.exists():
-            continue
-        place = path.with_name(found["stem"] + found["suffix"])
-        if found["aside"] and not place.exists():
-            os.replace(path, place)
-        else:
-            remove(path)
+def move_into(beside: Path, place: Path, drop: Callable[[Path], bool]) -> None:
+    """Move the files of one folder into another, each over the one of its name; then remove what `drop` is true of."""
+    moved = {file.name for file in beside.iterdir()}
+    for name in sorted(moved):
+        os.replace(beside / name, place / name)
+    for file in place.iterdir():
+        if file.is_file() and file.name not in moved and drop(file):
+            file.unlink()
 
 
 def sync(path: Path) -> None:

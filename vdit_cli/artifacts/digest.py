@@ -21,6 +21,19 @@ def file_digest(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def path_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and digests of a folder's files, hidden ones left out.
+
+    Raises EvditError where nothing is.
+    """
+    if path.is_file():
+        return file_digest(path)
+    if not path.is_dir():
+        raise EvditError(f"{path} is not there", where=str(path))
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    return content_digest({file.relative_to(path).as_posix(): file_digest(file) for file in files})
+
+
 def content_digest(content: Any) -> str:
     """SHA-256 of dataclasses, dicts, lists, strings and numbers as canonical JSON (sorted keys, no spaces, UTF-8).
 

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from vdit_cli.errors import EvditError
 
+LOCK = ".lock"
 OWNER_AT = 1
 """Where the owner's process number stands in the file; the byte before it is the one that Windows locks."""
 
@@ -17,14 +18,17 @@ class FolderLock:
     """The lock of a run folder, its file `.lock`; held from `take` until `release` or the end of the process."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / ".lock"
+        self.path = folder / LOCK
         self.file: BinaryIO | None = None
 
     def take(self) -> None:
         """Hold the lock, if it is not held yet. Raises EvditError when another process holds it."""
         if self.file is not None:
             return
-        file = self.path.open("a+b")
+        try:
+            file = self.path.open("a+b")
+        except OSError as error:
+            raise EvditError(f"{self.path} can't be written: {error.strerror}", where=str(self.path)) from error
         if not grasp(file):
             file.seek(OWNER_AT)
             owner = file.read(20).decode("ascii", errors="replace").strip() or "unknown"
@@ -53,6 +57,20 @@ class FolderLock:
             return False
         with self.path.open("rb") as file:
             return not grasp(file)
+
+
+def run_held_here(path: Path) -> Path | None:
+    """The nearest folder above `path` whose lock names this process as its owner, if there is one."""
+    own = str(os.getpid()).encode("ascii")
+    for folder in path.absolute().parents:
+        try:
+            with (folder / LOCK).open("rb") as file:
+                file.seek(OWNER_AT)
+                if file.read(20).strip() == own:
+                    return folder
+        except OSError:
+            continue
+    return None
 
 
 def grasp(file: BinaryIO) -> bool:

@@ -59,7 +59,11 @@ class Ran:
 
 @dataclass(frozen=True)
 class Receipt:
-    """`asked`: the resolved options with the prompt and seed; `seconds`: load, text, denoise, decode, write."""
+    """`asked`: the resolved options with the prompt and seed; `seconds`: load, text, denoise, decode, write.
+
+    `output` is the name of the video beside it, `output_sha256` its digest: another video under that name is not this
+    receipt's.
+    """
 
     asked: Mapping[str, Any]
     ran: Ran
@@ -68,6 +72,7 @@ class Receipt:
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
     machine: Machine = field(default_factory=lambda: this_machine())
     output: str | None = None
+    output_sha256: str | None = None
 
     def joined(self, later: Receipt) -> Receipt:
         """One receipt of two videos of a run: what is done once a command counts once, what is done a video adds up."""

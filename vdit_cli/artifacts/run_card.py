@@ -16,8 +16,13 @@ CARD = "README.md"
 def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the card of a run into its folder; a README.md that evdit did not write is left alone."""
     path = folder / CARD
-    if not path.exists() or path.read_text(encoding="utf-8", errors="replace").startswith(MARK):
+    if not path.exists() or is_own_card(path):
         write_text(path, card(manifest))
+
+
+def is_own_card(path: Path) -> bool:
+    """Whether a README.md is one that evdit wrote."""
+    return path.is_file() and path.read_text(encoding="utf-8", errors="replace").startswith(MARK)
 
 
 def card(manifest: Mapping[str, Any]) -> str:

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
-from vdit_cli.artifacts.atomic import remove_leftovers, write_json
-from vdit_cli.artifacts.digest import content_digest, file_digest
-from vdit_cli.artifacts.lock import FolderLock
+from vdit_cli.artifacts import unfinished
+from vdit_cli.artifacts.atomic import check_writable, readable, write_json
+from vdit_cli.artifacts.digest import content_digest, file_digest, path_digest
+from vdit_cli.artifacts.lock import LOCK, FolderLock
 from vdit_cli.artifacts.receipt import read_object, this_machine, versions
-from vdit_cli.artifacts.run_card import write_card
+from vdit_cli.artifacts.run_card import CARD, is_own_card, write_card
 from vdit_cli.errors import EvditError, Interrupted
 
 SCHEMA = "evdit.run/1"
+RUN_FILE = "run.json"
 RUNNING, INTERRUPTED, FAILED, DONE = "running", "interrupted", "failed", "done"
 
+REPLACES = "replaces"
+"""Key of the outputs of the run before, in the same folder, that have no successor yet."""
 NEEDED = {"command", "model", "values", "key", "inputs", "lineage", "state", "outputs", "versions", "machine"}
 """Keys without which a run.json is damaged."""
 
@@ -64,92 +68,142 @@ class Request:
 
 
 class RunDir:
-    """A run folder. `with run:` holds its lock and writes how it ended: done, interrupted, or failed and why."""
+    """A run folder. `with run:` holds its lock and writes how it ended: done, interrupted, or failed and why.
+
+    A run that takes the place of another one (`anew`) changes nothing on the disk before its first output.
+    """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
         self.lock = FolderLock(path)
+        self.waits = False
 
     @classmethod
     def create(cls, path: Path | str, request: Request) -> RunDir:
-        """A new run at `path`. Raises EvditError for a folder that holds a run or other files."""
+        """A new run at `path`, written when it is entered. Raises EvditError for a folder with a run or other files."""
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            why = "it holds a run already" if (path / "run.json").exists() else "it is not an empty folder"
+        if path.exists() and (not path.is_dir() or contents(path)):
+            why = "it holds a run already" if (path / RUN_FILE).exists() else "it is not an empty folder"
             raise EvditError(
                 f"{path} can't become a run: {why}", where=f"-o {path}", next_steps=["a new folder with -o"]
             )
-        run = cls(path, request.manifest())
-        run.save()
-        return run
+        check_writable(path / RUN_FILE, where=f"-o {path}")
+        return cls(path, request.manifest())
 
     @classmethod
     def open(cls, path: Path | str) -> RunDir:
         """The run at `path`, to read. Raises EvditError where there is none or run.json is damaged."""
         path = Path(path)
-        if not (path / "run.json").is_file():
+        if not (path / RUN_FILE).is_file():
             raise EvditError(
                 f"{path} is no run: it has no run.json", where=str(path), next_steps=["a folder made by evdit"]
             )
-        manifest = read_object(path / "run.json", SCHEMA)
+        manifest = read_object(path / RUN_FILE, SCHEMA)
         missing = NEEDED - manifest.keys()
         if missing:
-            raise EvditError(f"{path / 'run.json'} lacks {', '.join(sorted(missing))}", where=str(path / "run.json"))
+            raise EvditError(f"{path / RUN_FILE} lacks {', '.join(sorted(missing))}", where=str(path / RUN_FILE))
         return cls(path, manifest)
 
     @classmethod
-    def resume(cls, path: Path | str, request: Request, allow_changed: bool | None = None) -> RunDir:
-        """The run at `path` to go on with, or as it is where it is done (`is_done`).
-
-        Raises EvditError (exit 2), naming the keys that differ, for a run that was asked for something else, unless
-        `allow_changed` (None: the command has no flag `--allow-changed`).
-        """
-        run, asked = cls.open(path), request.manifest()
-        changed = run.differences(asked)
-        if changed and not allow_changed:
+    def of_command(cls, path: Path | str, command: str) -> RunDir:
+        """The run at `path`, which must be one of `command`. Raises EvditError (exit 2) for that of another command."""
+        run = cls.open(path)
+        if run.manifest["command"] != command:
             raise EvditError(
-                f"{path} was made by another recipe: " + "; ".join(changed),
-                where=f"{run.path / 'run.json'}",
-                next_steps=["a new folder with -o", *(["--allow-changed"] if allow_changed is not None else [])],
+                f"{path} is a run of evdit {run.manifest['command']}: evdit {command} leaves it alone",
+                where=str(run.path / RUN_FILE),
+                next_steps=["a new folder with -o"],
             )
-        if changed:
-            run.manifest = {**asked, "outputs": run.manifest["outputs"]}
         return run
 
     @classmethod
-    def start(cls, path: Path | str | None, request: Request, allow_changed: bool | None = None) -> RunDir:
+    def resume(
+        cls, path: Path | str, request: Request, allow_changed: bool | None = None, otherwise: Sequence[str] = ()
+    ) -> RunDir:
+        """The run at `path` to go on with, or as it is where it is done (`is_done`).
+
+        Raises EvditError (exit 2), naming the keys that differ, for a run that was asked for something else, unless it
+        holds nothing yet, or `allow_changed` (None: the command has no such
+        flag) and it is not finished; `otherwise` are further steps to offer.
+        """
+        run, asked = cls.of_command(path, request.command), request.manifest()
+        changed = run.differences(asked)
+        if not changed:
+            return run
+        is_finished = run.manifest["state"] == DONE
+        if contents(run.path) and (is_finished or not allow_changed):
+            what = "is finished, with other values" if is_finished and allow_changed else "was made by another recipe"
+            may_insist = allow_changed is False and not is_finished
+            raise EvditError(
+                f"{path} {what}: " + "; ".join(changed),
+                where=f"{run.path / RUN_FILE}",
+                next_steps=["a new folder with -o", *(["--allow-changed"] if may_insist else []), *otherwise],
+            )
+        run.manifest = {**asked, **{key: run.manifest[key] for key in ("outputs", REPLACES) if key in run.manifest}}
+        return run
+
+    @classmethod
+    def start(
+        cls,
+        path: Path | str | None,
+        request: Request,
+        allow_changed: bool | None = None,
+        otherwise: Sequence[str] = (),
+    ) -> RunDir:
         """Create the run at `path`, or resume it if it is there.
 
         Without a path: `runs/<date>-<command>-<model>`, with -2, -3, ... where that was made by another recipe.
         """
         if path is not None:
-            made = (Path(path) / "run.json").exists()
-            return cls.resume(path, request, allow_changed) if made else cls.create(path, request)
+            made = (Path(path) / RUN_FILE).exists()
+            return cls.resume(path, request, allow_changed, otherwise) if made else cls.create(path, request)
         base, number = default_path(request), 1
         while True:
             tried = base if number == 1 else base.with_name(f"{base.name}-{number}")
-            if not tried.exists():
+            if not tried.exists() or (tried.is_dir() and not contents(tried) and not (tried / RUN_FILE).exists()):
                 return cls.create(tried, request)
-            if (tried / "run.json").exists() and not cls.open(tried).differences(request.manifest()):
+            if (tried / RUN_FILE).exists() and not cls.open(tried).differences(request.manifest()):
                 return cls.resume(tried, request)
             number += 1
 
+    @classmethod
+    def anew(cls, path: Path | str, request: Request) -> RunDir:
+        """The run of `request` in place of one of the same command at `path`.
+
+        What the old one made stays until a successor takes its place, or else until the new run is done. One that was
+        begun anew for the same request, and has not ended, goes on. Raises EvditError (exit 2) for the run of another
+        command.
+        """
+        old, asked = cls.of_command(path, request.command), request.manifest()
+        if old.manifest["state"] != DONE and not old.differences(asked):
+            return old
+        run = cls(old.path, {**asked, REPLACES: {**old.manifest.get(REPLACES, {}), **old.manifest["outputs"]}})
+        run.waits = True
+        return run
+
     def __enter__(self) -> RunDir:
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise readable(error, self.path) from error
         self.lock.take()
-        remove_leftovers(self.path)
+        unfinished.clear(self.path)
         self.manifest["state"] = RUNNING
         for told in ("failure", "ended"):
             self.manifest.pop(told, None)
-        self.save()
+        if not self.waits:
+            self.save()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if self.waits:
+                return
             if error is None:
+                self.remove_replaced()
                 self.manifest["state"] = DONE
             elif isinstance(error, (Interrupted, KeyboardInterrupt)):
                 self.manifest["state"] = INTERRUPTED
@@ -160,12 +214,55 @@ class RunDir:
             self.save()
             write_card(self.path, self.manifest)
         finally:
+            unfinished.clear(self.path)
             self.lock.release()
 
-    def add_output(self, role: str, relative: str) -> None:
-        """Note a finished file or folder under `role`, with its digest. Raises EvditError for one outside."""
-        self.manifest["outputs"][role] = {"path": relative, "sha256": path_digest(self.inside(relative))}
+    def add_output(self, role: str, relative: str, *others: str) -> None:
+        """Note a finished file or folder under `role`, with the digest of each of its files.
+
+        `others` are files that belong to it, such as the receipt of a video. Raises EvditError for one outside.
+        """
+        files = {name: digest for each in (relative, *others) for name, digest in self.digests(each).items()}
+        self.manifest["outputs"][role] = {
+            "path": relative,
+            "sha256": path_digest(self.inside(relative)),
+            "files": files,
+        }
+        replaced = self.manifest.get(REPLACES, {})
+        for other in [other for other, output in replaced.items() if output["path"] == relative]:
+            del replaced[other]
+        self.waits = False
         self.save()
+
+    def digests(self, relative: str) -> dict[str, str]:
+        """SHA-256 of an output's files, by their paths in the run. Raises EvditError where nothing is."""
+        path = self.inside(relative)
+        if not path.is_dir():
+            return {relative: path_digest(path)}
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        return {file.relative_to(self.path).as_posix(): file_digest(file) for file in files}
+
+    def is_whole(self, role: str) -> bool:
+        """Whether an output was made, and each of its files is still what it was then. Others beside them don't count.
+
+        Raises EvditError for a path that leaves the folder.
+        """
+        output = self.manifest["outputs"].get(role)
+        if output is None:
+            return False
+        if "files" not in output:  # noted by an evdit that told the digest of the whole only
+            path = self.inside(output["path"])
+            return path.exists() and path_digest(path) == output["sha256"]
+        files = {self.inside(name): digest for name, digest in output["files"].items()}
+        return all(path.is_file() and file_digest(path) == digest for path, digest in files.items())
+
+    def remove_replaced(self) -> None:
+        """Remove what the run before made here and this one did not make again, where it is still what it was."""
+        for output in self.manifest.pop(REPLACES, {}).values():
+            for name, digest in output.get("files", {output["path"]: output["sha256"]}).items():
+                path = self.inside(name)
+                if path.is_file() and file_digest(path) == digest:
+                    path.unlink()
 
     def find(self, role: str) -> Path:
         """Where the output `role` stands. Raises EvditError for one not made, a lost file, or a path that leaves."""
@@ -175,12 +272,12 @@ class RunDir:
             state = self.state()
             raise EvditError(
                 f"the run {self.path} made no {role}: it made {made}, and is {state}",
-                where=str(self.path / "run.json"),
+                where=str(self.path / RUN_FILE),
                 next_steps=[] if state == DONE else [f"let its command, {self.manifest['command']}, go on"],
             )
         path = self.inside(outputs[role]["path"])
         if not path.exists():
-            raise EvditError(f"{path} is gone, though run.json names it", where=str(self.path / "run.json"))
+            raise EvditError(f"{path} is gone, though run.json names it", where=str(self.path / RUN_FILE))
         return path
 
     def inside(self, relative: str) -> Path:
@@ -192,7 +289,7 @@ class RunDir:
             or ".." in pure.parts
             or self.path.resolve() not in [path.resolve(), *path.resolve().parents]
         ):
-            raise EvditError(f"{relative!r} leaves the run's folder", where=str(self.path / "run.json"))
+            raise EvditError(f"{relative!r} leaves the run's folder", where=str(self.path / RUN_FILE))
         return path
 
     def lineage(self) -> tuple[str, ...]:
@@ -205,8 +302,8 @@ class RunDir:
         return INTERRUPTED if told == RUNNING and not self.lock.is_held() else told
 
     def is_done(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self.manifest["state"] == DONE
+        """Whether there is nothing left to do: the run ended well, and all that it made is still whole."""
+        return self.manifest["state"] == DONE and all(self.is_whole(role) for role in self.manifest["outputs"])
 
     def differences(self, asked: Mapping[str, Any]) -> list[str]:
         """The keys in which another manifest asks for something else, as "key: was X, is Y"."""
@@ -218,7 +315,22 @@ class RunDir:
 
     def save(self) -> None:
         """Write run.json, whole or not at all."""
-        write_json(self.path / "run.json", self.manifest)
+        write_json(self.path / RUN_FILE, self.manifest)
+
+
+def contents(folder: Path) -> list[Path]:
+    """The files of a folder and below it, but for those that say what a run is, and what was left unfinished in it."""
+    own = [folder / name for name in (RUN_FILE, LOCK, unfinished.FILE)]
+    card = folder / CARD
+    left = [temporary for temporary, _ in unfinished.noted(folder)]
+    return [
+        file
+        for file in folder.rglob("*")
+        if not file.is_dir()
+        and file not in own
+        and not (file == card and is_own_card(card))
+        and not any(file == each or each in file.parents for each in left)
+    ]
 
 
 def decisive(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,13 +348,3 @@ def default_path(request: Request) -> Path:
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def path_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and digests of a folder's files. Raises EvditError where nothing is."""
-    if path.is_file():
-        return file_digest(path)
-    if not path.is_dir():
-        raise EvditError(f"{path} is not there", where=str(path))
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != ".lock")
-    return content_digest({file.relative_to(path).as_posix(): file_digest(file) for file in files})

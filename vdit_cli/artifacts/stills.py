@@ -124,5 +124,10 @@ def told_rate(comment: str) -> tuple[float, int] | None:
 
 
 def holds_only_frames(folder: Path) -> bool:
-    """Whether everything in a folder is a numbered PNG."""
-    return all(FRAME_NAME.fullmatch(file.name) for file in folder.iterdir())
+    """Whether everything in a folder is a numbered PNG; hidden files don't count."""
+    return all(is_frame(file) or file.name.startswith(".") for file in folder.iterdir())
+
+
+def is_frame(file: Path) -> bool:
+    """Whether a file has the name of a frame."""
+    return FRAME_NAME.fullmatch(file.name) is not None

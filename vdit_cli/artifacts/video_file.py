@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vdit_cli.artifacts import mp4, stills
-from vdit_cli.artifacts.atomic import replacing
+from vdit_cli.artifacts.atomic import check_writable, replacing_together
 from vdit_cli.errors import EvditError
 
 WRITTEN = (".mp4", ".gif", ".webp")
@@ -40,16 +40,24 @@ def write_video(
         raise EvditError(f"{fps} frames a second can't be: it must be a positive number", where=f"--fps {fps}")
     check_output(path, overwrite)
     kind = kind_of(path)
-    comment = {str(key): str(value).replace("\0", "") for key, value in (metadata or {}).items()}
-    with replacing(Path(path)) as beside:
-        if kind == ".mp4":
-            mp4.write(beside, frames, fps, comment)
-        elif kind == ".gif":
-            stills.write_gif(beside, frames, fps, comment)
-        elif kind == ".webp":
-            stills.write_webp(beside, frames, fps, comment)
-        else:
-            stills.write_folder(beside, frames, fps, comment)
+    with replacing_together(path, drop=stills.is_frame) as (beside,):
+        encode(beside, kind, frames, fps, metadata or {})
+
+
+def encode(beside: Path, kind: str, frames: np.ndarray, fps: float, metadata: Mapping[str, str]) -> None:
+    """Write `frames` to exactly `beside`, in the format that a suffix names; whole only for who renames it afterwards.
+
+    Raises EvditError (exit 1) where the encoder fails, OSError for a full disk.
+    """
+    comment = {str(key): str(value).replace("\0", "") for key, value in metadata.items()}
+    if kind == ".mp4":
+        mp4.write(beside, frames, fps, comment)
+    elif kind == ".gif":
+        stills.write_gif(beside, frames, fps, comment)
+    elif kind == ".webp":
+        stills.write_webp(beside, frames, fps, comment)
+    else:
+        stills.write_folder(beside, frames, fps, comment)
 
 
 def read_video(path: Path | str) -> tuple[np.ndarray, float]:
@@ -104,7 +112,7 @@ def check_output(path: Path | str, overwrite: bool = False) -> None:
     is_folder = kind_of(path) == ""
     path = Path(path)
     told = f"-o {path}"
-    check_name(path)
+    check_writable(path, where=told)
     if path.is_dir() and not is_folder:
         raise EvditError(
             f"{path} is a folder: a {path.suffix} is a file", where=told, next_steps=[f"-o {path}/video.mp4"]
@@ -115,22 +123,9 @@ def check_output(path: Path | str, overwrite: bool = False) -> None:
         )
     if path.is_dir() and not stills.holds_only_frames(path):
         raise EvditError(f"{path} holds other files than frames", where=told, next_steps=["an empty or new folder"])
-    taken = any(path.iterdir()) if path.is_dir() else path.exists()
+    taken = any(map(stills.is_frame, path.iterdir())) if path.is_dir() else path.exists()
     if taken and not overwrite:
         raise EvditError(f"{path} exists", where=told, next_steps=["--overwrite", "another name"])
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise EvditError(f"{path} can't be written: {parent} is no folder that you may write to", where=told)
-
-
-def check_name(path: Path) -> None:
-    """Raise EvditError (exit 2) for a name that the file system refuses, such as one that is too long."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:
-        raise EvditError(f"{path} can't be written: {error.strerror}", where=f"-o {path}") from error
 
 
 def existing(path: Path | str) -> Path:

@@ -19,7 +19,18 @@ from vdit_cli.sampling.announcement import prompt_doubts, say_options, summary
 from vdit_cli.sampling.compiling import is_compiled
 from vdit_cli.sampling.making import Job, Making, filled
 from vdit_cli.sampling.memory import Placing, check_memory
-from vdit_cli.sampling.outputs import Clip, check_file, check_folder, clips_in, is_single, open_run, waiting
+from vdit_cli.sampling.outputs import (
+    COMMAND,
+    Clip,
+    check_file,
+    check_folder,
+    clips_in,
+    is_single,
+    lost,
+    named_place,
+    open_run,
+    waiting,
+)
 from vdit_cli.sampling.plans import bind_plan, check_kernel, find_plan, measured_costs
 from vdit_cli.sampling.prompts import collect_prompts
 from vdit_cli.sampling.sample import SampleSpec
@@ -56,23 +67,26 @@ def generate(options: GenerateOptions, asked: Asked, progress: Progress) -> list
     prompts = collect_prompts(asked.prompts, asked.prompts_file)
     check_options(options)
     clock = Stopwatch()
-    if asked.out is not None and is_single(asked.out, prompts, options.num, asked.prompts_file is not None):
-        clip = Clip(prompts[0], options.seed, asked.out)
+    out = named_place(asked.out) if asked.out is not None else None
+    if out is not None and is_single(out, prompts, options.num, asked.prompts_file is not None):
+        clip = Clip(prompts[0], options.seed, out)
         check_file(clip, asked.overwrite)
         with clock.phase("load"):
             job = prepare(options, prompts, progress)
-        Making(job, [clip], None, asked.overwrite, clock, progress).videos()
+        Making(job, [clip], None, clock, progress).videos()
         return [Made(clip.path, Receipt.read(clip.sidecar))]
-    if asked.out is not None:
-        check_folder(asked.out, asked.overwrite)
+    if out is not None:
+        check_folder(out, asked.overwrite)
     with clock.phase("load"):
         job = prepare(options, prompts, progress)
-    with open_run(asked.out, request_of(job, prompts), asked.overwrite) as run:
+    with open_run(out, request_of(job, prompts), asked.overwrite) as run:
         clips = clips_in(run.path, prompts, options.num, options.seed)
         left = waiting(run, clips)
         if len(left) < len(clips):
             progress.say(f"{len(clips) - len(left)} of {len(clips)} videos in {run.path} are done already")
-        Making(job, left, run, True, clock, progress).videos()
+        for name in lost(run, left):
+            progress.say(f"{name} or its receipt is gone or damaged: it is made again")
+        Making(job, left, run, clock, progress).videos()
         return [Made(clip.path, Receipt.read(clip.sidecar)) for clip in clips]
 
 
@@ -168,7 +182,7 @@ def request_of(job: Job, prompts: Sequence[str]) -> Request:
     """What decides the videos of a folder: the prompts, and the options but for `HOW` with the defaults filled in."""
     values = {name: value for name, value in job.values.items() if name not in HOW}
     return Request(
-        command="generate",
+        command=COMMAND,
         model=job.options.model,
         values={**values, "plan": job.plan.digest, "prompts": list(prompts)},
         origins=dict(job.options.origins),

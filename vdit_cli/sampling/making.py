@@ -9,22 +9,26 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vdit_cli.artifacts.atomic import replacing_together
+from vdit_cli.artifacts.digest import path_digest
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import RunDir
-from vdit_cli.artifacts.video_file import write_video
+from vdit_cli.artifacts.stills import is_frame
+from vdit_cli.artifacts.video_file import encode, kind_of, write_video
 from vdit_cli.attention.bind import Attend
 from vdit_cli.attention.costs import CostTable
 from vdit_cli.backbones.base import Backbone, TextStates, as_read, make_fast
 from vdit_cli.errors import FAILED, EvditError, Interrupted
 from vdit_cli.recipe import GenerateOptions
 from vdit_cli.sampling.noise import generators_for
-from vdit_cli.sampling.outputs import Clip, note_finished
+from vdit_cli.sampling.outputs import Clip, free_name, note_finished, step_aside
 from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
 from vdit_cli.sampling.sample import SampleSpec, padded, sample
 from vdit_cli.sampling.sidecar import metadata_of, receipt_of
@@ -81,14 +85,12 @@ class Making:
         job: Job,
         clips: Sequence[Clip],
         run: RunDir | None,
-        overwrite: bool,
         clock: Stopwatch,
         progress: Progress,
     ) -> None:
         self.job = job
         self.clips = list(clips)
         self.run = run
-        self.overwrite = overwrite
         self.clock = clock
         self.progress = progress
         self.made: list[Receipt] = []
@@ -104,8 +106,8 @@ class Making:
             for start in range(0, len(self.clips), batch):
                 clips = self.clips[start : start + batch]
                 attends, latents, seconds = self.denoise(clips, texts, null_text)
+                # What is denoised is finished: a Ctrl-C now waits until all of the batch is written.
                 for clip, latents_CFhw in zip(clips, latents, strict=True):
-                    self.stop_here_if_asked()
                     self.write(clip, latents_CFhw, attends, {"denoise": seconds / len(clips)})
                 self.stop_here_if_asked()
         return self.made
@@ -167,7 +169,7 @@ class Making:
     def write(
         self, clip: Clip, latents_CFhw: Tensor, attends: tuple[Attend, ...], batch_seconds: dict[str, float]
     ) -> None:
-        """Decode one clip and write video, receipt and the run's note, in this order."""
+        """Decode one clip, put video and receipt in place together, and note them in the run."""
         job, clock = self.job, Stopwatch()
         with ExitStack() as stack, out_of_memory_told("decode", ["--vae-tiling", "--offload model", "fewer --frames"]):
             with self.clock.phase("load"):
@@ -176,28 +178,47 @@ class Making:
             with clock.phase("decode"):
                 frames = to_frames(job.backbone.decode_video(latents_CFhw[None]), job.backbone.dtype)
             self.progress.advance()
-        with clock.phase("write"):
-            told = metadata_of(clip, job.spec, job.backbone.name, job.plan) if job.options.metadata else {}
-            write_video(clip.path, frames, job.fps, told, self.overwrite)
-        receipt = receipt_of(
-            clip=clip,
-            values=job.values,
-            backbone=job.backbone,
-            scheduler=job.spec.scheduler,
-            timesteps=job.timesteps,
-            guidance=job.spec.guidance,
-            plan=job.plan,
-            attends=attends,
-            fallbacks=job.fallbacks,
-            warnings=(*job.warnings, *([job.doubts[clip.prompt]] if clip.prompt in job.doubts else [])),
-            # Loading and text are of the whole command so far; denoising is the batch's share of a video.
-            seconds={**self.clock.seconds, **batch_seconds, **clock.seconds},
-            peak_bytes=self.memory.read(),
-        )
-        receipt.write(clip.sidecar)
+        told = metadata_of(clip, job.spec, job.backbone.name, job.plan) if job.options.metadata else {}
+        aside = step_aside(clip.path) if self.run is not None else None
+        if aside is not None:
+            self.progress.say(f"{clip.path} was a folder: it is now {aside}")
+        with replacing_together(clip.path, clip.sidecar, drop=is_frame) as (video, sidecar):
+            with clock.phase("write"):
+                self.encode_or_keep(clip, video, frames, told)
+            receipt = receipt_of(
+                clip=clip,
+                values=job.values,
+                backbone=job.backbone,
+                scheduler=job.spec.scheduler,
+                timesteps=job.timesteps,
+                guidance=job.spec.guidance,
+                plan=job.plan,
+                attends=attends,
+                fallbacks=job.fallbacks,
+                warnings=(*job.warnings, *([job.doubts[clip.prompt]] if clip.prompt in job.doubts else [])),
+                # Loading and text are of the whole command so far; denoising is the batch's share of a video.
+                seconds={**self.clock.seconds, **batch_seconds, **clock.seconds},
+                peak_bytes=self.memory.read(),
+                output_sha256=path_digest(video),
+            )
+            receipt.write(sidecar)
         self.made.append(receipt)
         if self.run is not None:
             note_finished(self.run, clip)
+
+    def encode_or_keep(self, clip: Clip, video: Path, frames: np.ndarray, told: Mapping[str, str]) -> None:
+        """Encode a video to `video`; where that fails, keep what was computed as a folder of PNGs and raise."""
+        try:
+            encode(video, kind_of(clip.path), frames, self.job.fps, told)
+        except EvditError as error:
+            kept = free_name(clip.path.with_name(f"{clip.path.stem}-frames"))
+            write_video(kept, frames, self.job.fps, told)
+            raise EvditError(
+                f"{error.what}; the frames are kept as PNGs in {kept}",
+                where=error.where or str(clip.path),
+                next_steps=[*error.next_steps, "another kind of video: -o NAME.gif"],
+                exit_code=error.exit_code,
+            ) from error
 
 
 def joined(texts: Sequence[TextStates]) -> TextStates:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
+from vdit_cli.artifacts.atomic import check_writable
 from vdit_cli.artifacts.receipt import Receipt
-from vdit_cli.artifacts.run_dir import Request, RunDir
-from vdit_cli.artifacts.video_file import WRITTEN, check_name, check_output
+from vdit_cli.artifacts.run_dir import RUN_FILE, Request, RunDir, contents
+from vdit_cli.artifacts.video_file import WRITTEN, check_output
 from vdit_cli.errors import EvditError
 
-RUN_FILE, RECEIPT_FILE = "run.json", "receipt.json"
+COMMAND = "generate"
+RECEIPT_FILE = "receipt.json"
 SLUG_LENGTH = 48
 
 
@@ -30,6 +34,11 @@ class Clip:
         """The receipt beside the video: out.json of out.mp4."""
         return self.path.with_name(self.path.stem + ".json")
 
+    @property
+    def role(self) -> str:
+        """What run.json calls it."""
+        return f"video {self.path.stem}"
+
 
 def is_single(out: Path, prompts: Sequence[str], num: int, from_file: bool) -> bool:
     """Whether `out` names the one video of a command. Raises EvditError for several videos and a file's name."""
@@ -37,10 +46,10 @@ def is_single(out: Path, prompts: Sequence[str], num: int, from_file: bool) -> b
         return True
     if out.suffix.lower() in WRITTEN:
         by_words = not from_file and num == 1
-        count = f"{len(prompts)} prompts" if num == 1 else f"{len(prompts) * num} videos"
+        several = f"{len(prompts)} prompts" if num == 1 else f"{len(prompts) * num} videos"
         rule = "quote the prompt if it is one" if by_words else "-o must be a folder"
         raise EvditError(
-            f"{count} don't fit into the file {out}: {rule}",
+            f"{several} don't fit into the file {out}: {rule}",
             where=f"-o {out}",
             next_steps=([f'"{" ".join(prompts)}"'] if by_words else []) + [f"-o {out.with_suffix('')}"],
         )
@@ -60,81 +69,93 @@ def slug(prompt: str) -> str:
     return words[:SLUG_LENGTH].rstrip("-") or "video"
 
 
+def named_place(out: Path) -> Path:
+    """A place with a name of its own: `.` and `sub/..` are spelt out."""
+    return out if out.name not in ("", "..") else Path(os.path.abspath(out))
+
+
 def check_file(clip: Clip, overwrite: bool) -> None:
     """Raise EvditError (exit 2) where a single video or its receipt is there already or can't be written."""
     check_output(clip.path, overwrite)
+    check_writable(clip.sidecar, where=f"-o {clip.path}")
     if clip.sidecar.exists() and not overwrite:
         raise EvditError(
             f"{clip.sidecar} exists: it would hold this video's receipt",
             where=f"-o {clip.path}",
             next_steps=["--overwrite", "another name"],
         )
+    if clip.sidecar.is_dir():
+        raise EvditError(f"{clip.sidecar} is a folder: it would hold this video's receipt", where=f"-o {clip.path}")
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
     """Raise EvditError (exit 2) where the folder for several videos is something else or can't be written."""
     told = f"-o {folder}"
-    check_name(folder)
     if folder.is_file():
         raise EvditError(f"{folder} is a file: several videos go into a folder", where=told, next_steps=["another -o"])
-    if folder.is_dir() and not (folder / RUN_FILE).exists() and any(folder.iterdir()) and not overwrite:
-        raise EvditError(
-            f"the folder {folder} exists and was not made by evdit",
-            where=told,
-            next_steps=["another -o", "--overwrite"],
-        )
-    check_output(folder / "video.mp4", overwrite=True)
+    if (folder / RUN_FILE).exists():
+        RunDir.of_command(folder, COMMAND)
+    elif folder.is_dir() and contents(folder):
+        if not overwrite:
+            raise EvditError(
+                f"the folder {folder} exists and was not made by evdit",
+                where=told,
+                next_steps=["another -o", "--overwrite"],
+            )
+        if (folder / RECEIPT_FILE).exists():
+            raise EvditError(f"{folder / RECEIPT_FILE} is not of a run of evdit", where=told, next_steps=["another -o"])
+    check_writable(folder / "video.mp4", where=told)
 
 
 def open_run(folder: Path | None, request: Request, overwrite: bool) -> RunDir:
     """The run at `folder`, new or gone on with; without a folder the default one of the command, date and model.
 
-    Raises EvditError (exit 2), with the keys that differ, for a run that was asked for something else; with `overwrite`
-    the videos of that run are removed and a new one begins.
+    Raises EvditError (exit 2), with the keys that differ, for a run that was asked for something else, unless
+    `overwrite`: then the new run takes its place, video by video.
     """
-    if folder is None or not folder.exists():
-        run = RunDir.start(folder, request)
-    elif not (folder / RUN_FILE).exists():
-        run = RunDir(folder, request.manifest())
-        run.save()
-    else:
-        run = RunDir.open(folder)
-    changed = run.differences(request.manifest())
-    if changed and not overwrite:
-        raise EvditError(
-            f"{folder} was made by another command: " + "; ".join(changed),
-            where=str(run.path / RUN_FILE),
-            next_steps=["another -o", "--overwrite"],
-        )
-    if overwrite:
-        begin_anew(run, request)
-    return run
-
-
-def begin_anew(run: RunDir, request: Request) -> None:
-    """Remove the videos and receipts of a run, and let it be the run of `request`.
-
-    Raises EvditError where another process is at work in it.
-    """
-    run.lock.take()
-    for output in run.manifest["outputs"].values():
-        video = run.inside(output["path"])
-        video.unlink(missing_ok=True)
-        video.with_suffix(".json").unlink(missing_ok=True)
-    (run.path / RECEIPT_FILE).unlink(missing_ok=True)
-    run.manifest = request.manifest()
-    run.save()
+    if folder is not None and overwrite and folder.is_dir() and not (folder / RUN_FILE).exists():
+        return RunDir(folder, request.manifest())
+    if folder is not None and overwrite and folder.exists():
+        return RunDir.anew(folder, request)
+    run = RunDir.start(folder, request, otherwise=["--overwrite"])
+    return RunDir.anew(run.path, request) if overwrite and (run.path / RUN_FILE).exists() else run
 
 
 def waiting(run: RunDir, clips: Sequence[Clip]) -> list[Clip]:
-    """The clips whose video or receipt is not yet in the run, in order."""
-    done = {output["path"] for output in run.manifest["outputs"].values()}
-    return [clip for clip in clips if not (clip.path.name in done and clip.path.exists() and clip.sidecar.exists())]
+    """The clips whose video or receipt is not in the run, or is no longer what it was, in order."""
+    return [clip for clip in clips if not run.is_whole(clip.role)]
+
+
+def lost(run: RunDir, clips: Sequence[Clip]) -> list[str]:
+    """The names of the clips that were finished once and are no longer whole."""
+    return [clip.path.name for clip in clips if clip.role in run.manifest["outputs"] and not run.is_whole(clip.role)]
+
+
+def step_aside(path: Path) -> Path | None:
+    """Rename a folder that stands where a video is to be written; its new name, or None where it is gone or was none.
+
+    Nobody but its owner knows what it holds.
+    """
+    if not path.is_dir() or path.is_symlink():
+        return None
+    if not any(path.iterdir()):
+        path.rmdir()
+        return None
+    free = free_name(path.with_name(f"{path.name}.aside"))
+    path.rename(free)
+    return free
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or with -2, -3, ... behind it where something is there."""
+    names = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in count(1))
+    return next(name for name in names if not name.exists())
 
 
 def note_finished(run: RunDir, clip: Clip) -> None:
     """Write into run.json that a clip and its receipt are on the disk, and add it to the run's own receipt."""
-    run.add_output(f"video {clip.path.stem}", clip.path.name)
+    is_first = not run.manifest["outputs"]
     whole = run.path / RECEIPT_FILE
-    made = replace(Receipt.read(clip.sidecar), asked=run.manifest["values"], output=None)
-    (Receipt.read(whole).joined(made) if whole.exists() else made).write(whole)
+    made = replace(Receipt.read(clip.sidecar), asked=run.manifest["values"], output=None, output_sha256=None)
+    run.add_output(clip.role, clip.path.name, clip.sidecar.name)
+    (made if is_first or not whole.exists() else Receipt.read(whole).joined(made)).write(whole)

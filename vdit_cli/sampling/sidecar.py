@@ -56,6 +56,7 @@ def receipt_of(
     warnings: Sequence[str],
     seconds: Mapping[str, float],
     peak_bytes: int,
+    output_sha256: str,
 ) -> Receipt:
     """The receipt of one video; `values` are the resolved options, `attends` has one entry a layer."""
     kept = sum(attend.mask.kept_share for attend in attends) / len(attends)
@@ -81,4 +82,5 @@ def receipt_of(
         peak_memory_bytes=peak_bytes,
         machine=this_machine(gpus),
         output=clip.path.name,
+        output_sha256=output_sha256,
     )
