@@ -13,7 +13,6 @@ from vdit_cli.bench.picture import draw, lines_of
 from vdit_cli.bench.presets import shapes_of
 from vdit_cli.bench.rows import Row, RowFolder, break_even, fastest
 from vdit_cli.bench.tables import aligned, as_markdown, as_text, cells, paper_table, table_of
-from vdit_cli.errors import EvditError
 from vdit_cli.recipe import load
 
 SHAPE = shapes_of(load(flags={"bench.attention.preset": "shapes"}).bench.attention)[0]
@@ -38,12 +37,10 @@ def test_a_row_is_kept_and_read_back(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"schema": "evdit.bench-row/1", "mask": "1:7"}'])
-def test_a_damaged_row_is_refused(tmp_path: Path, text: str):
-    """With the file's name."""
+def test_a_damaged_row_is_measured_again(tmp_path: Path, text: str):
+    """It counts as one that was never measured."""
     (tmp_path / "1-7-sdpa.json").write_text(text, encoding="utf-8")
-    with pytest.raises(EvditError) as caught:
-        RowFolder(tmp_path).read("1:7", "sdpa")
-    assert caught.value.where.endswith("1-7-sdpa.json")
+    assert RowFolder(tmp_path).read("1:7", "sdpa") is None
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.distillation.prepared import write_data
 from tests.tiny_pipeline import write_pipeline
+from vdit_cli.artifacts.digest import weights_digest
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "distill-mlcd.yaml"
 TINY = ("iterations=3", "batch_size=2", "previews=0", "warmup=1", "log_every=1")
@@ -28,7 +29,19 @@ def test_the_recipe_makes_a_student_that_generates(tmp_path: Path, evdit):
     assert code == 0 and "run is done already" in err
     assert json.loads(out) == {"schema": "evdit.distill-mlcd/1", "student": str(Path("run") / "student")}
     code, _, err = evdit(*command, "--seed", "1")
-    assert code == 2 and "seed: was 0, is 1" in err and err.rstrip().endswith("--allow-changed")
+    assert code == 2 and "seed: was 0, is 1" in err and "--allow-changed" not in err
+    before = Path("run/run.json").read_bytes()
+    code, _, err = evdit(*command, "--seed", "3", "--allow-changed")
+    assert code == 2 and "is finished, with other values: seed: was 0, is 3" in err
+    assert Path("run/run.json").read_bytes() == before
+
+    weights = Path("run/student/diffusion_pytorch_model.safetensors")
+    digest = weights_digest(weights)
+    weights.write_bytes(weights.read_bytes()[:-9])
+    Path("run/checkpoints/step-000003-mine").mkdir()
+    code, out, err = evdit(*command)
+    assert code == 0 and "is done already" not in err
+    assert weights_digest(weights) == digest and Path("run/checkpoints/step-000003-mine").is_dir()
 
     ask = ["generate", "a small red circle", "--model", str(model), "--checkpoint", "run", "--device", "cpu"]
     code, _, err = evdit(*ask, "-o", "v.mp4")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.artifacts.receipt import Receipt
 
 TINY = [
@@ -60,11 +61,19 @@ def test_a_tiny_training_makes_a_model_that_generates(tmp_path: Path, evdit):
     assert code == 0 and "is done already" in err
     code, _, err = evdit(*command, "--seed", "1")
     assert code == 2 and "was made by another recipe: seed: was 0, is 1" in err
-    assert err.rstrip().endswith("--allow-changed")
+    assert "--allow-changed" not in err
+    before = (tmp_path / "run" / "run.json").read_bytes()
     code, out, err = evdit(*command, "--seed", "1", "--allow-changed")
-    assert (code, out) == (0, f"{model}\n"), err
-    run = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
-    assert (run["state"], run["values"]["seed"]) == ("done", 1)
+    assert (code, out) == (2, "") and "is finished, with other values: seed: was 0, is 1" in err
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+    weights = tmp_path / "run" / "model" / "vae" / "diffusion_pytorch_model.safetensors"
+    digest = weights_digest(weights)
+    for damaged in (weights, tmp_path / "run" / "text" / "finished" / "model.safetensors"):
+        damaged.write_bytes(damaged.read_bytes()[:-9])
+        code, out, err = evdit(*command)
+        assert (code, out) == (0, f"{model}\n") and "is done already" not in err
+        assert weights_digest(weights) == digest
 
     code, out, err = evdit(
         "generate",

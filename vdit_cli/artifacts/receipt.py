@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -16,6 +16,7 @@ from vdit_cli import __version__
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.errors import EvditError
 
+T = TypeVar("T")
 SCHEMA = "evdit.receipt/1"
 ONCE = ("load", "text")
 """Phases whose seconds are those of the whole command so far."""
@@ -131,6 +132,19 @@ def this_machine(accelerators: tuple[str, ...] = ()) -> Machine:
         memory_bytes=psutil.virtual_memory().total,
         accelerators=accelerators,
     )
+
+
+def kept(path: Path, schema: str, make: Callable[..., T]) -> T | None:
+    """What `make` makes of the keys in a file of this run, but for the schema; None where it is missing or damaged.
+
+    For files whose content can be had again.
+    """
+    try:
+        content = read_object(path, schema)
+        del content["schema"]
+        return make(**content)
+    except (EvditError, TypeError):
+        return None
 
 
 def read_object(path: Path, schema: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ the inputs, decides what "the same" is. Paths in run.json are relative and stay 
 from __future__ import annotations
 
 import datetime
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -336,7 +337,8 @@ def contents(folder: Path) -> list[Path]:
 def decisive(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a run's key, flat, with digests cut to what a person can compare."""
     inputs = {f"input {role}": each["sha256"][:12] for role, each in manifest["inputs"].items()}
-    return {"command": manifest["command"], "model": manifest["model"], **manifest["values"], **inputs}
+    flat = {"command": manifest["command"], "model": manifest["model"], **manifest["values"], **inputs}
+    return json.loads(json.dumps(flat))  # as run.json holds them: a tuple is a list there
 
 
 def default_path(request: Request) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from vdit_cli.artifacts.atomic import write_json, write_text
-from vdit_cli.artifacts.receipt import read_object
+from vdit_cli.artifacts.receipt import kept, read_object
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.attention.bind import KERNELS
 from vdit_cli.backbones.devices import pick_device, pick_dtype
@@ -198,23 +198,26 @@ class ModelBench:
     def peak(self) -> dict[str, Any]:
         """The matrix peak of this run, measured once."""
         file = self.path / PEAK
-        if not file.exists():
+        found: dict[str, Any] | None = kept(file, PEAK_SCHEMA, dict)
+        if found is None:
             side, tflops = matrix_peak(self.device, self.dtype, self.options.seconds, self.options.least_repeats)
-            write_json(file, {"schema": PEAK_SCHEMA, "side": side, "tflops": tflops})
-        return read_object(file, PEAK_SCHEMA)
+            found = {"side": side, "tflops": tflops}
+            write_json(file, {"schema": PEAK_SCHEMA, **found})
+        return found
 
     def video_tables(self, plans: Plans, rows: Sequence[StepRow]) -> dict[str, Any]:
         """Seconds a video, one run whole, and the parts beside denoising, the latter two kept like rows."""
         file = self.path / PARTS
-        if not file.exists():
+        found: dict[str, Any] | None = kept(file, PARTS_SCHEMA, dict)
+        if found is None:
             whole = whole_video(self.backbone, plans, rows, self.options.kernel)
             self._backbone = None  # its place is needed
             free_memory(self.device)
             repeats = (self.options.seconds, self.options.least_repeats)
             parts = other_parts(self.size, self.device, self.dtype, *repeats)
-            write_json(file, {"schema": PARTS_SCHEMA, "whole": whole, "parts": parts})
-        kept = read_object(file, PARTS_SCHEMA)
-        whole_rows = [] if kept["whole"] is None else [kept["whole"]]
+            found = {"whole": whole, "parts": parts}
+            write_json(file, {"schema": PARTS_SCHEMA, **found})
+        whole_rows = [] if found["whole"] is None else [found["whole"]]
         videos = video_rows(self.size, plans, rows)
         return {
             "videos": {
@@ -223,7 +226,7 @@ class ModelBench:
                 "rows": videos,
             },
             "whole": {"title": "one video run whole", "columns": WHOLE_COLUMNS, "rows": whole_rows},
-            "parts": {"title": "beside denoising", "columns": PART_COLUMNS, "rows": kept["parts"]},
+            "parts": {"title": "beside denoising", "columns": PART_COLUMNS, "rows": found["parts"]},
         }
 
     def write(self, run: RunDir, results: dict[str, Any]) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vdit_cli.artifacts.atomic import write_json
-from vdit_cli.artifacts.receipt import read_object
+from vdit_cli.artifacts.receipt import kept
 from vdit_cli.bench.model_sizes import DENSE
-from vdit_cli.errors import EvditError
 
 SCHEMA = "evdit.bench-step/1"
 PLAIN, EAGER, COMPILED = "plain", "eager", "compiled"
@@ -59,17 +58,8 @@ class StepFolder:
         return self.path / f"{frames}-{plan.replace(':', '-').replace('=', '')}-{way}-{branches}.json"
 
     def read(self, frames: int, plan: str, way: str, guided: bool) -> StepRow | None:
-        """The row if it was measured before. Raises EvditError for a file that is no row."""
-        file = self.file(frames, plan, way, guided)
-        if not file.exists():
-            return None
-        content = read_object(file, SCHEMA)
-        content.pop("schema")
-        try:
-            return StepRow(**content)
-        except TypeError as error:
-            rule = f"{file} is no whole row: {error}"
-            raise EvditError(rule, where=str(file), next_steps=["a new folder with -o"]) from error
+        """The row if it was measured before; one whose file is damaged is measured again."""
+        return kept(self.file(frames, plan, way, guided), SCHEMA, StepRow)
 
     def keep(self, row: StepRow) -> None:
         """Write the row, if it has a number."""

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vdit_cli.artifacts.atomic import write_json
-from vdit_cli.artifacts.receipt import read_object
-from vdit_cli.errors import EvditError
+from vdit_cli.artifacts.receipt import kept
 
 SCHEMA = "evdit.bench-row/1"
 
@@ -59,18 +58,8 @@ class RowFolder:
         return self.path / f"{mask.replace(':', '-')} {kernel}.json".replace(" ", "-")
 
     def read(self, mask: str, kernel: str) -> Row | None:
-        """The row if it was measured before. Raises EvditError for a file that is no row."""
-        file = self.file(mask, kernel)
-        if not file.exists():
-            return None
-        content = read_object(file, SCHEMA)
-        content.pop("schema")
-        try:
-            return Row(**content)
-        except TypeError as error:
-            raise EvditError(
-                f"{file} is no whole row: {error}", where=str(file), next_steps=["a new folder with -o"]
-            ) from error
+        """The row if it was measured before; one whose file is damaged is measured again."""
+        return kept(self.file(mask, kernel), SCHEMA, Row)
 
     def keep(self, rows: Iterable[Row]) -> None:
         """Write each row that did not fail."""

@@ -22,6 +22,7 @@ import typer
 from typer.core import MarkupMode, TyperCommand, TyperGroup
 
 from vdit_cli import __version__
+from vdit_cli.cli.console import tell
 from vdit_cli.cli.help_page import HelpPage, HelpPages, markup_mode
 from vdit_cli.errors import DONE, FAILED, INTERRUPTED, OUT_OF_MEMORY, EvditError, Interrupted, nearest, unknown_name
 from vdit_cli.parallel.environment import leave_error, rank
@@ -143,7 +144,7 @@ def explain(error: BaseException) -> int:
     if isinstance(told, Interrupted) and rank() > 0:
         return DONE  # the first rank tells it for all; torchrun would end that one at another's exit code
     if not leave_error(told):
-        typer.echo(told.text(), err=True)
+        tell(sys.stderr, told.text())
     return told.exit_code
 
 

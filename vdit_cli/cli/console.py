@@ -77,7 +77,7 @@ class Console:
         if self.shown is not None:
             self.shown.say(line)
         else:
-            write_line(self.err, line)
+            tell(self.err, line)
 
     def detail(self, line: str) -> None:
         """A line on stderr, where all was asked for."""
@@ -90,13 +90,32 @@ class Console:
 
     def data(self, text: str) -> None:
         """Text on stdout: what the command was asked for."""
-        if self.speaks:
+        if not self.speaks:
+            return
+        try:
             write_line(self.out, text)
+        except BrokenPipeError:  # `evdit ... | head`: it has read what it wanted
+            silence(self.out)
 
     def json(self, schema: str, content: Mapping[str, Any]) -> None:
         """One JSON object on stdout, its first key the schema ("evdit.models/1"). Raises ValueError for NaN."""
         is_utf8 = encoding_of(self.out).lower().replace("-", "") == "utf8"
         self.data(json.dumps({"schema": schema, **content}, indent=2, ensure_ascii=not is_utf8, allow_nan=False))
+
+
+def tell(stream: TextIO, line: str) -> None:
+    """A line for the person who watches; where nobody can read it any more, the work goes on."""
+    try:
+        write_line(stream, line)
+    except OSError:
+        silence(stream)
+
+
+def silence(stream: TextIO) -> None:
+    """Let a stream whose reader has gone lead nowhere, also for what it still holds back."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def write_line(stream: TextIO, line: str) -> None:
@@ -153,7 +172,7 @@ class StageLines:
 
     def say(self, line: str) -> None:
         """A line that is not about the part at hand."""
-        write_line(self.stream, line)
+        tell(self.stream, line)
 
 
 class StageBar:

@@ -7,6 +7,7 @@ Of a sharded model:      shard-*.safetensors with all three, a file a rank, and 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -25,6 +26,7 @@ from vdit_cli.distillation.sharded_state import read_shares, write_shares
 from vdit_cli.parallel.groups import ALONE, Ranks
 from vdit_cli.parallel.sharding import is_sharded
 
+NAME = re.compile(r"step-\d{6,}")
 SCHEMA = "evdit.training-state/1"
 DAMAGE = (OSError, ValueError, KeyError, SafetensorError)
 """What reading a damaged checkpoint may raise."""
@@ -127,8 +129,8 @@ def save_checkpoint(folder: Path, state: TrainingState, keep_last: int, ranks: R
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoint folders below `folder`, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+    """The checkpoint folders below `folder`, oldest first; one that somebody copied to another name is none."""
+    return sorted(path for path in folder.glob("step-*") if path.is_dir() and NAME.fullmatch(path.name))
 
 
 def load_checkpoint(path: Path, device: torch.device | str, like: Mapping[str, Tensor] | None = None) -> TrainingState:

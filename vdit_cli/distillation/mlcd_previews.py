@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from vdit_cli.artifacts.atomic import replacing, write_json
-from vdit_cli.artifacts.receipt import read_object
+from vdit_cli.artifacts.receipt import kept
 from vdit_cli.artifacts.video_file import write_video
 from vdit_cli.backbones.base import Backbone, TextStates
 from vdit_cli.backbones.open_sora_plan.loading import write_tensors
@@ -51,16 +52,23 @@ class Previews:
 
     def teacher_look(self, progress: Progress) -> Look:
         """The teacher's videos of the same prompts and noise, made once and kept; its gap to itself is 0."""
-        kept = self.folder / f"{TEACHER}.json"
-        if not kept.is_file():
+        file = self.folder / f"{TEACHER}.json"
+        look = kept(file, SCHEMA, Look)
+        if look is None or not self.has_teacher_latents():
             progress.say(f"previews: {self.count} videos of the teacher, {self.teacher_spec.steps} steps each")
             latents = self._sampled(self.pair.teacher, self.teacher_spec)
             look = Look.of(self._shown(latents, TEACHER), 0.0)
-            with replacing(kept.with_suffix(".safetensors")) as beside:
+            with replacing(file.with_suffix(".safetensors")) as beside:
                 write_tensors({"latents": latents.cpu().contiguous()}, beside)
-            write_json(kept, {"schema": SCHEMA, **asdict(look)})
-        content = read_object(kept, SCHEMA)
-        return Look(content["sharpness"], content["motion"], content["gap"])
+            write_json(file, {"schema": SCHEMA, **asdict(look)})
+        return look
+
+    def has_teacher_latents(self) -> bool:
+        """Whether the teacher's latents of the previews are there and whole."""
+        try:
+            return "latents" in load_file(self.folder / f"{TEACHER}.safetensors")
+        except (OSError, SafetensorError):
+            return False
 
     def look(self, iteration: int) -> Look:
         """Make the student's videos as it is now, and note their numbers; a look that was noted is not made again."""

@@ -35,6 +35,8 @@ from vdit_cli.sampling.peak import PeakMemory
 from vdit_cli.timing import Progress
 
 FACTS = "training.json"
+FINISHED = "finished"
+"""Folder of a part's last weights, with FACTS written last."""
 
 
 def train_shapes(
@@ -57,7 +59,7 @@ def train_shapes(
         return run.find("model")
     with run:
         with PeakMemory(device) as memory:
-            seconds = _train(options, run.path, device, progress)
+            seconds = _train(options, run, device, progress)
         receipt = Receipt(
             asked=values,
             ran=Ran("shapes", device=str(device), dtype="bfloat16" if device.type == "cuda" else "float32"),
@@ -94,13 +96,14 @@ def check_options(options: TrainShapesOptions) -> None:
             )
 
 
-def _train(options: TrainShapesOptions, folder: Path, device: torch.device, progress: Progress) -> dict[str, float]:
+def _train(options: TrainShapesOptions, run: RunDir, device: torch.device, progress: Progress) -> dict[str, float]:
     """All parts in order, each skipped where it is finished, then the pipeline folder; the seconds of each part."""
+    folder = run.path
     _prefer_speed(device)
     compiled = device.type == "cuda"
-    vae, vae_facts = _finished_vae(options, folder / "vae", device, compiled, progress)
+    vae, vae_facts = _finished_vae(options, run, device, compiled, progress)
     tokenizer = build_tokenizer(options.text.length)
-    text, text_facts = _finished_text(options, tokenizer, folder / "text", device, progress)
+    text, text_facts = _finished_text(options, tokenizer, run, device, progress)
     schedule = NoiseSchedule.from_config(SCHEDULER_CONFIG)
     model, trained = train_transformer(
         vae,
@@ -146,11 +149,12 @@ def nested(options: Section) -> dict[str, Any]:
 
 
 def _finished_vae(
-    options: TrainShapesOptions, folder: Path, device: torch.device, compiled: bool, progress: Progress
+    options: TrainShapesOptions, run: RunDir, device: torch.device, compiled: bool, progress: Progress
 ) -> tuple[CausalVAEModel, dict[str, Any]]:
-    """The trained and normalised VAE and what is known of it, read from `folder` where it is finished already."""
-    finished = folder / "finished"
-    if (finished / FACTS).exists():
+    """The trained and normalised VAE and what is known of it, read from the run where it is finished and whole."""
+    folder = run.path / "vae"
+    finished = folder / FINISHED
+    if run.is_whole("vae"):
         vae = CausalVAEModel.from_pretrained(finished, device=device).eval().requires_grad_(False)
         return vae, json.loads((finished / FACTS).read_text(encoding="utf-8"))
     vae, trained = train_vae(options.vae, options.seed, folder, device, compiled, progress)
@@ -167,19 +171,21 @@ def _finished_vae(
     progress.say(f"VAE: {facts['psnr']['all']:.2f} dB on {options.vae.measured_clips} unseen clips")
     vae.save_pretrained(finished)
     write_json(finished / FACTS, facts)
+    run.add_output("vae", f"vae/{FINISHED}")
     return vae, facts
 
 
 def _finished_text(
     options: TrainShapesOptions,
     tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
+    run: RunDir,
     device: torch.device,
     progress: Progress,
 ) -> tuple[T5EncoderModel, dict[str, Any]]:
-    """The trained text encoder and what is known of it, read from `folder` where it is finished already."""
-    finished = folder / "finished"
-    if (finished / FACTS).exists():
+    """The trained text encoder and what is known of it, read from the run where it is finished and whole."""
+    folder = run.path / "text"
+    finished = folder / FINISHED
+    if run.is_whole("text"):
         text = T5EncoderModel.from_pretrained(finished).to(device).eval().requires_grad_(False)
         return text, json.loads((finished / FACTS).read_text(encoding="utf-8"))
     text, trained, read = train_text(tokenizer, options.text, options.seed, folder, device, progress)
@@ -193,6 +199,7 @@ def _finished_text(
     progress.say(f"text encoder: reads {read:.3f} of held-out captions without a mistake")
     text.save_pretrained(finished)
     write_json(finished / FACTS, facts)
+    run.add_output("text", f"text/{FINISHED}")
     return text, facts
 
 
