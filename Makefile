@@ -1,5 +1,6 @@
 # make demo   a virtual environment, the package, and demo.mp4 from the embedded model
 # make test   the same, then ruff, mypy and the suite      make test-more   the tests that take long
+# make fuzz   a hundred commands with odd places, kills, interrupts and full disks (minutes)
 # make test-cpus   the tests with a tolerance as other processors would compute them, and what room their bounds leave
 # make docs   write the generated pages and docs/demo.png again (a minute)        make clean   remove what was made here
 
@@ -15,7 +16,7 @@ DEMO ?= demo.mp4
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-more test-cpus lint docs clean
+.PHONY: demo test test-more fuzz test-cpus lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -26,7 +27,10 @@ demo: $(VENV)/installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 test: lint
-	$(PYTEST) -m "not slow" --durations=10
+	$(PYTEST) -m "not slow and not fuzz" --durations=10
+
+fuzz: $(VENV)/installed-dev
+	$(PYTEST) tests/fuzz --durations=5
 
 test-more: $(VENV)/installed-dev
 	$(PYTEST) -m slow --durations=0 --durations-min=1

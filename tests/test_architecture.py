@@ -232,6 +232,6 @@ def test_tests_mirror_the_package():
     """Each test folder is a package, and a folder of the package's that it mirrors exists."""
     folders = {path.parent for path in TESTS if path.name.startswith("test_")}
     assert [name_of(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
-    free = {"every", "golden", "gpu"}
+    free = {"every", "fuzz", "golden", "gpu"}
     rooms = {path.relative_to(ROOT / "tests").parts[0] for path in folders if path != ROOT / "tests"}
     assert {room for room in rooms - free if not (PACKAGE / room).is_dir()} == set()

@@ -212,8 +212,8 @@ class RunDir:
                 self.manifest["state"] = FAILED
                 self.manifest["failure"] = str(error) or type(error).__name__
             self.manifest["ended"] = now()
-            self.save()
             write_card(self.path, self.manifest)
+            self.save()
         finally:
             unfinished.clear(self.path)
             self.lock.release()
