@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from vdit_cli.artifacts.stills import holds_only_frames
-from vdit_cli.artifacts.video_file import READ_BY_FFMPEG, read_metadata, read_video
+from vdit_cli.artifacts.video_file import READ_BY_FFMPEG, read_frames, read_metadata
 from vdit_cli.data.shapes_prompts import ATTRIBUTES, ObjectWords, parse_prompt
-from vdit_cli.errors import EvditError
-from vdit_cli.evaluation.shape_reading import ObjectReading, Reading, read_attributes
+from vdit_cli.errors import EvditError, Interrupted
+from vdit_cli.evaluation.shape_reading import ObjectReading, Reading, read_attributes, read_stream
 from vdit_cli.timing import Progress, Silent
 
 VIDEO_SUFFIXES = (*READ_BY_FFMPEG, ".gif", ".webp")
@@ -117,7 +117,7 @@ def score(paths: Sequence[Path | str], prompts: Sequence[str] | None = None, pro
     Without `prompts` (one a video, in order; of a folder in the order of names) a video's own is taken: `asked.prompt`
     of the receipt beside it, or the prompt in its metadata; a video without any is only read.
     Raises: EvditError for a path that is missing, no video or damaged, a folder without videos, or another number of
-    prompts than videos.
+    prompts than videos; Interrupted when the person asked to stop before the last video.
     """
     progress = progress or Silent()
     videos = [video for path in paths for video in find_videos(Path(path))]
@@ -127,10 +127,11 @@ def score(paths: Sequence[Path | str], prompts: Sequence[str] | None = None, pro
     clips = []
     for number, video in enumerate(videos):
         prompt = prompts[number] if prompts is not None else find_prompt(video)
-        clips.append(judge(read_attributes(read_video(video)[0]), prompt, video.name))
+        _, size, frames = read_frames(video)
+        clips.append(judge(read_stream(size, frames), prompt, video.name))
         progress.advance()
-        if progress.should_stop():
-            break
+        if progress.should_stop() and len(clips) < len(videos):
+            raise Interrupted(f"stopped: {len(clips)} of {len(videos)} videos were read, which is no score yet")
     return Score(tuple(clips))
 
 
