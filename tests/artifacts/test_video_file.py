@@ -9,6 +9,7 @@ import os
 import signal
 import weakref
 from fractions import Fraction
+from io import StringIO
 from pathlib import Path
 
 import av
@@ -25,6 +26,7 @@ from vdit_cli.artifacts.video_file import (
     read_video,
     write_video,
 )
+from vdit_cli.cli.console import Console
 from vdit_cli.errors import ENVIRONMENT, FAILED, USAGE, EvditError
 
 NAMES = ["clip.mp4", "clip.gif", "clip.webp", "clip"]
@@ -286,6 +288,25 @@ def test_encoding_to_an_exact_place(tmp_path: Path, name: str):
     assert os.listdir(tmp_path) == [".beside.tmp"] and signal.getsignal(signal.SIGINT) is before
     (tmp_path / ".beside.tmp").rename(tmp_path / name)
     assert len(read_video(tmp_path / name)[0]) == 3 and read_metadata(tmp_path / name) == METADATA
+
+
+def test_ctrl_c_while_an_mp4_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The first one, which asks to stop, lets it be finished; one that is not minded leaves nothing."""
+    pictures = mp4.pictures
+
+    def interrupted(*args: object):
+        for number, picture in enumerate(pictures(*args)):
+            if number == 4:
+                signal.raise_signal(signal.SIGINT)
+            yield picture
+
+    monkeypatch.setattr(mp4, "pictures", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_video(tmp_path / "a.mp4", moving_square(), 8)
+    assert os.listdir(tmp_path) == []
+    with Console(err=StringIO()) as console:
+        write_video(tmp_path / "a.mp4", moving_square(), 8)
+    assert console.should_stop() and len(read_video(tmp_path / "a.mp4")[0]) == 9
 
 
 def test_an_encoder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -24,8 +24,8 @@ HIDDEN = 0.08
 SMALL_LARGE = 20.0
 RADIUS_RANGE = (10.5, 36.0)
 MOST_OBJECTS = 3
-MOST_FRAMES = 3000
-"""Two minutes of 24 frames a second: what lasts is found in all the pictures at once, each of 49 kB."""
+MOST_FRAMES = 1000
+"""A clip of the world has 29. What lasts is found in all of them at once, which takes half a megabyte a frame."""
 
 
 @dataclass(frozen=True)
