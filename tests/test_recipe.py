@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,21 @@ def test_sections_inside_sections(recipe_file):
     assert options.values()["vae"]["iterations"] == 5
 
 
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("24", "24"), ("23.976", "2997/125"), ("24000/1001", "24000/1001"), ('"30"', "30")],
+)
+def test_a_rate_is_exact(recipe_file, text: str, rate: str):
+    """From a file, a setting and a flag alike; a whole one is a number of JSON, another one text."""
+    path = recipe_file(f"generate:\n  fps: {text}\n")
+    flagged = load(None, (), {"generate.fps": text.strip('"')})
+    for recipe in (load(path), load(None, [f"generate.fps={text}"]), flagged):
+        assert recipe.generate.fps == Fraction(rate)
+        assert recipe.resolved("generate")["generate.fps"]["value"] == recipe.generate.values()["fps"]
+    kept = json.loads(json.dumps(flagged.generate.values()))["fps"]
+    assert kept == (int(rate) if rate.isdigit() else rate)
+
+
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "generate:\n", "generate: {}\n", "---\n"])
 def test_files_that_set_nothing(recipe_file, text: str):
     """Are no error."""
@@ -72,6 +89,9 @@ def test_scalars_mean_what_they_look_like(recipe_file):
         ("generate:\n  steps: 1.5\n", 2, "a whole number"),
         ("generate:\n  steps: true\n", 2, "a whole number"),
         ("generate:\n  guidance: .nan\n", 2, "a finite number"),
+        ("generate:\n  fps: 0\n", 2, "at least 1/600, at most 1000"),
+        ("generate:\n  fps: true\n", 2, "a number or a fraction such as 24000/1001"),
+        ("generate:\n  fps: [24]\n", 2, "a number or a fraction such as 24000/1001"),
         ("generate:\n  guidance: -.inf\n", 2, "a finite number"),
         ("generate:\n  dtype: int8\n", 2, "auto, float32, bfloat16 or float16"),
         ("generate:\n  strict: yes\n", 2, "true or false"),

@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from fractions import Fraction
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -20,10 +21,23 @@ import yaml
 
 from vdit_cli.errors import EvditError, nearest
 
+SLOWEST, FASTEST = Fraction(1, 600), Fraction(1000)
+"""Frames a second: a GIF shows no picture for longer than eleven minutes, a WebP none for less than a millisecond."""
+LARGEST_PART = 10**6
+"""Of a fraction, above or below its line: an mp4 counts time in whole numbers of 31 bits."""
+FRACTION = re.compile(r"[-+]?\d+(?:\.\d*)?|[-+]?\d+/0*[1-9]\d*", re.ASCII)
 
-def knob(default: Any, help: str, *, flag: str | None = None, at_least: float | None = None) -> Any:
-    """A field of a section: its default, its help, its flag if that is not `--<field>`, and the least value allowed."""
-    notes = {"help": help, "flag": flag, "at_least": at_least}
+
+def knob(
+    default: Any,
+    help: str,
+    *,
+    flag: str | None = None,
+    at_least: float | Fraction | None = None,
+    at_most: float | Fraction | None = None,
+) -> Any:
+    """A field of a section: its default, its help, its flag if that is not `--<field>`, and the bounds of its value."""
+    notes = {"help": help, "flag": flag, "at_least": at_least, "at_most": at_most}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=notes)
     return field(default=default, metadata=notes)
@@ -45,9 +59,9 @@ class Section:
         return self.origins.get(key)
 
     def values(self) -> dict[str, Any]:
-        """Every knob's value by name, sections as nested dicts, without the origins."""
+        """Every knob's value by name as JSON has it, sections as nested dicts, without the origins."""
         own = {each.name: getattr(self, each.name) for each in knobs(type(self))}
-        return {name: value.values() if isinstance(value, Section) else value for name, value in own.items()}
+        return {name: value.values() if isinstance(value, Section) else as_json(value) for name, value in own.items()}
 
 
 SomeSection = TypeVar("SomeSection", bound=Section)
@@ -59,13 +73,13 @@ def knobs(kind: type[Section]) -> list[Any]:
 
 
 def flat(options: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every knob, nested sections opened."""
+    """(dotted key, value as JSON has it) of every knob, nested sections opened."""
     for each in knobs(type(options)):
         value = getattr(options, each.name)
         if isinstance(value, Section):
             yield from flat(value, f"{prefix}{each.name}.")
         else:
-            yield prefix + each.name, value
+            yield prefix + each.name, as_json(value)
 
 
 def option_line(key: str, value: Any, origin: str) -> str:
@@ -245,12 +259,13 @@ def members(kind: Any) -> tuple[Any, ...]:
 def checked(root: type[Section], value: Any, key: str, where: str) -> Any:
     """`value` in the type of the knob `key`. Raises EvditError for another type, for NaN, infinity, or too little."""
     kind, found = find_knob(root, key, where)
-    least = found.metadata.get("at_least")
+    least, most = found.metadata.get("at_least"), found.metadata.get("at_most")
     for member in members(kind):
         fits, cast = fit(value, member)
-        if fits and (least is None or cast is None or cast >= least):
+        if fits and (cast is None or ((least is None or cast >= least) and (most is None or cast <= most))):
             return cast
     rule = describe(kind) + (f", at least {least}" if least is not None else "")
+    rule += f", at most {most}" if most is not None else ""
     raise EvditError(f"{key} is {value!r}: it must be {rule}", where=where)
 
 
@@ -261,6 +276,9 @@ def fit(value: Any, kind: Any) -> tuple[bool, Any]:
         return number, float(value) if number else value
     if kind is int:
         return number and isinstance(value, int), value
+    if kind is Fraction:
+        fraction = to_fraction(value)
+        return fraction is not None, fraction
     if get_origin(kind) is dict:
         return isinstance(value, dict) and is_json(value), value
     if get_origin(kind) is tuple:
@@ -270,6 +288,25 @@ def fit(value: Any, kind: Any) -> tuple[bool, Any]:
     if isinstance(kind, type):
         return isinstance(value, kind), value
     return value == kind, value
+
+
+def to_fraction(value: Any) -> Fraction | None:
+    """A whole number, a decimal as it is written (23.976) or a fraction ("24000/1001"), exactly; None for another.
+
+    What has more than LARGEST_PART above or below its line is none either.
+    """
+    text = value.strip() if isinstance(value, str) else str(value)
+    if isinstance(value, bool) or len(text) > 40 or not FRACTION.fullmatch(text):
+        return None
+    fraction = Fraction(text)
+    return fraction if max(abs(fraction.numerator), fraction.denominator) <= LARGEST_PART else None
+
+
+def as_json(value: Any) -> Any:
+    """A value as JSON has it: a fraction is a number where it is whole, else text such as "24000/1001"."""
+    if isinstance(value, Fraction):
+        return value.numerator if value.denominator == 1 else str(value)
+    return value
 
 
 def is_json(value: Any) -> bool:
@@ -283,7 +320,14 @@ def is_json(value: Any) -> bool:
 
 def describe(kind: Any) -> str:
     """A type in words: "a whole number or null"."""
-    words = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", type(None): "null"}
+    words = {
+        Fraction: "a number or a fraction such as 24000/1001",
+        int: "a whole number",
+        float: "a finite number",
+        str: "text",
+        bool: "true or false",
+        type(None): "null",
+    }
     if get_origin(kind) is tuple:
         return f"a list, each item {describe(get_args(kind)[0])}"
     if get_origin(kind) is dict:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from vdit_cli.knobs import Section, flat, knob, option_line, read, section
+from vdit_cli.knobs import FASTEST, SLOWEST, Section, flat, knob, option_line, read, section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,9 @@ class GenerateOptions(Section):
     video_frames: int | None = knob(None, "frames of the video: 4k+1", flag="--frames", at_least=1)
     height: int | None = knob(None, "pixels, a multiple of 16", at_least=16)
     width: int | None = knob(None, "pixels, a multiple of 16", at_least=16)
-    fps: int | None = knob(None, "frames a second of the file", at_least=1)
+    fps: Fraction | None = knob(
+        None, "frames a second of the file: 24, 23.976 or 24000/1001", at_least=SLOWEST, at_most=FASTEST
+    )
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = knob(
         "auto", "numbers of the model; auto suits the device"

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -18,7 +19,7 @@ def test_this_machine_can_run_the_suite(capsys):
     assert main(["doctor"]) == DONE
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
-    for name in ("python", "torch", "ffmpeg", "kernel sdpa", "memory", "runs/"):
+    for name in ("python", "torch", "PyAV", "kernel sdpa", "memory", "runs/"):
         assert any(line.split("  ")[1].strip() == name for line in lines), name
     assert "kernel sdpa" in printed.out and "binds on" in printed.out
 
@@ -31,13 +32,13 @@ def test_each_problem_has_a_fix_and_only_essential_ones_fail(capsys, monkeypatch
     assert "!!  memory  1 GB" in printed.out
     assert "fix: close programs" in printed.out
     assert printed.err == "1 to mend\n"
-    grave = Finding("ffmpeg", "none", "no mp4", "pip install it", is_essential=True)
+    grave = Finding("PyAV", "none", "no mp4", "pip install it", is_essential=True)
     monkeypatch.setattr(machine, "examine", lambda: [mild, grave])
     assert main(["doctor", "--json"]) == ENVIRONMENT
     told = json.loads(capsys.readouterr().out)
     assert (told["schema"], told["problems"]) == ("evdit.doctor/1", 2)
     assert told["findings"][1] == {
-        "name": "ffmpeg",
+        "name": "PyAV",
         "found": "none",
         "problem": "no mp4",
         "fix": "pip install it",
@@ -120,13 +121,15 @@ def test_little_disk_and_little_memory_are_problems(tmp_path, monkeypatch):
     assert str(tmp_path) in machine.disk("disk", tmp_path / "not" / "made").found
 
 
-def test_no_ffmpeg_is_a_problem(monkeypatch):
-    def absent():
-        raise RuntimeError("No ffmpeg exe could be found")
-
-    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", absent)
-    assert machine.ffmpeg().is_essential
-    assert "No ffmpeg exe" in machine.ffmpeg().problem
+def test_the_video_encoder(monkeypatch):
+    """Its version and libx264; without the encoder, or without PyAV, a problem with its fix."""
+    assert version("av") in machine.video_encoder().found and "libx264" in machine.video_encoder().found
+    monkeypatch.setattr(machine.mp4, "ENCODER", "libx999")
+    finding = machine.video_encoder()
+    assert finding.is_essential and "without libx999" in finding.problem and "pip install" in finding.fix
+    monkeypatch.setitem(sys.modules, "av", None)
+    finding = machine.video_encoder()
+    assert finding.is_essential and "PyAV can't be imported" in finding.problem and "pip install" in finding.fix
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,15 @@ BAD = {
     "steps": ([PROMPT, "--steps", "0"], USAGE, "generate.steps is 0"),
     "too many steps": ([PROMPT, "--steps", "2000"], USAGE, "2000 steps can't be taken"),
     "num": ([PROMPT, "--num", "0"], USAGE, "generate.num is 0"),
+    **{
+        f"fps {fps}": (
+            [PROMPT, "--fps", fps],
+            USAGE,
+            f"generate.fps is {fps!r}: it must be a number or a fraction such",
+        )
+        for fps in ("0", "-1", "nan", "1/0", "abc", str(10**30), "1001", "1/601")
+    },
+    "fps, how much": ([PROMPT, "--set", "generate.fps=1e30"], USAGE, "or null, at least 1/600, at most 1000"),
     "scheduler": ([PROMPT, "--scheduler", "dimm"], USAGE, "unknown scheduler 'dimm'"),
     "kernel": ([PROMPT, "--kernel", "flash9"], USAGE, "unknown kernel 'flash9'"),
     "dtype": ([PROMPT, "--dtype", "float8"], USAGE, "generate.dtype is 'float8'"),
@@ -110,6 +120,28 @@ def test_bad_input_has_its_message_and_exit_code_and_leaves_nothing(evdit, tiny,
     assert says in err
     assert err.startswith("error: ") or "\nerror: " in err
     assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("given", "kept"), [("24000/1001", "24000/1001"), ("23.976", "2997/125"), ("24", 24)])
+def test_a_rate_is_kept_exactly(evdit, tiny, given, kept):
+    """In the file, in the receipt and in what is said; a whole one stays a number of JSON."""
+    code, _, err = evdit("generate", PROMPT, "--model", tiny, "-o", "12:30.mp4", "--steps", "1", "--fps", given)
+    assert code == 0, err
+    assert read_video("12:30.mp4")[1] == Fraction(kept)
+    assert Receipt.read("12:30.json").asked["fps"] == kept
+    assert f"generate.fps: {json.dumps(kept)}  # --fps {given}" in err
+
+
+@pytest.mark.parametrize("output", [["-o", "out.mp4"], ["-o", "run", "--num", "2"], []])
+def test_an_encoder_is_asked_for_before_weights_load(evdit, tiny, output, monkeypatch, tmp_path):
+    """Exit 3 with the fix and nothing made; a GIF needs none."""
+    monkeypatch.setattr(mp4, "ENCODER", "libx999")
+    monkeypatch.setattr(
+        "vdit_cli.sampling.generate.open_backbone", lambda *_, **__: pytest.fail("the model was opened")
+    )
+    code, out, err = evdit("generate", PROMPT, "--model", tiny, *output)
+    assert (code, out) == (ENVIRONMENT, "") and "built without libx999" in err and "pip install" in err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.evaluation.clips import pixels
 from vdit_cli.artifacts.video_file import write_video
 from vdit_cli.data.shapes_world import caption, draw_scenes
+from vdit_cli.errors import INTERRUPTED
+from vdit_cli.evaluation import score
 
 
 def folder_of_videos(folder: Path) -> list[str]:
@@ -55,10 +60,31 @@ def test_a_video_without_a_prompt_is_read(evdit, tmp_path: Path):
     assert code == 0 and "(no prompt)" in out and "right" not in out
 
 
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_ctrl_c_leaves_no_half_score(evdit, tmp_path: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch):
+    """In the midst of the second of four: exit 130, how many were read, nothing on stdout. In the last: the score."""
+    folder_of_videos(tmp_path)
+
+    def judge_and_interrupt(*args: object) -> score.ClipScore:
+        if args[-1] == at:
+            signal.raise_signal(signal.SIGINT)
+        return judge(*args)
+
+    judge = score.judge
+    monkeypatch.setattr(score, "judge", judge_and_interrupt)
+    at = "1.mp4"
+    code, out, err = evdit("score", str(tmp_path), *flags)
+    assert (code, out) == (INTERRUPTED, "") and "error: stopped: 2 of 4 videos were read" in err
+    at = "noise.mp4"
+    code, out, _ = evdit("score", str(tmp_path), *flags)
+    assert code == 0 and "noise.mp4" in out
+
+
 def test_errors(evdit, tmp_path: Path):
-    """Missing, empty, damaged, nothing named: exit 2, nothing on stdout."""
+    """Missing, empty, damaged, a FIFO, nothing named: exit 2, nothing on stdout."""
+    os.mkfifo(tmp_path / "fifo.mp4")
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    for args in (["absent.mp4"], ["empty"], ["bad.mp4"], []):
+    for args in (["absent.mp4"], ["empty"], ["bad.mp4"], ["fifo.mp4"], []):
         code, out, err = evdit("score", *args)
         assert code == 2 and out == "" and "error: " in err

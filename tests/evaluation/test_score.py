@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,13 @@ import pytest
 
 from tests.evaluation.clips import pixels, pixels_of
 from vdit_cli.artifacts.atomic import write_json
-from vdit_cli.artifacts.video_file import write_video
+from vdit_cli.artifacts.digest import path_digest
+from vdit_cli.artifacts.video_file import read_frames, read_video, write_video
 from vdit_cli.data.shapes_world import caption, draw_scenes
 from vdit_cli.errors import USAGE, EvditError
 from vdit_cli.evaluation.score import find_prompt, judge, score, score_tensors
-from vdit_cli.evaluation.shape_reading import ObjectReading, Reading
+from vdit_cli.evaluation.shape_reading import MOST_FRAMES, ObjectReading, Reading, read_attributes, read_stream
+from vdit_cli.timing import Silent
 
 FITS = {"circle": 0.9, "square": 0.8, "triangle": 0.6, "ring": 0.5, "cross": 0.7}
 RED = ObjectReading("large", "red", "circle", "bouncing", 26.0, FITS, dict.fromkeys(FITS, 0.01), 0.5)
@@ -86,7 +90,7 @@ def test_prompts_come_from_the_receipt_or_the_metadata(tmp_path: Path):
     write_json(tmp_path / "1.json", {"schema": "evdit.receipt/1", "asked": {"prompt": "a white cross"}})
     write_json(tmp_path / "run.json", {"schema": "evdit.run/1"})
     write_video(tmp_path / "frames", pixels(scenes[0], frames=3), 8)
-    prompts = [find_prompt(tmp_path / f"{number}.mp4") for number in range(3)]
+    prompts = [find_prompt(tmp_path / f"{number}.mp4", Silent()) for number in range(3)]
     assert prompts == [caption(scenes[0]), "a white cross", None]
     found = score([tmp_path])
     assert [clip.name for clip in found.clips] == ["0.mp4", "1.mp4", "2.mp4", "frames"]
@@ -94,6 +98,21 @@ def test_prompts_come_from_the_receipt_or_the_metadata(tmp_path: Path):
     given = score([tmp_path / "2.mp4", tmp_path / "0.mp4"], [caption(scenes[2]), caption(scenes[0])])
     assert given.accuracy["all five"] == 1
     assert score([tmp_path / "frames"]).clips[0].reading.background == scenes[0].background
+
+
+def test_the_receipt_of_another_video_is_not_asked(tmp_path: Path):
+    """A digest that is not this video's: its own metadata is taken, and that is said. Hidden files are no videos."""
+    frames = pixels(draw_scenes(23, 1)[0], frames=2)
+    write_video(tmp_path / "a.mp4", frames, 8, {"prompt": "a small red circle"})
+    (tmp_path / ".evdit-0123abcd.mp4").write_bytes(b"half")
+    for digest, prompt in ((path_digest(tmp_path / "a.mp4"), "a large blue ring"), ("0" * 64, "a small red circle")):
+        content = {"asked": {"prompt": "a large blue ring"}, "output_sha256": digest}
+        (tmp_path / "a.json").write_text(json.dumps(content), encoding="utf-8")
+        progress = Silent()
+        (clip,) = score([tmp_path], progress=progress).clips
+        assert clip.prompt == prompt
+        is_other = any("a.json is the receipt of another video" in line for line in progress.lines)
+        assert is_other == (digest == "0" * 64)
 
 
 def test_what_can_not_be_scored_is_refused(tmp_path: Path):
@@ -110,3 +129,42 @@ def test_what_can_not_be_scored_is_refused(tmp_path: Path):
     (tmp_path / "good.json").write_text("{", encoding="utf-8")
     with pytest.raises(EvditError, match="JSON"):
         score([tmp_path / "good.mp4"])
+
+
+def test_frames_of_a_file_are_not_all_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of 29 large frames never more than three are alive, and the reading is that of the whole video at once."""
+    video = pixels(draw_scenes(24, 1)[0], size=256)
+    write_video(tmp_path / "long.mp4", video, 8)
+    alive: list[weakref.ref[np.ndarray]] = []
+    most = 0
+
+    def counted(path: Path) -> tuple:
+        rate, size, frames = read_frames(path)
+
+        def each():
+            nonlocal most
+            for frame in frames:
+                alive.append(weakref.ref(frame))
+                most = max(most, sum(seen() is not None for seen in alive))
+                yield frame
+
+        return rate, size, each()
+
+    monkeypatch.setattr("vdit_cli.evaluation.score.read_frames", counted)
+    reading = score([tmp_path / "long.mp4"]).clips[0].reading
+    assert len(alive) == 29 and most <= 3
+    assert reading == read_attributes(read_video(tmp_path / "long.mp4")[0]) and reading.objects
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 80)])
+def test_a_clip_that_goes_on_and_on_is_unreadable(size: tuple[int, int]):
+    """It is left at MOST_FRAMES, whatever its size; that is no length of the world's clips."""
+    drawn = []
+
+    def endless():
+        for number in range(2 * MOST_FRAMES):
+            drawn.append(number)
+            yield np.zeros((*size, 3), np.uint8)
+
+    assert "more than 1000 frames" in str(read_stream(size, endless()).unreadable)
+    assert len(drawn) == MOST_FRAMES + 1

@@ -1,76 +1,142 @@
-"""H.264 video through the ffmpeg that imageio-ffmpeg brings: raw frames on its stdin, checked by its exit code.
+"""H.264 video by PyAV, in this process and through files opened here: ffmpeg sees no name, and so any name will do.
 
-T frames, H and W pixels; a video is a uint8 array (T, H, W, 3), RGB.
+T frames, H and W pixels; a video is a uint8 array (T, H, W, 3), RGB. imageio's own plugin for PyAV writes neither tags
+nor the index at the front, and takes a file that is cut short for a shorter video: PyAV is asked directly.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import re
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
+from typing import IO, Any
 
-import imageio_ffmpeg
 import numpy as np
 
-from vdit_cli.errors import FAILED, EvditError
+from vdit_cli.errors import ENVIRONMENT, FAILED, EvditError
 
+ENCODER = "libx264"
 CRF = 17
 """Constant rate factor of x264: 17 can't be told from the original by eye."""
+BT709, LIMITED = 1, 1
+"""ffmpeg's numbers for the colours that are written: primaries, transfer and matrix of BT.709, 16 to 235."""
+TO_H264 = (
+    ("scale", "out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int"),
+    ("format", "yuv420p"),
+    ("setparams", "colorspace=bt709:color_primaries=bt709:color_trc=bt709"),
+)
+TO_RGB = (("scale", "flags=accurate_rnd+full_chroma_int+full_chroma_inp"), ("format", "rgb24"))
+FIXES = ("pip install --force-reinstall av", "-o out.gif")
 SIZE_TAG = "evdit_size"
 """Tag with the true WxH of a video whose odd size was padded: 4:2:0 colour needs even numbers."""
 
 
-def write(path: Path, frames: np.ndarray, fps: float, comment: Mapping[str, str]) -> None:
+def pyav() -> Any:
+    """The package `av`, imported when a video needs it. Raises EvditError (exit 3), with the fix, where it can't be."""
+    try:
+        import av
+    except ImportError as error:
+        why = f"mp4 files can be neither written nor read: PyAV can't be imported ({error})"
+        raise EvditError(why, next_steps=FIXES, exit_code=ENVIRONMENT) from error
+    return av
+
+
+def check_encoder() -> None:
+    """Raise EvditError (exit 3), with the fix, where PyAV or its encoder of H.264 is missing."""
+    try:
+        pyav().Codec(ENCODER, "w")
+    except ValueError as error:
+        why = f"mp4 files can't be written: this PyAV was built without {ENCODER}"
+        raise EvditError(why, next_steps=FIXES, exit_code=ENVIRONMENT) from error
+
+
+def write(path: Path, frames: np.ndarray, fps: Fraction, comment: Mapping[str, str]) -> None:
     """Encode `frames` to `path`; every entry of `comment` becomes a tag, all of them a JSON object in "comment".
 
-    Raises OSError when the disk is full, EvditError (exit 1) for any other failure of ffmpeg.
+    Raises OSError when the disk is full, EvditError (exit 1) for any other failure of the encoder.
     """
+    av = pyav()
     count, height, width, _ = frames.shape
     tags = dict(comment)
     if comment:
         tags["comment"] = json.dumps(dict(comment), ensure_ascii=False)
     if height % 2 or width % 2:
         tags[SIZE_TAG] = f"{width}x{height}"
-        frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    size = f"{frames.shape[2]}x{frames.shape[1]}"
-    told = [part for key, value in tags.items() for part in ("-metadata", f"{key}={value}")]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
-    command += ["-s", size, "-r", f"{fps:.6g}", "-i", "-", "-an", "-c:v", "libx264", "-crf", str(CRF)]
-    # The encoder is told what the frames say of themselves; its own colour flags are not listened to.
-    scale = "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int"
-    colours = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709"
-    command += ["-vf", f"{scale},{colours}", "-pix_fmt", "yuv420p"]
-    command += [*told, "-movflags", "+faststart+use_metadata_tags", "-f", "mp4", str(path)]
-    done = subprocess.run(command, input=np.ascontiguousarray(frames).data, capture_output=True, check=False)
-    if done.returncode:
-        problem = last_line(done.stderr)
-        if b"No space left on device" in done.stderr:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        raise EvditError(f"ffmpeg could not encode {count} frames of {width}x{height}: {problem}", exit_code=FAILED)
-
-
-def read(path: Path) -> tuple[np.ndarray, float]:
-    """(frames uint8 (T, H, W, 3), frames a second) of a video file. Raises EvditError for a damaged one."""
+    whole = BytesIO()  # a full disk inside ffmpeg's call for a file could not be told: it sees memory only
     try:
-        reader = imageio_ffmpeg.read_frames(str(path))
-        facts = next(reader)
-        reader.close()
-    except (OSError, RuntimeError, StopIteration) as error:
-        raise unreadable(path, str(error)) from error
-    width, height = facts["source_size"]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-xerror", "-noautorotate", "-i", str(path), "-an"]
-    command += ["-vf", "scale=flags=accurate_rnd+full_chroma_int+full_chroma_inp", "-fps_mode", "passthrough"]
-    done = subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], capture_output=True, check=False)
-    if done.returncode or not done.stdout or len(done.stdout) % (width * height * 3):
-        raise unreadable(path, last_line(done.stderr) or "it has no frames")
-    frames = np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
-    true_size = re.fullmatch(r"(\d+)x(\d+)", read_tags(path).get(SIZE_TAG, ""))
-    if true_size:
-        frames = frames[:, : int(true_size[2]), : int(true_size[1])]
-    return np.ascontiguousarray(frames), float(facts["fps"])
+        with writing(av, whole) as container:
+            container.metadata.update(tags)
+            stream = container.add_stream(ENCODER, rate=fps, options={"crf": str(CRF)})
+            stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
+            stream.thread_type = "AUTO"  # its own default cuts each picture into slices: larger files
+            coder = stream.codec_context
+            coder.colorspace = coder.color_primaries = coder.color_trc = BT709
+            coder.color_range = LIMITED
+            graph = None
+            for picture in pictures(av, frames, fps):
+                graph = graph or filters(av, picture, TO_H264)
+                container.mux(stream.encode(filtered(graph, picture)))
+            container.mux(stream.encode(None))
+    except (av.FFmpegError, ValueError) as error:
+        why = f"{ENCODER} could not encode {count} frames of {width}x{height}: {reason(error)}"
+        raise EvditError(why, exit_code=FAILED) from error
+    path.write_bytes(whole.getbuffer())
+
+
+def writing(av: Any, whole: BytesIO) -> Any:
+    """An mp4 container in `whole`, which ffmpeg reads a second time in the end, to move its index to the front."""
+    options = {"movflags": "+faststart+use_metadata_tags"}
+    return av.open(whole, "w", format="mp4", options=options, io_open=lambda *_: BytesIO(whole.getvalue()))
+
+
+def pictures(av: Any, frames: np.ndarray, fps: Fraction) -> Iterator[Any]:
+    """Each frame as PyAV's, an odd row or column doubled, with its time."""
+    odd = ((0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0))
+    for number, frame in enumerate(frames):
+        picture = av.VideoFrame.from_ndarray(np.pad(frame, odd, mode="edge"), format="rgb24")
+        picture.pts, picture.time_base, picture.duration = number, 1 / fps, 1
+        yield picture
+
+
+def read(path: Path) -> tuple[Fraction, tuple[int, int], Iterator[np.ndarray]]:
+    """(frames a second, (H, W), frames one at a time) of a video file. Raises EvditError for a damaged one."""
+    with reading(path) as (_, container, stream):
+        rate = stream.average_rate or stream.guessed_rate
+        if not rate:
+            raise unreadable(path, "it tells no rate")
+        size = true_size(path, (stream.height, stream.width), container.metadata.get(SIZE_TAG))
+    return Fraction(rate), size, frames_of(path, size)
+
+
+def true_size(path: Path, size: tuple[int, int], tag: str | None) -> tuple[int, int]:
+    """(H, W) without the row and the column that an odd size was padded by. Raises EvditError for an untrue tag."""
+    if tag is None:
+        return size
+    told = re.fullmatch(r"(\d{1,9})x(\d{1,9})", tag, re.ASCII)
+    width, height = (int(told[1]), int(told[2])) if told else (0, 0)
+    if not width or not height or (height + height % 2, width + width % 2) != size:
+        raise unreadable(path, f"its tag {SIZE_TAG} is {tag[:40]!r}, its pictures are {size[1]}x{size[0]}")
+    return height, width
+
+
+def frames_of(path: Path, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Each frame, uint8 (H, W, 3), cut to `size`. Raises EvditError where the file is damaged or cut short."""
+    with reading(path) as (av, container, stream):
+        graph, shape, packets = None, None, 0
+        for packet in container.demux(stream):
+            packets += packet.size > 0
+            for frame in packet.decode():
+                graph = graph or filters(av, frame, TO_RGB)
+                shape = shape or (frame.width, frame.height, frame.format.name)
+                if packet.is_corrupt or frame.is_corrupt or shape != (frame.width, frame.height, frame.format.name):
+                    raise unreadable(path, "a frame is damaged")
+                yield np.ascontiguousarray(filtered(graph, frame).to_ndarray()[: size[0], : size[1]])
+        if packets < max(stream.frames, 1):
+            raise unreadable(path, f"it holds {packets} of {stream.frames} frames" if packets else "it has no frames")
 
 
 def read_comment(path: Path) -> str:
@@ -80,27 +146,51 @@ def read_comment(path: Path) -> str:
 
 def read_tags(path: Path) -> dict[str, str]:
     """The container's tags by name. Raises EvditError for a damaged file."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-f", "ffmetadata", "-"]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        raise unreadable(path, last_line(done.stderr))
-    text = done.stdout.decode("utf-8", errors="replace")
-    # One key=value a line; a backslash keeps the character after it (even a newline) from its meaning.
-    pairs = re.findall(r"^((?:[^\\=;#\n\[]|\\.)(?:[^\\=\n]|\\.)*)=((?:[^\\\n]|\\.|\\\n)*)$", text, re.MULTILINE)
-    return {unescaped(key): unescaped(value) for key, value in pairs}
+    with reading(path) as (_, container, _):
+        return dict(container.metadata)
 
 
-def unescaped(text: str) -> str:
-    """Text of an ffmetadata file without its backslashes."""
-    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
+@contextmanager
+def reading(path: Path) -> Iterator[tuple[Any, Any, Any]]:
+    """(PyAV, container, first video stream) of a file. Raises EvditError for what ffmpeg can't decode."""
+    av = pyav()
+
+    def refuse(*_: object) -> IO[bytes]:
+        raise unreadable(path, "it names another file to read")
+
+    try:
+        with path.open("rb") as file, av.open(file, metadata_errors="replace", io_open=refuse) as container:
+            if not container.streams.video or container.streams.video[0].codec_context is None:
+                raise unreadable(path, "it holds no pictures that ffmpeg can decode")
+            yield av, container, container.streams.video[0]
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise unreadable(path, reason(error)) from error
 
 
-def last_line(text: bytes) -> str:
-    """The last line that ffmpeg said."""
-    return (text.decode("utf-8", errors="replace").strip().splitlines() or [""])[-1]
+def filters(av: Any, frame: Any, chain: tuple[tuple[str, str], ...]) -> Any:
+    """ffmpeg's filters of a chain, (name, options) each, set up for frames like this one."""
+    graph = av.filter.Graph()
+    told = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base={frame.time_base}"
+    if frame.format.name != "rgb24":  # red, green and blue have no matrix and a range of their own
+        told += f":colorspace={frame.colorspace}:range={frame.color_range}"
+    nodes = [graph.add("buffer", told), *(graph.add(name, options) for name, options in chain)]
+    for before, after in zip(nodes, [*nodes[1:], graph.add("buffersink")], strict=True):
+        before.link_to(after)
+    graph.configure()
+    return graph
+
+
+def filtered(graph: Any, frame: Any) -> Any:
+    """A frame after the filters."""
+    graph.vpush(frame)
+    return graph.vpull()
+
+
+def reason(error: BaseException) -> str:
+    """What an error of ffmpeg says, or what it is called where it says nothing."""
+    return getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
 
 
 def unreadable(path: Path, why: str) -> EvditError:
     """The error for a file that ffmpeg can't decode."""
-    reason = (why.strip().splitlines() or ["unknown"])[-1]
-    return EvditError(f"{path} can't be read as a video: {reason}", where=str(path))
+    return EvditError(f"{path} can't be read as a video: {why}", where=str(path))

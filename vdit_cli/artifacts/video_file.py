@@ -7,9 +7,9 @@ one JSON object in the container's comment (and in an mp4 a tag for each key bes
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from vdit_cli.artifacts import mp4, stills
 from vdit_cli.artifacts.atomic import check_writable, replacing_together
 from vdit_cli.errors import EvditError
+from vdit_cli.knobs import FASTEST, SLOWEST, to_fraction
 
 WRITTEN = (".mp4", ".gif", ".webp")
 """Suffixes that can be written, besides a folder of PNGs (no suffix, or a slash at the end)."""
@@ -26,44 +27,58 @@ READ_BY_FFMPEG = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
 def write_video(
     path: Path | str,
     frames: np.ndarray,
-    fps: float,
+    fps: Fraction | float,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write `frames` (uint8 T, H, W, 3) at `fps` frames a second, whole or not at all.
 
-    Raises EvditError as `check_output` does, and with exit 1 for a full disk; ValueError for another array.
+    Raises EvditError as `check_output` and `encode` do, and with exit 1 for a full disk; ValueError for another array.
+    """
+    rate = rate_of(fps)
+    check_output(path, overwrite)
+    with replacing_together(path, drop=stills.is_frame) as (beside,):
+        encode(beside, kind_of(path), frames, rate, metadata or {})
+
+
+def encode(
+    place: Path, kind: str, frames: np.ndarray, fps: Fraction | float, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a video of the `kind` that `kind_of` tells to exactly `place`, where nothing stands yet.
+
+    Looks at no older result and is not whole at once: that is for a caller that puts several files in place together.
+    Raises EvditError (exit 1) where the encoder fails, OSError where the disk does; ValueError for another array.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
         raise ValueError(f"a video is uint8 (T, H, W, 3), not {frames.dtype} {frames.shape}")
-    if not (math.isfinite(fps) and fps > 0):
-        raise EvditError(f"{fps} frames a second can't be: it must be a positive number", where=f"--fps {fps}")
-    check_output(path, overwrite)
-    kind = kind_of(path)
-    with replacing_together(path, drop=stills.is_frame) as (beside,):
-        encode(beside, kind, frames, fps, metadata or {})
+    write = {".mp4": mp4.write, ".gif": stills.write_gif, ".webp": stills.write_webp, "": stills.write_folder}[kind]
+    comment = {str(key): str(value).replace("\0", "") for key, value in (metadata or {}).items()}
+    write(place, frames, rate_of(fps), comment)
 
 
-def encode(beside: Path, kind: str, frames: np.ndarray, fps: float, metadata: Mapping[str, str]) -> None:
-    """Write `frames` to exactly `beside`, in the format that a suffix names; whole only for who renames it afterwards.
-
-    Raises EvditError (exit 1) where the encoder fails, OSError for a full disk.
-    """
-    comment = {str(key): str(value).replace("\0", "") for key, value in metadata.items()}
-    if kind == ".mp4":
-        mp4.write(beside, frames, fps, comment)
-    elif kind == ".gif":
-        stills.write_gif(beside, frames, fps, comment)
-    elif kind == ".webp":
-        stills.write_webp(beside, frames, fps, comment)
-    else:
-        stills.write_folder(beside, frames, fps, comment)
+def rate_of(fps: Fraction | float | str) -> Fraction:
+    """Frames a second, exactly. Raises EvditError (exit 2) for what is no number, is too slow or too fast."""
+    rate = to_fraction(fps)
+    if rate is None or not SLOWEST <= rate <= FASTEST:
+        rule = f"a positive number or a fraction such as 24000/1001, at least {SLOWEST}, at most {FASTEST}"
+        raise EvditError(f"{fps} frames a second can't be: it must be {rule}", where=f"--fps {fps}")
+    return rate
 
 
-def read_video(path: Path | str) -> tuple[np.ndarray, float]:
-    """(frames uint8 (T, H, W, 3), frames a second) of a video file or a folder of PNGs.
+def read_video(path: Path | str) -> tuple[np.ndarray, Fraction]:
+    """(frames uint8 (T, H, W, 3), frames a second) of a video file or a folder of PNGs, whole.
 
     Raises EvditError for what is missing, damaged, or no video.
+    """
+    rate, _, frames = read_frames(path)
+    return np.stack(list(frames)), rate
+
+
+def read_frames(path: Path | str) -> stills.Told:
+    """(frames a second, (H, W), frames uint8 (H, W, 3) one at a time) of a video file or a folder of PNGs.
+
+    Few of the frames are held at once. Raises EvditError for what is missing, damaged, or no video; for damage further
+    on, when it is come to.
     """
     path = existing(path)
     if path.is_dir():
@@ -107,9 +122,10 @@ def check_output(path: Path | str, overwrite: bool = False) -> None:
     """Whether a video could be written to `path`, asked before the work that makes it.
 
     Raises EvditError (exit 2) for an unknown suffix, an existing result without `overwrite`, a folder that holds
-    anything but numbered PNGs, and a place that can't be written.
+    anything but numbered PNGs, and a place that can't be written; as `check_encoder` does where that fails.
     """
-    is_folder = kind_of(path) == ""
+    kind = kind_of(path)
+    is_folder = kind == ""
     path = Path(path)
     told = f"-o {path}"
     check_writable(path, where=told)
@@ -126,13 +142,23 @@ def check_output(path: Path | str, overwrite: bool = False) -> None:
     taken = any(map(stills.is_frame, path.iterdir())) if path.is_dir() else path.exists()
     if taken and not overwrite:
         raise EvditError(f"{path} exists", where=told, next_steps=["--overwrite", "another name"])
+    check_encoder(kind)
+
+
+def check_encoder(kind: str) -> None:
+    """Raise EvditError (exit 3), with the fix, where what encodes videos of this `kind` is missing."""
+    if kind == ".mp4":
+        mp4.check_encoder()
 
 
 def existing(path: Path | str) -> Path:
-    """`path`, if something is there. Raises EvditError otherwise."""
-    if not Path(path).exists():
+    """`path`, if a file or a folder is there. Raises EvditError otherwise."""
+    path = Path(path)
+    if not path.exists():
         raise EvditError(f"{path} is not there", where=str(path))
-    return Path(path)
+    if not (path.is_file() or path.is_dir()):
+        raise EvditError(f"{path} is no regular file", where=str(path))
+    return path
 
 
 def unknown_suffix(path: Path, known: tuple[str, ...]) -> EvditError:

@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from platformdirs import user_data_path
 
 from vdit_cli import __version__
+from vdit_cli.artifacts import mp4
 from vdit_cli.attention.bind import KERNELS, Case, kernel_module
 from vdit_cli.backbones.devices import pick_device, pick_dtype
 from vdit_cli.backbones.registry import ENTRIES
@@ -46,7 +46,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything; never raises for what it finds, a check that fails is a finding itself."""
-    findings = [python(), torch_build(), *gpus(), *embedded_models(), ffmpeg(), *kernels(), memory()]
+    findings = [python(), torch_build(), *gpus(), *embedded_models(), video_encoder(), *kernels(), memory()]
     findings += [disk("disk of runs/", Path("runs")), disk("disk of fetched models", hub_cache())]
     findings += [writable("runs/", Path("runs"), is_essential=True), writable("hub cache", hub_cache())]
     findings += [writable("models", user_data_path("evdit", appauthor=False) / "models"), *packages()]
@@ -119,23 +119,14 @@ def embedded_model(entry: BackboneEntry) -> Finding:
     return Finding(f"model {entry.name}", f"{found}, {len(entry.files)} files as they were made")
 
 
-def ffmpeg() -> Finding:
-    """The ffmpeg that writes mp4 files."""
+def video_encoder() -> Finding:
+    """PyAV, which writes and reads mp4 files, and whether it was built with the encoder."""
     try:
-        import imageio_ffmpeg
-
-        binary = imageio_ffmpeg.get_ffmpeg_exe()
-        answer = subprocess.run([binary, "-version"], capture_output=True, encoding="utf-8", timeout=30, check=True)
-    except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:
-        return Finding(
-            "ffmpeg",
-            "none",
-            f"mp4 files can't be written: {error}",
-            "pip install --force-reinstall imageio-ffmpeg, or -o out.gif",
-            is_essential=True,
-        )
-    version = re.match(r"ffmpeg version (\S+)", answer.stdout)
-    return Finding("ffmpeg", f"{version[1] if version else 'unknown version'} ({binary})")
+        mp4.check_encoder()
+    except EvditError as error:
+        return Finding("PyAV", "none, or not whole", error.what, " or ".join(error.next_steps), is_essential=True)
+    av = mp4.pyav()
+    return Finding("PyAV", f"{av.__version__} with ffmpeg {av.ffmpeg_version_info} and {mp4.ENCODER}")
 
 
 def kernels() -> list[Finding]:
@@ -224,7 +215,7 @@ def needed_packages() -> list[str]:
     return [name for name in names if name != "torch"]
 
 
-CORE_PACKAGES = ("diffusers", "transformers", "safetensors", "sentencepiece", "imageio-ffmpeg", "typer", "rich")
+CORE_PACKAGES = ("diffusers", "transformers", "safetensors", "sentencepiece", "av", "typer", "rich")
 """Named where evdit runs uninstalled, and so has no metadata."""
 
 

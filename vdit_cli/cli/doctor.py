@@ -17,7 +17,7 @@ evdit doctor --json"""
 def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
-    """Check Python, torch, GPUs, ffmpeg, attention kernels, memory, disk and packages; each problem comes with a fix.
+    """Check Python, torch, GPUs, PyAV, attention kernels, memory, disk and packages; each problem comes with a fix.
 
     Exits with 3 if something without which nothing can be generated is missing.
     """

@@ -48,7 +48,7 @@ def command(
     video_frames: Annotated[int | None, knob_option("generate.video_frames")] = None,
     height: Annotated[int | None, knob_option("generate.height")] = None,
     width: Annotated[int | None, knob_option("generate.width")] = None,
-    fps: Annotated[int | None, knob_option("generate.fps")] = None,
+    fps: Annotated[str | None, knob_option("generate.fps", metavar="RATE")] = None,
     device: Annotated[str | None, knob_option("generate.device")] = None,
     dtype: Annotated[str | None, knob_option("generate.dtype")] = None,
     offload: Annotated[str | None, knob_option("generate.offload", metavar="none|model|block")] = None,

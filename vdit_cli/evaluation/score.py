@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from vdit_cli.artifacts.digest import path_digest
 from vdit_cli.artifacts.stills import holds_only_frames
-from vdit_cli.artifacts.video_file import READ_BY_FFMPEG, read_metadata, read_video
+from vdit_cli.artifacts.video_file import READ_BY_FFMPEG, read_frames, read_metadata
 from vdit_cli.data.shapes_prompts import ATTRIBUTES, ObjectWords, parse_prompt
-from vdit_cli.errors import EvditError
-from vdit_cli.evaluation.shape_reading import ObjectReading, Reading, read_attributes
+from vdit_cli.errors import EvditError, Interrupted
+from vdit_cli.evaluation.shape_reading import ObjectReading, Reading, read_attributes, read_stream
 from vdit_cli.timing import Progress, Silent
 
 VIDEO_SUFFIXES = (*READ_BY_FFMPEG, ".gif", ".webp")
@@ -117,7 +118,7 @@ def score(paths: Sequence[Path | str], prompts: Sequence[str] | None = None, pro
     Without `prompts` (one a video, in order; of a folder in the order of names) a video's own is taken: `asked.prompt`
     of the receipt beside it, or the prompt in its metadata; a video without any is only read.
     Raises: EvditError for a path that is missing, no video or damaged, a folder without videos, or another number of
-    prompts than videos.
+    prompts than videos; Interrupted when the person asked to stop before the last video.
     """
     progress = progress or Silent()
     videos = [video for path in paths for video in find_videos(Path(path))]
@@ -126,11 +127,12 @@ def score(paths: Sequence[Path | str], prompts: Sequence[str] | None = None, pro
     progress.stage("reading", len(videos))
     clips = []
     for number, video in enumerate(videos):
-        prompt = prompts[number] if prompts is not None else find_prompt(video)
-        clips.append(judge(read_attributes(read_video(video)[0]), prompt, video.name))
+        prompt = prompts[number] if prompts is not None else find_prompt(video, progress)
+        _, size, frames = read_frames(video)
+        clips.append(judge(read_stream(size, frames), prompt, video.name))
         progress.advance()
-        if progress.should_stop():
-            break
+        if progress.should_stop() and len(clips) < len(videos):
+            raise Interrupted(f"stopped: {len(clips)} of {len(videos)} videos were read, which is no score yet")
     return Score(tuple(clips))
 
 
@@ -185,7 +187,8 @@ def find_videos(path: Path) -> list[Path]:
     found = sorted(
         inside
         for inside in path.iterdir()
-        if (inside.is_file() and inside.suffix.lower() in VIDEO_SUFFIXES) or (inside.is_dir() and _is_frames(inside))
+        if not inside.name.startswith(".")
+        and ((inside.is_file() and inside.suffix.lower() in VIDEO_SUFFIXES) or (inside.is_dir() and _is_frames(inside)))
     )
     if not found:
         raise EvditError(
@@ -196,18 +199,25 @@ def find_videos(path: Path) -> list[Path]:
     return found
 
 
-def find_prompt(video: Path) -> str | None:
-    """The prompt that a video was made from: of the receipt beside it, or else of its metadata; None without any."""
+def find_prompt(video: Path, progress: Progress) -> str | None:
+    """The prompt that a video was made from: of the receipt beside it, or else of its metadata; None without any.
+
+    A receipt that holds the digest of another video is not asked, which is said.
+    """
     sidecar = video.with_name(video.stem + ".json")
     if sidecar.is_file():
         try:
             content = json.loads(sidecar.read_text(encoding="utf-8"))
         except ValueError as error:
             raise EvditError(f"{sidecar} is not JSON: {error}", where=str(sidecar)) from error
-        asked = content.get("asked") if isinstance(content, dict) else None
+        told = content if isinstance(content, dict) else {}
+        asked, digest = told.get("asked"), told.get("output_sha256")
         prompt = asked.get("prompt") if isinstance(asked, dict) else None
-        if isinstance(prompt, str):
+        is_own = digest is None or digest == path_digest(video)
+        if isinstance(prompt, str) and is_own:
             return prompt
+        if not is_own:
+            progress.say(f"{sidecar} is the receipt of another video: what {video.name} tells itself is taken")
     return read_metadata(video).get("prompt")
 
 

@@ -5,6 +5,7 @@ Letters: T frames, H, W picture size. No torch: numpy and scipy only.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,8 @@ HIDDEN = 0.08
 SMALL_LARGE = 20.0
 RADIUS_RANGE = (10.5, 36.0)
 MOST_OBJECTS = 3
+MOST_FRAMES = 1000
+"""A clip of the world has 29. What lasts is found in all of them at once, which takes half a megabyte a frame."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,16 @@ def read_attributes(frames: np.ndarray) -> Reading:
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
         raise ValueError(f"a video is uint8 (T, H, W, 3), not {frames.dtype} {frames.shape}")
+    return read_stream(frames.shape[1:3], frames)
+
+
+def read_stream(size: tuple[int, int], frames: Iterable[np.ndarray]) -> Reading:
+    """What a video shows whose frames (H, W, 3) uint8 of `size` (H, W) come one at a time.
+
+    Each is held only as large as a picture of the world is, and no more than MOST_FRAMES of them are.
+    """
     try:
-        video_CThw = _at_world_size(frames)
+        video_CThw = _at_world_size(size, frames)
         background, picture = find_background(video_CThw)
         objects = tuple(_read_object(outline) for outline in find_outlines(video_CThw, picture))
         _check_whole(objects)
@@ -74,16 +85,27 @@ def read_attributes(frames: np.ndarray) -> Reading:
     return Reading(background, objects)
 
 
-def _at_world_size(frames: np.ndarray) -> np.ndarray:
-    """The video as (C, T, 128, 128). Raises Unreadable when it is not square."""
-    height, width = frames.shape[1:3]
-    if height != width:
+def _at_world_size(size: tuple[int, int], frames: Iterable[np.ndarray]) -> np.ndarray:
+    """The video as (C, T, 128, 128). Raises Unreadable when it is not square, or too long."""
+    height, width = size
+    pictures: list[np.ndarray] = []
+    for number, frame in enumerate(frames):
+        if number == MOST_FRAMES:
+            raise Unreadable(f"a clip of the world is short: this one has more than {MOST_FRAMES} frames")
+        if height == width:
+            pictures.append(_picture_at_world_size(frame))
+    if height != width:  # after the last frame, as a damaged file is an error and not an unreadable clip
         raise Unreadable(f"a picture of the world is square, not {width}x{height}")
-    video = np.ascontiguousarray(frames.transpose(3, 0, 1, 2))
-    if height != SIDE:
-        zoom = SIDE / height
-        video = ndimage.zoom(video, (1, 1, zoom, zoom), order=1, grid_mode=True, mode="nearest")
-    return video
+    return np.stack(pictures, axis=1)
+
+
+def _picture_at_world_size(frame: np.ndarray) -> np.ndarray:
+    """A frame (H, H, 3) as (C, 128, 128)."""
+    picture = frame.transpose(2, 0, 1).copy()
+    if len(frame) != SIDE:
+        zoom = SIDE / len(frame)
+        picture = ndimage.zoom(picture, (1, zoom, zoom), order=1, grid_mode=True, mode="nearest")
+    return picture
 
 
 def _read_object(outline: Outline) -> ObjectReading:

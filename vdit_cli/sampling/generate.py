@@ -10,6 +10,7 @@ from pathlib import Path
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import Request
 from vdit_cli.artifacts.sampler import Sampler
+from vdit_cli.artifacts.video_file import check_encoder, rate_of
 from vdit_cli.backbones.base import Backbone
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
@@ -77,6 +78,7 @@ def generate(options: GenerateOptions, asked: Asked, progress: Progress) -> list
         return [Made(clip.path, Receipt.read(clip.sidecar))]
     if out is not None:
         check_folder(out, asked.overwrite)
+    check_encoder(".mp4")
     with clock.phase("load"):
         job = prepare(options, prompts, progress)
     with open_run(out, request_of(job, prompts), asked.overwrite) as run:
@@ -92,11 +94,13 @@ def generate(options: GenerateOptions, asked: Asked, progress: Progress) -> list
 
 def check_options(options: GenerateOptions) -> None:
     """Raise EvditError (exit 2) for names that are in no table and numbers that mean nothing; opens nothing."""
-    for key in ("num", "batch", "steps", "fps", "video_frames"):
+    for key in ("num", "batch", "steps", "video_frames"):
         value = getattr(options, key)
         if value is not None and value < 1:
             flag = "--frames" if key == "video_frames" else f"--{key}"
             raise EvditError(f"{key} is {value}: it must be at least 1", where=f"{flag} {value}")
+    if options.fps is not None:
+        rate_of(options.fps)
     if options.guidance is not None and not math.isfinite(options.guidance):
         raise EvditError(f"guidance is {options.guidance}: it must be a number", where=f"--guidance {options.guidance}")
     if options.scheduler is not None and options.scheduler not in SCHEDULERS:
@@ -136,7 +140,7 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
     need = check_memory(backbone, spec, Placing(options.offload, options.vae_tiling, options.batch))
     progress.say(summary(backbone, spec, seeds_text(options, len(prompts)), max(need.values())))
     negative = own.negative if options.negative is None else options.negative
-    fps = options.fps or own.fps
+    fps = rate_of(options.fps or own.fps)
     say_options("generate", options, filled(options, spec, negative, fps), backbone.name, progress)
     warnings = sampler_doubts(backbone, spec)
     for line in (*warnings, *doubts.values()):

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from vdit_cli.attention.bind import Attend
 from vdit_cli.attention.costs import CostTable
 from vdit_cli.backbones.base import Backbone, TextStates, as_read, make_fast
 from vdit_cli.errors import FAILED, EvditError, Interrupted
+from vdit_cli.knobs import as_json
 from vdit_cli.recipe import GenerateOptions
 from vdit_cli.sampling.noise import generators_for
 from vdit_cli.sampling.outputs import Clip, free_name, note_finished, step_aside
@@ -49,7 +51,7 @@ class Job:
     plan: MaskPlan
     timesteps: tuple[float, ...]
     negative: str
-    fps: int
+    fps: Fraction
     fallbacks: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     """What was said about the whole command."""
@@ -72,9 +74,9 @@ class Job:
         return videos * (2 if self.spec.guided else 1)
 
 
-def filled(options: GenerateOptions, spec: SampleSpec, negative: str, fps: int) -> dict[str, Any]:
+def filled(options: GenerateOptions, spec: SampleSpec, negative: str, fps: Fraction) -> dict[str, Any]:
     """The options by name with a model's own defaults filled in."""
-    return {**options.values(), **asdict(spec), "negative": negative, "fps": fps}
+    return {**options.values(), **asdict(spec), "negative": negative, "fps": as_json(fps)}
 
 
 class Making:
