@@ -120,6 +120,7 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
     doubts = prompt_doubts(backbone, prompts, options.strict)
     plan = find_plan(options.masks, backbone, spec, options.allow_other_weights)
     need = check_memory(backbone, spec, Placing(options.offload, options.vae_tiling, options.batch))
+    progress.detail(f"weights of the transformer: {backbone.weights_digest}")  # damaged files are found now
     progress.say(summary(backbone, spec, seeds_text(options, len(prompts)), max(need.values())))
     negative = own.negative if options.negative is None else options.negative
     fps = options.fps or own.fps

@@ -135,12 +135,13 @@ class OpenSoraPlan:
     @cached_property
     def weights_digest(self) -> str:
         """Digest of the transformer's weights, which a plan was searched on; reads the whole file once."""
-        return weights_digest(self.transformer_folder)
+        return weights_digest(loading.weight_files(self.transformer_folder))
 
     def part_digest(self, part: str) -> str:
         """Digest of all that decides what the part "vae" or "text" makes; reads whole files."""
         if part == "vae":
-            return content_digest([weights_digest(self.folders.vae), loading.lasting(self.vae_config)])
+            weights = weights_digest(loading.weight_files(self.folders.vae))
+            return content_digest([weights, loading.lasting(self.vae_config)])
         return TextEncoder.digest(self.text_folder, self.tokenizer_folder)
 
     def resident(self, part: str) -> AbstractContextManager[None]:

@@ -97,8 +97,8 @@ class TextEncoder:
     def digest(folder: Path | str, tokenizer: Path | str) -> str:
         """Digest of an encoder's weights and config and of its tokenizer's words; reads whole files."""
         folder, words = Path(folder), [Path(tokenizer) / name for name in TOKENIZER_FILES]
-        is_safe = any(folder.glob("*.safetensors"))
-        weights = [weights_digest(folder)] if is_safe else [file_digest(path) for path in _bin_files(folder)]
+        files = _weight_files(folder)
+        weights = [weights_digest(files)] if _is_safe(files) else [file_digest(path) for path in files]
         config = loading.lasting(loading.read_config(folder))
         return content_digest([weights, config, [file_digest(path) for path in words if path.is_file()]])
 
@@ -191,13 +191,19 @@ def _empty_encoder(folder: Path | str) -> PreTrainedModel:
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Keys and tensors of the folder's safetensors or, where there are none, `.bin` files; mapped from the file."""
-    if any(folder.glob("*.safetensors")) or any(folder.glob("*.safetensors.index.json")):
-        for path in loading.weight_files(folder):
-            yield from loading.read_tensors(path)
-        return
-    for path in _bin_files(folder):
-        yield from _read_bin(path).items()
+    """Keys and tensors of the folder's weights, mapped from their files."""
+    files = _weight_files(folder)
+    for path in files:
+        yield from loading.read_tensors(path) if _is_safe(files) else _read_bin(path).items()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that the encoder is read from: safetensors or, where there are none, PyTorch's `.bin`."""
+    return loading.weight_files(folder) if loading.has_weights(folder) else _bin_files(folder)
+
+
+def _is_safe(files: Sequence[Path]) -> bool:
+    return files[0].suffix == ".safetensors"
 
 
 def _bin_files(folder: Path) -> list[Path]:
