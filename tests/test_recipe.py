@@ -168,3 +168,40 @@ def test_every_default_passes_its_own_check():
         if value is not None:
             assert dict(flat(load(None, flags={key: value})))[key] == value
     assert GenerateOptions() == load().generate
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "says"),
+    [
+        ("generate: {model: null}", ":1 generate.model", "generate.model is null: it must be text"),
+        ("generate:\n  seed: ~", ":2 generate.seed", "generate.seed is null: it must be a whole number"),
+        ("generate:\n  seed: 3\ngenerate.seed: 4", ":3 generate.seed", "'generate.seed' stands twice: in {file}:2"),
+        ("generate.seed: 4\ngenerate:\n  seed: 3", ":3 generate.seed", "'generate.seed' stands twice: in {file}:1"),
+        ("generate:\n  model: !!python/name:os.system x", ":2 generate.model", "the tag '.*python/name:os.system'"),
+        ("generate:\n  negative: !mine red", ":2 generate.negative", "the tag '!mine' can't be read"),
+        ("generate: !mine {seed: 3}", ":1 generate", "the tag '!mine' can't be read"),
+        ("distill_mlcd:\n  teacher_points: [2, !mine 3]", ":2 distill_mlcd.teacher_points", "the tag '!mine'"),
+    ],
+)
+def test_what_could_only_be_guessed_is_refused(recipe_file, text: str, place: str, says: str):
+    """A value that can't be unset, a key as section and dotted, a tag that asks for something: file, line and key."""
+    file = recipe_file(text)
+    with pytest.raises(EvditError, match=says.format(file=file)) as caught:
+        load(file)
+    assert caught.value.where == f"{file}{place}"
+
+
+@pytest.mark.parametrize(
+    "setting", ["=", " = 3", "generate=", "generate=null", "generate.seed=", "generate.model=null"]
+)
+def test_a_setting_that_sets_nothing_is_refused(setting: str):
+    """Each by name."""
+    with pytest.raises(EvditError) as caught:
+        load(None, [setting])
+    assert caught.value.where == f"--set {setting}"
+
+
+def test_a_value_that_may_be_unset_is(recipe_file):
+    """And text may be quoted, or tagged as text."""
+    options = load(recipe_file("generate: {checkpoint: null, model: !!str 12, negative: 'null'}")).generate
+    assert (options.checkpoint, options.model, options.negative) == (None, "12", "null")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from pathlib import Path
 
 DONE = 0
 FAILED = 1
@@ -13,6 +16,10 @@ OUT_OF_MEMORY = 4
 GATE_FAILED = 5
 FALLBACK = 6
 INTERRUPTED = 130
+
+
+STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Control signs of ASCII and Latin-1 but for line feed and tab, other line ends, and those that turn the direction."""
 
 
 class EvditError(Exception):
@@ -39,7 +46,7 @@ class EvditError(Exception):
             lines.append(f"  from:  {self.where}")
         if self.next_steps:
             lines.append("  try:   " + "  or  ".join(self.next_steps))
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 class Interrupted(EvditError):
@@ -47,6 +54,21 @@ class Interrupted(EvditError):
 
     def __init__(self, what: str, *, next_steps: Iterable[str] = ()) -> None:
         super().__init__(what, next_steps=next_steps, exit_code=INTERRUPTED)
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what would steer it (colours, cursor, title) is written as its number, as JSON has it.
+
+    Lines and tabs stay. Names, prompts and files of others may hold anything.
+    """
+    return STEERING.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
+
+
+def quoted(word: str | Path) -> str:
+    """A word to paste into a shell: as it is, in double quotes where it has spaces, or quoted sign by sign."""
+    text = f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
+    is_plain = re.fullmatch(r"[\w%+,./:;()?\[\]\-@= ]+", text) is not None
+    return f'"{text}"' if is_plain and text != shlex.quote(text) else shlex.quote(text)
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:

@@ -98,7 +98,7 @@ def read(root: type[SomeSection], path: Path | None, sets: Iterable[str], flags:
         given.update(read_file(root, path))
     for setting in sets:
         key, equals, text = setting.partition("=")
-        if not equals:
+        if not equals or not key.strip():
             rule = f"{setting!r} sets nothing: it must be section.key=value"
             raise EvditError(rule, where=f"--set {setting}", next_steps=["--set generate.steps=20"])
         given.update(entries(root, compose(text, f"--set {setting}"), key.strip(), f"--set {setting}", None))
@@ -164,6 +164,10 @@ RecipeLoader.add_implicit_resolver(
 )
 
 
+TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
+"""What a node of a recipe may be: what plain YAML resolves to."""
+
+
 def read_file(root: type[Section], path: Path) -> dict[str, tuple[Any, str]]:
     """(value, origin) by dotted key of a recipe file; an empty file sets nothing. Raises EvditError (exit 2)."""
     try:
@@ -172,7 +176,12 @@ def read_file(root: type[Section], path: Path) -> dict[str, tuple[Any, str]]:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise EvditError(f"the recipe {path} can't be read: {why}", where=f"--config {path}") from error
     node = compose(text, str(path))
-    return {} if node is None else dict(entries(root, node, "", str(path), path))
+    found: dict[str, tuple[Any, str]] = {}
+    for key, (value, where) in [] if node is None else entries(root, node, "", str(path), path):
+        if key in found:
+            raise EvditError(f"{key!r} stands twice: in {found[key][1]} too", where=where)
+        found[key] = value, where
+    return found
 
 
 def compose(text: str, where: str) -> yaml.Node | None:
@@ -195,6 +204,8 @@ def entries(
         yield key, (checked(root, plain(node, kind, where), key, where), where)
         return
     if node is None or node.tag == "tag:yaml.org,2002:null":
+        if path is None:
+            raise EvditError(f"{origin!r} sets nothing: {key} is a section", where=origin)
         return
     for name, child in mapping_items(node, key or "a recipe", where, path):
         yield from entries(root, child, f"{key}.{name}".lstrip("."), origin, path)
@@ -202,6 +213,7 @@ def entries(
 
 def mapping_items(node: yaml.Node, what: str, where: str, path: Path | None) -> Iterator[tuple[str, yaml.Node]]:
     """(name, node) of a mapping's entries. Raises EvditError for another node and for a key that stands twice."""
+    check_tag(node, where)
     if not isinstance(node, yaml.MappingNode):
         raise EvditError(
             f"{what} must be a mapping of keys to values", where=where, next_steps=["generate:\\n  steps: 20"]
@@ -217,13 +229,21 @@ def mapping_items(node: yaml.Node, what: str, where: str, path: Path | None) -> 
         yield name.value, child
 
 
+def check_tag(node: yaml.Node, where: str) -> None:
+    """Raise EvditError for a node with a tag of its own: what it asks for would not be done."""
+    if node.tag not in TAGS:
+        raise EvditError(f"the tag {node.tag!r} can't be read: write the value without it", where=where)
+
+
 def plain(node: yaml.Node | None, kind: Any, where: str) -> Any:
     """The Python value of a leaf; a scalar for a knob of text is taken as it is written (1:7 stays "1:7")."""
     if node is None:
         return None
+    for inner in walk(node):
+        check_tag(inner, where)
     if isinstance(node, yaml.ScalarNode):
         takes_text = any(member is str or isinstance(member, str) for member in members(kind))
-        if takes_text and not (node.tag == "tag:yaml.org,2002:null" and type(None) in members(kind)):
+        if takes_text and node.tag != "tag:yaml.org,2002:null":
             return node.value
     for inner in walk(node):
         if isinstance(inner, yaml.MappingNode):
@@ -266,7 +286,7 @@ def checked(root: type[Section], value: Any, key: str, where: str) -> Any:
             return cast
     rule = describe(kind) + (f", at least {least}" if least is not None else "")
     rule += f", at most {most}" if most is not None else ""
-    raise EvditError(f"{key} is {value!r}: it must be {rule}", where=where)
+    raise EvditError(f"{key} is {'null' if value is None else repr(value)}: it must be {rule}", where=where)
 
 
 def fit(value: Any, kind: Any) -> tuple[bool, Any]:

@@ -11,6 +11,7 @@ import torch
 
 from tests.analysis.planted import GLOBAL_FRAMES, HEADS, LAYERS, PlantedBackbone, opened_as, true_mass
 from tests.closeness import assert_close, assert_within
+from vdit_cli.analysis import analyze as analyzing
 from vdit_cli.analysis.analyze import analyze
 from vdit_cli.analysis.findings import findings
 from vdit_cli.analysis.results import Analysis, LayerAnalysis
@@ -175,6 +176,35 @@ def test_a_stopped_run_goes_on_at_the_next_prompt(prompts_file: str, monkeypatch
     calls, told = len(backbone.batches), Silent()
     again = run(backbone, monkeypatch, "parts", told, **options)
     assert again == parts and len(backbone.batches) == calls and "parts is done already" in told.lines
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["samples/prompt-0000-seed-00.positions.safetensors", "samples/prompt-0001-seed-00.safetensors", "sites.json"],
+)
+@pytest.mark.parametrize("fault", ["cut short", "other bytes", "gone"])
+def test_a_damaged_file_on_the_way_is_made_again(
+    prompts_file: str, monkeypatch: pytest.MonkeyPatch, name: str, fault: str
+):
+    """The same command gives what one go gives, and nothing that is whole is made twice."""
+    kinds, options = ("diagonal",), {"prompts_file": prompts_file, "seeds": "0", "at": "0"}
+    whole = run(PlantedBackbone(kinds), monkeypatch, "whole", **options)
+    backbone = PlantedBackbone(kinds)
+
+    def stopped(*_: object) -> None:
+        raise Interrupted("stopped")
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(analyzing, "put_together", stopped)
+        run(backbone, monkeypatch, "parts", **options)
+    file, calls = Path("parts") / name, len(backbone.batches)
+    content = file.read_bytes()
+    file.unlink()
+    if fault != "gone":
+        file.write_bytes(content[:-5] if fault == "cut short" else b"other bytes")
+    again = run(backbone, monkeypatch, "parts", **options)
+    assert again.layers == whole.layers
+    assert len(backbone.batches) - calls == (0 if name == "sites.json" else 1)
 
 
 def test_another_models_folder_is_refused(prompts_file: str, monkeypatch: pytest.MonkeyPatch):

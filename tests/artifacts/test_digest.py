@@ -48,33 +48,34 @@ def test_of_weights_is_independent_of_shards(tmp_path: Path):
         (tmp_path / folder).mkdir()
         for index, shard in enumerate(shards):
             save_file(shard, tmp_path / folder / f"model-{index}.safetensors", metadata={"from": folder})
-    digest = weights_digest(tmp_path / "one")
-    assert weights_digest(tmp_path / "two") == digest
-    assert weights_digest(tmp_path / "one" / "model-0.safetensors") == digest
+    digest = weights_digest([tmp_path / "one" / "model-0.safetensors"])
+    assert weights_digest((tmp_path / "two").iterdir()) == digest
     changed = [{"a": TENSORS["a"] + 1}, {"a": TENSORS["a"].T.copy()}, {"a": TENSORS["a"].view(np.int32)}]
     seen = {digest}
     for index, change in enumerate(changed):
         save_file({**TENSORS, **change}, tmp_path / f"{index}.safetensors")
-        seen.add(weights_digest(tmp_path / f"{index}.safetensors"))
+        seen.add(weights_digest([tmp_path / f"{index}.safetensors"]))
     assert len(seen) == 4
 
 
 def test_damaged_weights_are_named(tmp_path: Path):
     """Missing, cut short anywhere, not safetensors, a tensor that stands twice: exit 3."""
-    with pytest.raises(EvditError, match="no safetensors"):
-        weights_digest(tmp_path)
+    with pytest.raises(EvditError, match="no weights are in no file") as told:
+        weights_digest([])
+    assert told.value.exit_code == 3
     file = tmp_path / "model.safetensors"
     save_file(TENSORS, file)
     whole = file.read_bytes()
     for length in (0, 4, 20, len(whole) - 1):
         file.write_bytes(whole[:length])
         with pytest.raises(EvditError, match="damaged") as told:
-            weights_digest(tmp_path)
+            weights_digest([file])
         assert told.value.exit_code == 3
     file.write_bytes(b"\x20" + b"\0" * 7 + b"x" * 40)
     with pytest.raises(EvditError, match="not JSON"):
-        weights_digest(tmp_path)
+        weights_digest([file])
     file.write_bytes(whole)
-    (tmp_path / "other.safetensors").write_bytes(whole)
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(whole)
     with pytest.raises(EvditError, match="stands in"):
-        weights_digest(tmp_path)
+        weights_digest([file, other])

@@ -192,3 +192,42 @@ def test_json_begins_with_its_schema():
 def test_durations_in_words(seconds: float, text: str):
     """As a person writes them."""
     assert duration(seconds) == text
+
+
+def test_what_would_steer_the_terminal_is_written_as_its_number(failing, evdit, monkeypatch: pytest.MonkeyPatch):
+    """In errors, remarks, labels and notes, on a terminal and off it; lines, tabs and letters of any script stay."""
+    failing(EvditError("a \x1b]0;title\x07", where="b\x9b1m", next_steps=["c\x08"]))
+    code, _, err = evdit("fail")
+    assert code == 2 and err == "error: a \\u001b]0;title\\u0007\n  from:  b\\u009b1m\n  try:   c\\u0008\n"
+    lines = io.StringIO()
+    with Console(io.StringIO(), lines) as at:
+        at.stage("l\x1b[1m", 1)
+        at.say("é一\t\u202e\x1b[31m")
+        at.advance("n\x1b[1m")
+    assert "\x1b" not in lines.getvalue() and "é一\t\\u202e\\u001b[31m" in lines.getvalue()
+    monkeypatch.setenv("TERM", "dumb")
+    bar = io.StringIO()
+    bar.isatty = lambda: True
+    with Console(io.StringIO(), bar) as at:
+        at.stage("l\x1b]0;t\x07", 1)
+        at.say("s\x1b]0;t\x07")
+        at.advance("n\x1b]0;t\x07")
+    assert "\x1b]0" not in bar.getvalue() and "\x07" not in bar.getvalue() and "s\\u001b]0;t" in bar.getvalue()
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", "abc"), ("RANK", "-1"), ("RANK", "1.5"), ("RANK", "²")])
+def test_a_rank_that_is_none(evdit, monkeypatch: pytest.MonkeyPatch, name: str, value: str):
+    """Exit 2, with the variable."""
+    monkeypatch.setenv(name, value)
+    code, _, err = evdit("models")
+    told = f"error: {name} is {value!r}: it must be a whole number from 0 on"
+    assert code == 2 and err.splitlines() == [told, f"  from:  {name}", f"  try:   unset {name}"]
+
+
+@pytest.mark.parametrize("kind", [PermissionError, IsADirectoryError, NotADirectoryError])
+def test_a_file_that_can_not_be_opened_is_named(failing, evdit, kind: type[OSError]):
+    """Wherever it is read: exit 3, no Python in it."""
+    failing(kind(errno.EACCES, "Permission denied", "weights.safetensors"))
+    code, _, err = evdit("fail")
+    told = ["error: weights.safetensors can't be opened: Permission denied", "  from:  weights.safetensors"]
+    assert (code, err.splitlines()) == (3, told)

@@ -36,12 +36,12 @@ def test_the_recipe_makes_a_student_that_generates(tmp_path: Path, evdit):
     assert Path("run/run.json").read_bytes() == before
 
     weights = Path("run/student/diffusion_pytorch_model.safetensors")
-    digest = weights_digest(weights)
+    digest = weights_digest([weights])
     weights.write_bytes(weights.read_bytes()[:-9])
     Path("run/checkpoints/step-000003-mine").mkdir()
     code, out, err = evdit(*command)
     assert code == 0 and "is done already" not in err
-    assert weights_digest(weights) == digest and Path("run/checkpoints/step-000003-mine").is_dir()
+    assert weights_digest([weights]) == digest and Path("run/checkpoints/step-000003-mine").is_dir()
 
     ask = ["generate", "a small red circle", "--model", str(model), "--checkpoint", "run", "--device", "cpu"]
     code, _, err = evdit(*ask, "-o", "v.mp4")

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.backbones.open_sora_plan.opened import opened
 from tests.closeness import assert_close
 from tests.hub_stand_in import StandIn, ask_here, serving
-from tests.tiny_pipeline import write_pipeline, write_published, write_transformer
+from tests.tiny_pipeline import copied, write_pipeline, write_published, write_transformer
 from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.artifacts.video_file import read_video
-from vdit_cli.errors import DONE, USAGE
+from vdit_cli.backbones.open_sora_plan.offload import Parts
+from vdit_cli.errors import DONE, ENVIRONMENT, USAGE
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
@@ -33,6 +35,11 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder of ours."""
     return write_pipeline(tmp_path_factory.mktemp("tiny") / "model")
+
+
+def digest_of(transformer: Path) -> str:
+    """The digest of a transformer's one file of weights."""
+    return weights_digest([transformer / "diffusion_pytorch_model.safetensors"])
 
 
 def trained_run(folder: Path, lineage: tuple[str, ...]) -> Path:
@@ -54,7 +61,7 @@ def test_the_published_layout_takes_the_folder_that_fits_the_frames(evdit, publi
     assert (code, out) == (DONE, "short.mp4\n"), err
     receipt = Receipt.read("short.json")
     assert receipt.ran.model == "open-sora-plan"
-    assert receipt.ran.weights == weights_digest(published / "29x720p")
+    assert receipt.ran.weights == digest_of(published / "29x720p")
     assert receipt.asked["scheduler"] == "euler-ancestral" and receipt.asked["guidance"] == 7.5
     assert read_video("short.mp4")[0].shape == (9, 32, 48, 3)
     assert "open-sora-plan was made for 29 frames" in err
@@ -63,9 +70,38 @@ def test_the_published_layout_takes_the_folder_that_fits_the_frames(evdit, publi
     )
     assert code == DONE, err
     receipt = Receipt.read("long.json")
-    assert (receipt.ran.model, receipt.ran.weights) == ("open-sora-plan-93", weights_digest(published / "93x720p"))
+    assert (receipt.ran.model, receipt.ran.weights) == ("open-sora-plan-93", digest_of(published / "93x720p"))
     assert len(read_video("long.gif")[0]) == 93
     assert "open-sora-plan-93 was made for 720 x 1280 pixels" in err and "was made for 93 frames" not in err
+
+
+def test_only_the_files_that_are_loaded_are_the_weights(evdit, tiny, tmp_path):
+    """An old shard, averaged weights and strays beside them change neither digest, video nor receipt."""
+    copy = copied(tiny, tmp_path / "copy")
+    digest = digest_of(tiny / "transformer")
+    for part in ("transformer", "vae", "text_encoder"):
+        weights = next((copy / part).glob("*.safetensors"))
+        for name in ("junk.safetensors", "ema.safetensors", f"{weights.stem}-00001-of-00002.safetensors"):
+            (copy / part / name).write_bytes(weights.read_bytes())
+    (copy / "transformer" / "broken.safetensors").write_bytes(b"none")
+    assert opened(copy).weights_digest == digest
+    for part in ("vae", "text"):
+        assert opened(copy).part_digest(part) == opened(tiny).part_digest(part)
+    code, _, err = evdit("generate", PROMPT, "--model", str(copy), "-o", "out.mp4")
+    assert code == DONE, err
+    assert Receipt.read("out.json").ran.weights == digest
+
+
+def test_damaged_weights_are_found_before_anything_is_sampled(evdit, tiny, tmp_path, monkeypatch):
+    """For one file too: no part is made resident."""
+    copy = copied(tiny, tmp_path / "copy")
+    weights = copy / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    monkeypatch.setattr(Parts, "resident", lambda *_: pytest.fail("a part was loaded"))
+    code, _, err = evdit("generate", PROMPT, "--model", str(copy), "-o", "out.mp4")
+    assert code == ENVIRONMENT
+    assert f"{weights} is damaged" in err
+    assert not Path("out.mp4").exists()
 
 
 def test_a_hub_id_fetches_what_it_needs_and_generates(evdit, published, tmp_path, monkeypatch):
@@ -76,7 +112,7 @@ def test_a_hub_id_fetches_what_it_needs_and_generates(evdit, published, tmp_path
         code, out, err = evdit(*command, "-o", "a.mp4")
         assert code == DONE, err
         (video,) = json.loads(out)["videos"]
-        assert video["receipt"]["ran"]["weights"] == weights_digest(published / "29x720p")
+        assert video["receipt"]["ran"]["weights"] == digest_of(published / "29x720p")
         assert video["receipt"]["asked"]["model"] == "own/tiny"
         assert "fetching" in err and "of own/tiny" in err
         assert {name.split("/")[0] for name in hub.fetched} == {"29x720p", "vae", "mt5-xxl"}
@@ -94,7 +130,7 @@ def test_a_runs_transformer_replaces_the_models_own(evdit, tiny, tmp_path):
         code, _, err = evdit("generate", PROMPT, "--model", str(tiny), "--checkpoint", str(place), "-o", name)
         assert code == DONE, err
         receipt = Receipt.read(Path(name).with_suffix(".json"))
-        assert receipt.ran.weights == weights_digest(student / "student")
+        assert receipt.ran.weights == digest_of(student / "student")
         assert receipt.asked["checkpoint"] == str(place)
     assert (read_video("run.mp4")[0] == read_video("folder.mp4")[0]).all()
     assert (read_video("run.mp4")[0] != read_video("base.mp4")[0]).any()
@@ -114,7 +150,7 @@ def test_a_checkpoint_that_is_none(evdit, tiny, tmp_path):
 
 
 def test_a_plan_holds_for_the_weights_it_was_searched_on_and_for_those_that_came_from_them(evdit, tiny, tmp_path):
-    base = weights_digest(tiny / "transformer")
+    base = digest_of(tiny / "transformer")
     student = trained_run(tmp_path / "student", (base,))
     stranger = trained_run(tmp_path / "stranger", ("cd" * 32,))
     plan = plan_for(base, tmp_path)

@@ -14,7 +14,7 @@ import pytest
 from tests.closeness import assert_close
 from vdit_cli.cli.console import Console
 from vdit_cli.cli.masks import BLOCKS, PLAIN_BLOCKS, blocks_for, draw
-from vdit_cli.errors import DONE, USAGE
+from vdit_cli.errors import DONE, STEERING, USAGE, EvditError
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
@@ -145,3 +145,31 @@ def test_masks_never_import_torch(plan: Path):
         "assert codes == [0, 0] and not {'torch', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_plan_that_can_not_be_written_is_not_sealed_elsewhere(evdit: Evdit, plan: Path, monkeypatch):
+    """`masks seal` has no -o to advise."""
+
+    def unwritable(*_: object) -> None:
+        raise EvditError("plan.json can't be written", where="plan.json", next_steps=["another place with -o"])
+
+    monkeypatch.setattr(MaskPlan, "write", unwritable)
+    code, out, err = evdit("masks", "seal", str(plan))
+    assert (code, out) == (USAGE, "") and "error: plan.json can't be written" in err and "-o" not in err
+
+
+def test_a_plans_colours_do_not_reach_the_terminal(evdit: Evdit, plan: Path):
+    """Codes in a name, drawn plain, in colours, as JSON and in an error."""
+    name = "tiny\x1b[31m\x9b2J\r\x7f"
+    edit(plan, lambda content: content.update(backbone=name))
+    assert evdit("masks", "seal", str(plan))[0] == DONE
+    code, out, _ = evdit("masks", "show", str(plan))
+    assert code == DONE and "tiny\\u001b[31m\\u009b2J\\u000d\\u007f" in out and not STEERING.search(out)
+    drawn = io.StringIO()
+    draw(MaskPlan.read(plan), Console(out=drawn))
+    assert "tiny\\u001b[31m" in drawn.getvalue() and "\x1b" not in drawn.getvalue()
+    code, out, _ = evdit("masks", "show", str(plan), "--json")
+    assert json.loads(out)["backbone"] == name and not STEERING.search(out)
+    edit(plan, lambda content: content.update(schema=name))
+    code, _, err = evdit("masks", "show", str(plan))
+    assert code == USAGE and "tiny" in err and not STEERING.search(err)

@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.artifacts.receipt import Receipt
+from vdit_cli.errors import USAGE
 
 TINY = [
     f"train_shapes.{key}"
@@ -68,12 +69,12 @@ def test_a_tiny_training_makes_a_model_that_generates(tmp_path: Path, evdit):
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
     weights = tmp_path / "run" / "model" / "vae" / "diffusion_pytorch_model.safetensors"
-    digest = weights_digest(weights)
+    digest = weights_digest([weights])
     for damaged in (weights, tmp_path / "run" / "text" / "finished" / "model.safetensors"):
         damaged.write_bytes(damaged.read_bytes()[:-9])
         code, out, err = evdit(*command)
         assert (code, out) == (0, f"{model}\n") and "is done already" not in err
-        assert weights_digest(weights) == digest
+        assert weights_digest([weights]) == digest
 
     code, out, err = evdit(
         "generate",
@@ -106,3 +107,12 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_is_made(evdit, settin
     """Exit 2, the rule and what would fit."""
     code, _, err = evdit("train-shapes", "-o", "run", "--set", f"train_shapes.{setting}")
     assert code == 2 and told in err and not Path("run").exists()
+
+
+@pytest.mark.parametrize("length", [1, 18, 513, 10**9])
+def test_a_length_that_no_caption_fits_in_is_refused_before_anything_is_trained(evdit, tmp_path: Path, length: int):
+    """Or that no memory does."""
+    setting = f"train_shapes.text.length={length}"
+    code, _, err = evdit("train-shapes", "-o", "run", *SETS, "--set", setting, "--device", "cpu")
+    assert code == USAGE and f"error: length is {length}: the longest caption has 19 tokens" in err
+    assert f"from:  --set {setting}" in err and not Path("run").exists()

@@ -12,6 +12,7 @@ from vdit_cli.data.shapes_prompts import (
     BACKGROUNDS,
     COLOURS,
     EXAMPLE_PROMPT,
+    LONGEST_CAPTION,
     MOTIONS,
     SHAPES,
     SIZES,
@@ -30,6 +31,18 @@ from vdit_cli.data.shapes_prompts import (
 OBJECTS = st.builds(
     ObjectWords, st.sampled_from(SIZES), st.sampled_from(COLOURS), st.sampled_from(SHAPES), st.sampled_from(MOTIONS)
 )
+
+
+def test_the_longest_caption():
+    """By brute force over what adds words: the motions of one object and of two."""
+    one, two = (max(map(len, map(tokens, map(said, product(MOTIONS, repeat=count))))) for count in (1, 2))
+    assert one < two and two + 1 == LONGEST_CAPTION
+
+
+def said(motions: tuple[str, ...]) -> str:
+    """The caption of objects with these motions."""
+    things = tuple(ObjectWords(SIZES[0], COLOURS[i], SHAPES[0], motion) for i, motion in enumerate(motions))
+    return caption(PromptReading((), (), things, BACKGROUNDS[0]))
 
 
 def test_the_vocabulary_is_the_grammar_and_nothing_else():

@@ -36,6 +36,9 @@ def test_the_registered_files_are_those_that_training_writes(tmp_path: Path):
         for path in (tmp_path / "model").rglob("*")
         if path.is_file() and path.name != CARD
     }
+    modes = {path.stat().st_mode for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    (tmp_path / "as-the-umask-says").touch()
+    assert modes == {(tmp_path / "as-the-umask-says").stat().st_mode}
     entry = find_source("shapes").entry
     promised = {needed.path: needed.bytes for needed in entry.files}
     assert written.keys() == promised.keys()

@@ -61,7 +61,7 @@ def clips(run: Path) -> dict[str, Any]:
 
 def weights(*folders: str) -> Callable[[Path], dict[str, str]]:
     """The digests of what was learnt in folders of a run."""
-    return lambda run: {folder: weights_digest(run / folder) for folder in folders}
+    return lambda run: {folder: weights_digest((run / folder).glob("*.safetensors")) for folder in folders}
 
 
 def layers(run: Path) -> Any:

@@ -100,3 +100,24 @@ def test_devices_that_ranks_can_not_have(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(EvditError, match="needs 4 CUDA GPUs: this machine has 2") as caught:
         check_devices(4, "cuda")
     assert caught.value.exit_code == ENVIRONMENT and "--gpus 2" in caught.value.next_steps
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "many"}, "WORLD_SIZE is 'many'"),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK is 'x'"),
+        ({"RANK": "0", "LOCAL_RANK": "1e3", "WORLD_SIZE": "2"}, "LOCAL_RANK is '1e3'"),
+        ({"RANK": "2", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, "RANK=2, LOCAL_RANK=0, WORLD_SIZE=2"),
+        ({"RANK": "0", "LOCAL_RANK": "2", "WORLD_SIZE": "2"}, "RANK=0, LOCAL_RANK=2, WORLD_SIZE=2"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "RANK=0, LOCAL_RANK=, WORLD_SIZE=0"),
+    ],
+)
+def test_numbers_of_ranks_that_can_not_be(monkeypatch: pytest.MonkeyPatch, values: dict[str, str], says: str):
+    """Refused before anything waits for ranks that never come."""
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(EvditError, match=says) as caught:
+        launched(2, "cpu")
+    assert caught.value.exit_code == USAGE

@@ -89,7 +89,7 @@ class Looking:
             self.progress.say(
                 f"{done} of {len(self.study.trajectories)} trajectories in {self.folder} are done already"
             )
-        if not self.left:
+        if not self.left and has_names(self.folder):
             return
         backbone = self.study.backbone
         with PeakMemory(backbone.device) as memory:
@@ -112,7 +112,7 @@ class Looking:
         texts = [as_read(backbone, prompt) for prompt in study.prompts]
         texts += [backbone.defaults.negative] if study.spec.guided else []
         states: list[TextStates] = []
-        with ExitStack() as stack, out_of_memory_told("read the prompts", ["--dtype bfloat16"]):
+        with ExitStack() as stack, out_of_memory_told("read the prompts", ["--device cpu"]):
             with self.clock.phase("load"):
                 stack.enter_context(backbone.resident("text"))
             self.progress.stage("reading the prompts", math.ceil(len(texts) / TEXT_CHUNK))
@@ -185,6 +185,14 @@ def put_together(study: Study, folder: Path, progress: Progress) -> Analysis:
         seconds=seconds,
         peak_memory_bytes=max(each.peak for each in everything.numbers),
     )
+
+
+def has_names(folder: Path) -> bool:
+    """Whether the names of the sites are there and can be read; else they are made again."""
+    try:
+        return isinstance(read_names(folder), dict)
+    except (OSError, ValueError):
+        return False
 
 
 def read_names(folder: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from vdit_cli.analysis.positions import Agreement, stability
 from vdit_cli.analysis.results import Between, LayerAnalysis, Open, Row, Stability
 from vdit_cli.analysis.rows import RowSample, jackknife_error, leave_out
-from vdit_cli.analysis.trajectory import SampleNumbers, Trajectory, damaged
+from vdit_cli.analysis.trajectory import UNREADABLE, SampleNumbers, Trajectory, damaged
 from vdit_cli.tiles.mask import TileMask
 
 LEAST_MASS = 1e-9
@@ -136,7 +136,7 @@ class Everything:
         try:
             with safe_open(path, framework="np") as file:
                 return file.get_slice("positions")[:, layer.place]
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except UNREADABLE as error:
             raise damaged(path, error) from error
 
 

@@ -11,16 +11,19 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vdit_cli.analysis.row_statistics import RowNumbers, row_numbers
 from vdit_cli.analysis.rows import RowSample
 from vdit_cli.analysis.tile_mass import choose_kernel, tile_mass
 from vdit_cli.artifacts.atomic import replacing
+from vdit_cli.backbones.open_sora_plan.loading import write_tensors
 from vdit_cli.errors import EvditError
 from vdit_cli.timing import Stopwatch
+
+UNREADABLE = (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError)
+"""What reading a file of numbers raises where it is damaged or another's."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,14 @@ class Trajectory:
         return self.file(folder).with_suffix(".positions.safetensors")
 
     def is_done(self, folder: Path) -> bool:
-        """Whether its files are whole: each is written beside and renamed, positions first."""
-        return self.file(folder).exists()
+        """Whether its files are there and can be read; those that can't are made again."""
+        try:
+            SampleNumbers.read(self.file(folder))
+            if self.keeps_positions:
+                check_positions(self.positions_file(folder))
+        except EvditError:
+            return False
+        return True
 
 
 def trajectories(prompts: int, seeds: int) -> tuple[Trajectory, ...]:
@@ -75,14 +84,23 @@ class SampleNumbers:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
             seconds = json.loads(told["seconds"])
             return SampleNumbers(**tensors, seconds=seconds, peak=int(told["peak"]), kernel=told["kernel"])
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except UNREADABLE as error:
             raise damaged(path, error) from error
+
+
+def check_positions(path: Path) -> None:
+    """Raise EvditError (exit 2) for a file of positions that is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            file.get_slice("positions")
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
 
 
 def damaged(path: Path, error: Exception) -> EvditError:
     """The error for a file of numbers that can't be read: it can be made again."""
     return EvditError(
-        f"{path} can't be read: {error}", where=str(path), next_steps=[f"remove {path} and give the command again"]
+        f"{path} can't be read: {error}", where=str(path), next_steps=["the same command again, which makes it anew"]
     )
 
 
@@ -125,4 +143,4 @@ class Collected:
 
 def _save(path: Path, tensors: Mapping[str, Tensor], told: Mapping[str, str]) -> None:
     with replacing(path) as beside:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, metadata=dict(told))
+        write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, told)

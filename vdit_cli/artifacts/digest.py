@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -45,15 +45,14 @@ def content_digest(content: Any) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def weights_digest(folder: Path | str) -> str:
-    """SHA-256 over the (key, dtype, shape, bytes) of every tensor in a folder's safetensors files, sorted by key.
+def weights_digest(files: Iterable[Path]) -> str:
+    """SHA-256 over the (key, dtype, shape, bytes) of every tensor in safetensors files, sorted by key.
 
-    It does not depend on how the tensors are spread over shards, on their order in a file, or on the metadata.
-    `folder` may also be one safetensors file. Raises EvditError (exit 3) without weights, for a damaged file, and for
-    a key that stands twice.
+    It does not depend on how the tensors are spread over shards, on their order in a file, or on the metadata. Give it
+    the files that loading reads: what else lies in their folder is no part of the weights. Raises EvditError (exit 3)
+    without weights, for a damaged file, and for a key that stands twice.
     """
-    folder = Path(folder)
-    files = [folder] if folder.is_file() else sorted(folder.glob("*.safetensors"))
+    files = list(files)
     places: dict[str, tuple[Path, int, dict[str, Any]]] = {}
     for file in files:
         start, tensors = safetensors_header(file)
@@ -62,7 +61,7 @@ def weights_digest(folder: Path | str) -> str:
                 raise damaged(file, f"the tensor {key} stands in {places[key][0].name} too")
             places[key] = (file, start, tensor)
     if not places:
-        raise EvditError(f"{folder} holds no safetensors weights", exit_code=ENVIRONMENT)
+        raise EvditError(f"no weights are in {', '.join(map(str, files)) or 'no file'}", exit_code=ENVIRONMENT)
     total = hashlib.sha256()
     for key in sorted(places):
         file, start, tensor = places[key]

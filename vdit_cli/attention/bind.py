@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vdit_cli.attention.derivatives import refuse_forward_mode
 from vdit_cli.attention.order import Order, from_order, to_order
 from vdit_cli.errors import ENVIRONMENT, EvditError, unknown_name
 from vdit_cli.tiles.grid import VideoGrid
@@ -62,11 +63,16 @@ class Attend:
     dense_is_faster: float | None = None
 
     def __call__(self, q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor) -> Tensor:
-        """Softmax over the kept pairs, scores times D ** -0.5: (B, N, H, D). Raises ValueError for other shapes."""
+        """Softmax over the kept pairs, scores times D ** -0.5: (B, N, H, D). Has first derivatives, by backward.
+
+        Raises ValueError for other shapes and RuntimeError for second derivatives and forward mode.
+        """
         if not q_BNHD.shape == k_BNHD.shape == v_BNHD.shape or not q_BNHD.dtype == k_BNHD.dtype == v_BNHD.dtype:
             raise ValueError(f"q, k, v differ: {[(tuple(x.shape), x.dtype) for x in (q_BNHD, k_BNHD, v_BNHD)]}")
         if q_BNHD.shape[1] != self.case.grid.tokens:
             raise ValueError(f"{q_BNHD.shape[1]} tokens: the mask was bound for {self.case.grid}")
+        if self.kernel != "sdpa" or len(self.passes) > 1:  # else it is torch's own SDPA, with what derivatives that has
+            refuse_forward_mode(q_BNHD, k_BNHD, v_BNHD)
         q, k, v = (to_order(x, self.order) for x in (q_BNHD, k_BNHD, v_BNHD))
         return from_order(self.run(q, k, v, self.passes), self.order)
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.library import custom_op, register_autograd
+from torch.library import custom_op
 
 from vdit_cli.attention.dense import DenseCall, Kept, named, pick
+from vdit_cli.attention.derivatives import differentiable_once
 from vdit_cli.attention.merge import cut, join, operands, uncut
 from vdit_cli.tiles.passes import Pass
 
@@ -143,13 +143,12 @@ def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, list[Tensor]]) 
     ctx.save_for_backward(q, k, v, out, lse, *kept)
 
 
-@once_differentiable
 def _differentiate(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     q, k, v, out, lse, *kept = ctx.saved_tensors
     return *_attend_backward(grad, q, k, v, out, lse, kept, ctx.numbers, ctx.scale, ctx.call), None, None, None
 
 
-register_autograd(_attend, _differentiate, setup_context=_save)
+differentiable_once(_attend, _attend_backward, _differentiate, _save)
 
 
 def _dense_call(call: str, q: Tensor, k: Tensor, v: Tensor, passes: Sequence[Pass]) -> DenseCall:

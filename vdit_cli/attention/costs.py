@@ -18,12 +18,12 @@ from statistics import median
 from typing import Any
 
 import torch
-from platformdirs import user_cache_path
 from torch import Tensor
 
 from vdit_cli import __version__
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.digest import content_digest
+from vdit_cli.artifacts.places import user_cache_path
 from vdit_cli.attention.bind import Case, bind, kernel_module
 from vdit_cli.errors import EvditError
 from vdit_cli.tiles.grid import VideoGrid
@@ -161,7 +161,7 @@ class CostTable:
 def cache_file(machine: Machine) -> Path:
     """Where the table of a machine is kept."""
     name = f"{content_digest(asdict(machine))[:16]}.json"
-    return Path(user_cache_path("evdit", appauthor=False)) / "attention-costs" / name
+    return user_cache_path() / "attention-costs" / name
 
 
 def remember(found: CostTable, say: Callable[[str], None]) -> None:

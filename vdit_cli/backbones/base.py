@@ -165,6 +165,28 @@ def as_read(backbone: Backbone, prompt: str) -> str:
     return backbone.defaults.prompt_template.replace("{prompt}", prompt)
 
 
+@dataclass(frozen=True)
+class Cut:
+    """A text that is longer than the text encoder reads: its tokens, the encoder's limit, and the words left out."""
+
+    tokens: int
+    limit: int
+    words: tuple[str, ...]
+
+
+@runtime_checkable
+class CutsText(Protocol):
+    """What a backbone may offer beside `Backbone`, where its text encoder reads so many tokens and no more."""
+
+    def cut_of(self, text: str) -> Cut | None:
+        """What is left out of a text as it is given to `encode_text`; None where nothing is. Loads no weights."""
+
+
+def cut_of(backbone: Backbone, text: str) -> Cut | None:
+    """What the backbone leaves out of a text; None where that is nothing, or where it does not say."""
+    return backbone.cut_of(text) if isinstance(backbone, CutsText) else None
+
+
 @runtime_checkable
 class DigestsParts(Protocol):
     """What a backbone may offer beside `Backbone`: digests of the parts that prepared data come from."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from vdit_cli.artifacts.places import user_cache_path
 from vdit_cli.backbones.sources import size_text
 from vdit_cli.errors import ENVIRONMENT, FAILED, EvditError
 from vdit_cli.timing import Progress
@@ -72,27 +73,26 @@ def fetch(listing: Listing, paths: Iterable[str], progress: Progress) -> Path:
     if listing.local is not None:
         return listing.local
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import HTTPError
     from huggingface_hub.file_download import try_to_load_from_cache
 
-    wanted = sorted(paths)
+    wanted, cache = sorted(paths), cache_folder()
     missing = [
         path
         for path in wanted
-        if not isinstance(try_to_load_from_cache(listing.hub_id, path, revision=listing.commit), str)
+        if not isinstance(try_to_load_from_cache(listing.hub_id, path, cache, listing.commit), str)
     ]
     total = sum(listing.files[path] for path in missing)
     if missing:
-        progress.say(f"fetching {size_text(total)} of {listing.hub_id} ({len(missing)} files) into {HF_HUB_CACHE}")
-        _check_disk(listing.hub_id, total, Path(HF_HUB_CACHE))
+        progress.say(f"fetching {size_text(total)} of {listing.hub_id} ({len(missing)} files) into {cache}")
+        _check_disk(listing.hub_id, total, cache)
     folder = None
     for count, path in enumerate(wanted, 1):
         if path in missing:
             progress.say(f"[{count}/{len(wanted)}] {path}  {size_text(listing.files[path])}")
         try:
             # By branch, not by commit: only then does the cache remember it as the newest, for use without a network.
-            file = hf_hub_download(listing.hub_id, path, revision="main")
+            file = hf_hub_download(listing.hub_id, path, revision="main", cache_dir=cache)
         except (HTTPError, OSError) as error:
             raise _unreachable(f"{listing.hub_id} {path}", error) from error
         found = Path(file).parents[len(PurePosixPath(path).parents) - 1]
@@ -109,12 +109,19 @@ def fetch(listing: Listing, paths: Iterable[str], progress: Progress) -> Path:
     return folder
 
 
+def cache_folder() -> Path:
+    """Where fetched models are kept: the hub library's own place, or ours where there is no home folder."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return user_cache_path() / "hub" if HF_HUB_CACHE.startswith("~") else Path(HF_HUB_CACHE)
+
+
 def _fetched_before(hub_id: str) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, local_files_only=True))
+        return Path(snapshot_download(hub_id, cache_dir=cache_folder(), local_files_only=True))
     except LocalEntryNotFoundError:
         return None
 

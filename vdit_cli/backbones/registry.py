@@ -10,9 +10,10 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vdit_cli.artifacts.places import expanded
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.backbones.sources import BackboneEntry, LoadOptions, ModelSource, NeededFile
-from vdit_cli.errors import ENVIRONMENT, EvditError, unknown_name
+from vdit_cli.errors import ENVIRONMENT, EvditError, quoted, unknown_name
 from vdit_cli.timing import Progress, Silent
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def find_source(model: str, where: str = "--model") -> ModelSource:
     for entry in ENTRIES:
         if entry.name == model:
             return _registered(entry)
-    path = Path(model).expanduser()
+    path = expanded(model, where)
     if model and (path / "run.json").is_file():
         path = RunDir.open(path).find("model")
     if model and path.is_dir():
@@ -130,7 +131,8 @@ def find_source(model: str, where: str = "--model") -> ModelSource:
         return ModelSource(model, "hub", OPEN_SORA_PLAN, hub_id=model)
     names = [entry.name for entry in ENTRIES] + [point.name for point in entry_points(group=ENTRY_POINTS)]
     if model and path.is_file():
-        raise EvditError(f"{model} is a file: a model is a folder", where=where, next_steps=[f"--model {path.parent}"])
+        parent = f"--model {quoted(path.parent)}"
+        raise EvditError(f"{model} is a file: a model is a folder", where=where, next_steps=[parent])
     if path.is_absolute() or model.startswith((".", "~")):
         raise EvditError(f"there is no model folder {model}", where=where, next_steps=[f"--model {n}" for n in names])
     raise unknown_name("model", model, names, where)

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_data_path
-
 from vdit_cli.artifacts.digest import file_digest
+from vdit_cli.artifacts.places import user_data_path
 from vdit_cli.errors import ENVIRONMENT, EvditError
 from vdit_cli.timing import Progress, Silent
 
@@ -58,7 +57,7 @@ class BackboneEntry:
     @property
     def weights_folder(self) -> Path:
         """Where the weights are expected."""
-        return ASSETS / self.folder if self.is_embedded else user_data_path("evdit", appauthor=False) / self.folder
+        return ASSETS / self.folder if self.is_embedded else user_data_path() / self.folder
 
     def missing_files(self) -> list[NeededFile]:
         """The needed files that are not in the weights folder."""

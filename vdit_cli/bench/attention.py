@@ -22,6 +22,7 @@ from vdit_cli.attention.costs import CostTable, Machine, remember
 from vdit_cli.backbones.devices import pick_device, pick_dtype
 from vdit_cli.bench.contenders import Contender, dense_contenders, tile_contender
 from vdit_cli.bench.facts import machine_facts, package_versions, today
+from vdit_cli.bench.failing import BenchFailed, check_measured
 from vdit_cli.bench.measuring import Bench, blank_row, forget_compiled, free_memory, measure_group, open_bench
 from vdit_cli.bench.picture import draw
 from vdit_cli.bench.presets import Shape, kernels_of, shapes_of
@@ -38,18 +39,21 @@ OPERANDS = 8
 """Tensors of the size of q that a measurement needs at least: q, k, v, the output, and gradients or scratch."""
 
 
-class JudgementFailed(EvditError):
+LESS_MEMORY = ("--batch 1", "--heads 1", "fewer --frame-tokens")
+
+
+class JudgementFailed(BenchFailed):
     """Some kernel did not compute what it should, or raised; `results` holds all that was measured beside it."""
 
     def __init__(self, results: dict[str, Any], failures: list[str], folder: Path) -> None:
         super().__init__(
             f"{len(failures)} of the rows did not pass: a kernel is timed only where it agrees with the reference "
             f"({'; '.join(failures)})",
-            where=str(folder / RESULTS),
+            results,
+            where=folder / RESULTS,
             next_steps=["the same command again, which tries only these rows"],
             exit_code=GATE_FAILED,
         )
-        self.results = results
 
 
 def bench_attention(options: BenchAttentionOptions, out: Path | None, progress: Progress) -> dict[str, Any]:
@@ -57,7 +61,7 @@ def bench_attention(options: BenchAttentionOptions, out: Path | None, progress: 
 
     Without `out` the run is `runs/<date>-bench-attention-<preset>`; one that is done already is read and not measured.
     Raises EvditError for names, sizes and devices that can't be, Interrupted after Ctrl-C with all rows kept, and
-    JudgementFailed at the end where a kernel did not pass.
+    BenchFailed at the end where a kernel did not pass or nothing could be measured for want of memory.
     """
     shapes = shapes_of(options)
     kernels = kernels_of(options, KERNELS)
@@ -99,7 +103,7 @@ def measure_all(
     kernels: tuple[str, ...],
     progress: Progress,
 ) -> dict[str, Any]:
-    """Every table in order, then results.json, results.md and the picture. Raises JudgementFailed after writing."""
+    """Every table in order, then results.json, results.md and the picture. Raises BenchFailed after writing."""
     device = tables[0][1].device
     results: dict[str, Any] = {
         "schema": RESULTS_SCHEMA,
@@ -134,6 +138,8 @@ def measure_all(
     ]
     if failures:
         raise JudgementFailed(results, failures, run.path)
+    every = [(row.ms, row.note) for found in rows.values() for row in found]
+    check_measured(every, results, run.path / RESULTS, LESS_MEMORY)
     return results
 
 
@@ -202,7 +208,7 @@ def check_memory(case: Case, options: BenchAttentionOptions) -> None:
         f"{case.grid.tokens:,} tokens x {case.heads} heads x {case.head_dim}, batch {case.batch}, need about "
         f"{needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: all operands must fit the device",
         where=next(filter(None, origins), None),
-        next_steps=["--batch 1", "--heads 1", "fewer --frame-tokens"],
+        next_steps=LESS_MEMORY,
         exit_code=OUT_OF_MEMORY,
     )
 

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import psutil
 import torch
-from platformdirs import user_data_path
 
 from vdit_cli import __version__
 from vdit_cli.artifacts import mp4
+from vdit_cli.artifacts.places import user_data_path
 from vdit_cli.attention.bind import KERNELS, Case, kernel_module
 from vdit_cli.backbones.devices import pick_device, pick_dtype
+from vdit_cli.backbones.hub import cache_folder
 from vdit_cli.backbones.registry import ENTRIES
 from vdit_cli.backbones.sources import GIGABYTE, BackboneEntry, check_whole, repair, size_text
 from vdit_cli.errors import EvditError
@@ -47,9 +48,9 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at everything; never raises for what it finds, a check that fails is a finding itself."""
     findings = [python(), torch_build(), *gpus(), *embedded_models(), video_encoder(), *kernels(), memory()]
-    findings += [disk("disk of runs/", Path("runs")), disk("disk of fetched models", hub_cache())]
-    findings += [writable("runs/", Path("runs"), is_essential=True), writable("hub cache", hub_cache())]
-    findings += [writable("models", user_data_path("evdit", appauthor=False) / "models"), *packages()]
+    findings += [disk("disk of runs/", Path("runs")), disk("disk of fetched models", cache_folder())]
+    findings += [writable("runs/", Path("runs"), is_essential=True), writable("hub cache", cache_folder())]
+    findings += [writable("models", user_data_path() / "models"), *packages()]
     return findings
 
 
@@ -217,13 +218,6 @@ def needed_packages() -> list[str]:
 
 CORE_PACKAGES = ("diffusers", "transformers", "safetensors", "sentencepiece", "av", "typer", "rich")
 """Named where evdit runs uninstalled, and so has no metadata."""
-
-
-def hub_cache() -> Path:
-    """Where fetched models are kept."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return Path(HF_HUB_CACHE)
 
 
 def existing(folder: Path) -> Path:

@@ -19,6 +19,7 @@ from vdit_cli.attention.bind import KERNELS
 from vdit_cli.backbones.devices import pick_device, pick_dtype
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.bench.facts import machine_facts, package_versions, today
+from vdit_cli.bench.failing import check_measured
 from vdit_cli.bench.measuring import free_memory
 from vdit_cli.bench.model_rows import COMPILED, EAGER, PLAIN, StepFolder, StepRow
 from vdit_cli.bench.model_sizes import DENSE, ModelSize, Plans, lengths_of, plans_of, size_of
@@ -145,7 +146,7 @@ class ModelBench:
     def results(
         self, run: RunDir, plans: Plans, lengths: Sequence[int], ways: Sequence[str], remarks: list[str]
     ) -> dict[str, Any]:
-        """Measure what is missing, then write results.json, results.md and the picture."""
+        """Measure what is missing, then write results.json, results.md and the picture; may raise BenchFailed then."""
         peak = self.peak()
         timing = Timing(self.options.seconds, self.options.least_repeats, peak["tflops"])
         steps, by_length = variants_of(self.options, self.size, plans, lengths, ways)
@@ -171,9 +172,11 @@ class ModelBench:
         if length_rows:
             title = f"a step against the length, {self.options.global_frames} global frames"
             results["tables"]["lengths"] = step_table(title, length_rows)
-        if self.options.videos:
+        if self.options.videos and any(row.ms is not None for row in rows):
             results["tables"] |= self.video_tables(plans, rows)
         self.write(run, results)
+        every = [(row.ms, row.note) for row in (*rows, *length_rows)]
+        check_measured(every, results, run.path / RESULTS, ["--layers 1", "--heads 1", "fewer --frame-tokens"])
         return results
 
     @property

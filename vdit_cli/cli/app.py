@@ -24,7 +24,17 @@ from typer.core import MarkupMode, TyperCommand, TyperGroup
 from vdit_cli import __version__
 from vdit_cli.cli.console import tell
 from vdit_cli.cli.help_page import HelpPage, HelpPages, markup_mode
-from vdit_cli.errors import DONE, FAILED, INTERRUPTED, OUT_OF_MEMORY, EvditError, Interrupted, nearest, unknown_name
+from vdit_cli.errors import (
+    DONE,
+    ENVIRONMENT,
+    FAILED,
+    INTERRUPTED,
+    OUT_OF_MEMORY,
+    EvditError,
+    Interrupted,
+    nearest,
+    unknown_name,
+)
 from vdit_cli.parallel.environment import leave_error, rank
 
 COMMANDS: tuple[tuple[str, str], ...] = (
@@ -159,9 +169,12 @@ def as_evdit_error(error: BaseException) -> EvditError:
     if is_out_of_memory(error):
         return EvditError(
             f"out of memory: {first_line(error)}",
-            next_steps=["--offload model --vae-tiling", "fewer frames or a smaller size"],
+            next_steps=["fewer frames or a smaller size", "a machine with more memory"],
             exit_code=OUT_OF_MEMORY,
         )
+    if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError) and error.filename is not None:
+        what = f"{error.filename} can't be opened: {error.strerror}"
+        return EvditError(what, where=str(error.filename), exit_code=ENVIRONMENT)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return EvditError(f"the disk is full: {first_line(error)}", next_steps=["free some space"], exit_code=FAILED)
     return EvditError(

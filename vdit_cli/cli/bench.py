@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,7 +65,8 @@ def attention(
     """Time tile attention by mask and kernel against every dense kernel of this machine.
 
     A kernel is timed only after its outputs and gradients agreed with a float64 reference in this process. Exit code 5
-    says that one did not. Ctrl-C once stops after the mask at hand; the same command goes on.
+    says that one did not, 4 that the memory was too small for every row. Ctrl-C once stops after the mask at hand; the
+    same command goes on.
     """
     given = locals()
     beside = ("output", "config", "sets", "as_json")
@@ -74,21 +76,10 @@ def attention(
     if not {"preset", "every", "table"} & options.origins.keys():
         console.say(f"no preset was named: sizes and masks are those of {options.preset} where none are set")
 
-    from vdit_cli.bench.attention import JudgementFailed, bench_attention
+    from vdit_cli.bench.attention import bench_attention
     from vdit_cli.bench.tables import as_text
 
-    failure = None
-    with console:
-        try:
-            results = bench_attention(options, output, console)
-        except JudgementFailed as error:
-            results, failure = error.results, error
-    if as_json:
-        console.json(results["schema"], {key: value for key, value in results.items() if key != "schema"})
-    else:
-        console.data(as_text(results))
-    if failure is not None:
-        raise failure
+    show(console, as_json, as_text, lambda: bench_attention(options, output, console))
 
 
 @app.command("model", cls=HelpPage, epilog=MODEL_EXAMPLE)
@@ -116,8 +107,8 @@ def model(
     """Time a denoising step of a whole transformer with random weights, dense and under mask plans.
 
     Each plan's step stands beside the dense one, beside what the share of attention predicts, and beside a plain step:
-    separate projections, padded text, torch's own attention. Ctrl-C once stops after the row at hand; the same command
-    goes on.
+    separate projections, padded text, torch's own attention. Exit code 4 says that the memory was too small for every
+    row. Ctrl-C once stops after the row at hand; the same command goes on.
     """
     given = locals()
     beside = ("output", "config", "sets", "as_json")
@@ -128,9 +119,24 @@ def model(
     from vdit_cli.bench.model import bench_model
     from vdit_cli.bench.model_tables import as_text
 
+    show(console, as_json, as_text, lambda: bench_model(options, output, console))
+
+
+def show(
+    console: Console, as_json: bool, as_text: Callable[[dict[str, Any]], str], measure: Callable[[], dict[str, Any]]
+) -> None:
+    """Measure, then print the results, also those of a bench that failed. Raises BenchFailed after printing."""
+    from vdit_cli.bench.failing import BenchFailed
+
+    failure = None
     with console:
-        results = bench_model(options, output, console)
+        try:
+            results = measure()
+        except BenchFailed as error:
+            results, failure = error.results, error
     if as_json:
         console.json(results["schema"], {key: value for key, value in results.items() if key != "schema"})
     else:
         console.data(as_text(results))
+    if failure is not None:
+        raise failure

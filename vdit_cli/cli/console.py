@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from types import FrameType, TracebackType
 from typing import Any, TextIO
 
+from vdit_cli.errors import printable
+from vdit_cli.parallel.environment import rank
+
 LINE_SECONDS = 5.0
 """Off a terminal a progress line is written at most this often."""
 
@@ -26,7 +29,7 @@ class Console:
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None, verbose: bool = False) -> None:
         self.out = out or sys.stdout
         self.err = err or sys.stderr
-        self.speaks = int(os.environ.get("RANK") or 0) == 0
+        self.speaks = rank() == 0
         self.verbose = verbose
         self.stop_asked = False
         self.minds: Any = None
@@ -119,8 +122,9 @@ def silence(stream: TextIO) -> None:
 
 
 def write_line(stream: TextIO, line: str) -> None:
-    """One whole line, at once; what the stream's encoding lacks is written as its number."""
+    """One whole line, at once; what steers a terminal or the encoding lacks is written as its number."""
     encoding = encoding_of(stream)
+    line = printable(line)
     stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()
 
@@ -193,18 +197,18 @@ class StageBar:
             TextColumn("{task.fields[note]}", markup=False),
             console=RichConsole(file=stream),
         )
-        self.task = self.bar.add_task(label, total=total, each="", note="")
+        self.task = self.bar.add_task(printable(label), total=total, each="", note="")
         self.bar.start()
 
     def advance(self, note: str) -> None:
         """Count a unit and redraw."""
         self.done += 1
         each = duration((time.monotonic() - self.start) / self.done) + " each"
-        self.bar.update(self.task, advance=1, each=each, note=note)
+        self.bar.update(self.task, advance=1, each=each, note=printable(note))
 
     def say(self, line: str) -> None:
         """A line above the bar."""
-        self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.bar.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
     def end(self) -> None:
         """Leave the bar as it is and go to the next line."""

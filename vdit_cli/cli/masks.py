@@ -10,6 +10,7 @@ import typer
 
 from vdit_cli.cli.console import Console
 from vdit_cli.cli.help_page import HelpPage, HelpPages
+from vdit_cli.errors import EvditError, printable
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 
@@ -65,7 +66,11 @@ def seal(
     consistent is refused and left as it is.
     """
     found = MaskPlan.read(plan, sealed=False)
-    file = found.write(plan)
+    try:
+        file = found.write(plan)
+    except EvditError as error:  # it has no -o, which is what another command would be told
+        steps = ["a copy of the plan in a folder that can be written"]
+        raise EvditError(error.what, where=error.where, next_steps=steps, exit_code=error.exit_code) from error
     console = Console()
     if as_json:
         console.json("evdit.masks-seal/1", {"file": str(file), "digest": found.digest})
@@ -156,4 +161,4 @@ def draw(plan: MaskPlan, console: Console) -> None:
         drawn = Text(frames)
         drawn.highlight_regex(f"{blocks[0]}+", "bold cyan")
         table.add_row(*numbers, drawn)
-    RichConsole(file=console.out).print(Text(title(plan)), table, Text(summary(plan)), sep="\n")
+    RichConsole(file=console.out).print(Text(printable(title(plan))), table, Text(summary(plan)), sep="\n")

@@ -44,6 +44,9 @@ PROMPT_FORM = PromptForm(
 )
 """What a model of this world can read."""
 
+LONGEST_CAPTION = 19
+"""Tokens of two objects whose motions have two words each, the end sign included."""
+
 _GRAMMAR = ("a", *SIZES, *COLOURS, *SHAPES, *" ".join(MOTIONS).split(), "over", *BACKGROUNDS, "background", "and", ",")
 WORDS: tuple[str, ...] = tuple(dict.fromkeys(_GRAMMAR))
 """Every token of the language, the comma included, in a fixed order; 36 of them."""

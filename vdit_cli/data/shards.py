@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from vdit_cli.artifacts.atomic import replacing, write_json
@@ -25,8 +24,9 @@ from vdit_cli.artifacts.digest import file_digest
 from vdit_cli.artifacts.receipt import read_object
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.backbones.base import TextStates
+from vdit_cli.backbones.open_sora_plan.loading import write_tensors
 from vdit_cli.data.facts import DataFacts
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, quoted
 
 SCHEMA = "evdit.data/1"
 INDEX, NULL, SHARDS = "index.json", "null.safetensors", "shards"
@@ -99,7 +99,7 @@ def write_shard(
         "mask": mask[:, :length].contiguous(),
     }
     with replacing(folder / path) as beside:
-        save_file(tensors, beside, {"schema": SCHEMA})
+        write_tensors(tensors, beside, {"schema": SCHEMA})
         digest = file_digest(beside)
     return Shard(path, digest, tuple(sources), tuple(captions), tuple(skipped), length)
 
@@ -206,7 +206,7 @@ class Clips:
         return self._opened[shard.path]
 
     def _check(self, path: Path, sha256: str) -> None:
-        again = [f"rm -r {self.folder} and evdit prepare-data again  (not built yet)"]
+        again = ["data prepared again, in a new folder"]
         if not path.is_file():
             raise EvditError(f"{path} is gone, though {INDEX} names it", where=str(self.folder), next_steps=again)
         found = file_digest(path)
@@ -230,7 +230,7 @@ def open_data(folder: Path | str, wanted: DataFacts | None = None) -> Clips:
         raise EvditError(
             f"{folder} holds no prepared data: {why}",
             where=f"--data {folder}",
-            next_steps=[f"evdit prepare-data --source VIDEOS -o {folder}  (not built yet)"],
+            next_steps=[f"evdit prepare-data --source VIDEOS -o {quoted(folder)}  (not built yet)"],
         )
     content = read_object(folder / INDEX, SCHEMA)
     try:

@@ -57,6 +57,13 @@ def build_tokenizer(text_length: int) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def save_text(text: T5EncoderModel, folder: Path) -> None:
+    """Write the text encoder as transformers does, its weights readable to whom its config is."""
+    text.save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):  # safetensors makes files for their owner alone, whatever the umask
+        weights.chmod((folder / "config.json").stat().st_mode)
+
+
 def write_pipeline(
     folder: Path,
     transformer: OpenSoraT2V,
@@ -69,7 +76,7 @@ def write_pipeline(
     for name, module in (("transformer", transformer), ("vae", vae)):
         save_weights(module, folder / name, module.config, dtype=torch.float16, max_shard_bytes=SHARD_BYTES)
     disable_progress_bar()  # a bar for a file of 2 MB
-    text.half().save_pretrained(folder / "text_encoder")
+    save_text(text.half(), folder / "text_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)
     write_text(folder / "README.md", card)

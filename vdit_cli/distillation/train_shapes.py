@@ -17,12 +17,14 @@ from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.backbones.devices import pick_device
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
+from vdit_cli.data.shapes_prompts import LONGEST_CAPTION
 from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.distillation.shapes_folder import (
     SCHEDULER_CONFIG,
     build_tokenizer,
     last_loss,
     model_card,
+    save_text,
     write_pipeline,
 )
 from vdit_cli.distillation.shapes_text import train_text
@@ -30,7 +32,7 @@ from vdit_cli.distillation.shapes_transformer import train_transformer
 from vdit_cli.distillation.shapes_vae import measure_psnr, normalise_latents, train_vae
 from vdit_cli.errors import EvditError
 from vdit_cli.knobs import Section, flat
-from vdit_cli.recipe import TrainShapesOptions
+from vdit_cli.recipe import ShapesTextOptions, TrainShapesOptions
 from vdit_cli.sampling.peak import PeakMemory
 from vdit_cli.timing import Progress
 
@@ -73,6 +75,10 @@ def train_shapes(
     return run.find("model")
 
 
+MOST_LENGTH = 512
+"""Tokens of a prompt that Open-Sora-Plan reads."""
+
+
 def check_options(options: TrainShapesOptions) -> None:
     """Raise EvditError (exit 2) for sizes that don't fit each other."""
     part = options.transformer
@@ -83,6 +89,13 @@ def check_options(options: TrainShapesOptions) -> None:
             next_steps=[
                 f"--set train_shapes.transformer.clips={-(-part.clips // part.fresh_clips) * part.fresh_clips}"
             ],
+        )
+    if not LONGEST_CAPTION <= options.text.length <= MOST_LENGTH:
+        raise EvditError(
+            f"length is {options.text.length}: the longest caption has {LONGEST_CAPTION} tokens, and {MOST_LENGTH} is "
+            "the most that is read",
+            where=options.text.where("length") or "train_shapes.text.length",
+            next_steps=[f"--set train_shapes.text.length={ShapesTextOptions().length}"],
         )
     for name, sizes, key, value in (
         ("transformer", part, "head_dim", part.head_dim),
@@ -197,7 +210,7 @@ def _finished_text(
         "read": read,
     }
     progress.say(f"text encoder: reads {read:.3f} of held-out captions without a mistake")
-    text.save_pretrained(finished)
+    save_text(text, finished)
     write_json(finished / FACTS, facts)
     run.add_output("text", f"text/{FINISHED}")
     return text, facts

@@ -19,7 +19,7 @@ from vdit_cli.artifacts.digest import path_digest
 from vdit_cli.artifacts.stills import holds_only_frames
 from vdit_cli.artifacts.video_file import READ_BY_FFMPEG, read_frames, read_metadata
 from vdit_cli.data.shapes_prompts import ATTRIBUTES, ObjectWords, parse_prompt
-from vdit_cli.errors import EvditError, Interrupted
+from vdit_cli.errors import EvditError, Interrupted, quoted
 from vdit_cli.evaluation.shape_reading import ObjectReading, Reading, read_attributes, read_stream
 from vdit_cli.timing import Progress, Silent
 
@@ -194,7 +194,9 @@ def find_videos(path: Path) -> list[Path]:
         raise EvditError(
             f"{path} holds no video: a video ends in {', '.join(VIDEO_SUFFIXES)}, or is a folder of PNGs",
             where=str(path),
-            next_steps=[f'evdit generate "a small blue ring bouncing over a beige background" -o {path / "ring.mp4"}'],
+            next_steps=[
+                f'evdit generate "a small blue ring bouncing over a beige background" -o {quoted(path / "ring.mp4")}'
+            ],
         )
     return found
 

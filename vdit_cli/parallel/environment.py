@@ -20,18 +20,36 @@ ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 
 
 def is_rank() -> bool:
-    """Whether torchrun, `accelerate launch` or `--gpus` started this process as one of several."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    """Whether torchrun, `accelerate launch` or `--gpus` started this process as one of several.
+
+    Raises EvditError (exit 2) for numbers that can't be.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return False
+    if not rank() < number_of("WORLD_SIZE") or not local_rank() < number_of("WORLD_SIZE"):
+        values = ", ".join(f"{name}={os.environ.get(name, '')}" for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+        raise EvditError(f"{values}: ranks are numbered from 0 and fewer than the world's size", where="environment")
+    return True
 
 
 def rank() -> int:
     """This process's number among all of them, 0 where it is alone."""
-    return int(os.environ.get("RANK") or 0)
+    return number_of("RANK")
 
 
 def local_rank() -> int:
     """This process's number on its machine, which is the number of its GPU."""
-    return int(os.environ.get("LOCAL_RANK") or 0)
+    return number_of("LOCAL_RANK")
+
+
+def number_of(name: str) -> int:
+    """The number in an environment variable of torchrun, 0 where it is empty or not set. Raises EvditError (exit 2)."""
+    value = os.environ.get(name) or "0"
+    if not (value.isascii() and value.isdecimal()):
+        raise EvditError(
+            f"{name} is {value!r}: it must be a whole number from 0 on", where=name, next_steps=[f"unset {name}"]
+        )
+    return int(value)
 
 
 def leave_error(error: EvditError) -> bool:

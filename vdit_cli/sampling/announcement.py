@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vdit_cli.backbones.base import Backbone, prompt_form
+from vdit_cli.backbones.base import Backbone, Cut, as_read, cut_of, prompt_form
 from vdit_cli.backbones.prompt_form import PromptForm
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, quoted
 from vdit_cli.knobs import Section, flat, option_line
 from vdit_cli.sampling.memory import gib
 from vdit_cli.sampling.prompts import EXAMPLE
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.timing import Progress
+
+SHOWN = 6
+"""Of many words left out, so many of the first and the last are shown."""
 
 
 def summary(backbone: Backbone, spec: SampleSpec, seeds: str, need_bytes: int) -> str:
@@ -45,28 +49,52 @@ def prompt_doubts(backbone: Backbone, prompts: Sequence[str], strict: bool) -> d
     found: dict[str, str] = {}
     for prompt in dict.fromkeys(prompts):
         known, unknown = backbone.unknown_words(prompt)
-        sentence = form.completed(prompt) if form else " ".join(known) or EXAMPLE
-        doubt = _doubt(backbone.name, form, prompt, unknown)
+        cut = cut_of(backbone, as_read(backbone, prompt))
+        words = prompt if cut and not unknown else " ".join(known)
+        sentence = form.completed(prompt) if form else shortened(backbone, words) or EXAMPLE
+        doubt = _doubt(backbone.name, form, prompt, unknown, cut)
         if doubt and (strict or not known):
             is_unquoted = len(prompts) > 1 and all(" " not in each for each in prompts)
             raise EvditError(
                 f"{backbone.name} knows none of the words in {prompt!r}" if not known else doubt,
                 where=f"the prompt {prompt!r}",
-                next_steps=[f'"{" ".join(prompts)}"  (quoted, it is one prompt)' if is_unquoted else f'"{sentence}"'],
+                next_steps=[
+                    f"{quoted(' '.join(prompts))}  (quoted, it is one prompt)" if is_unquoted else quoted(sentence)
+                ],
             )
         if doubt:
-            found[prompt] = f'{doubt} (what works: "{sentence}")'
+            found[prompt] = f"{doubt} (what works: {quoted(sentence)})"
     return found
 
 
-def _doubt(model: str, form: PromptForm | None, prompt: str, unknown: Sequence[str]) -> str:
+def shortened(backbone: Backbone, prompt: str) -> str:
+    """As many of the first words of a prompt as the text encoder reads whole, within the model's template."""
+    words = prompt.split()
+    fitting = bisect_left(range(1, len(words) + 1), True, key=lambda count: _is_cut(backbone, words[:count]))
+    return " ".join(words[:fitting])
+
+
+def _is_cut(backbone: Backbone, words: Sequence[str]) -> bool:
+    return cut_of(backbone, as_read(backbone, " ".join(words))) is not None
+
+
+def cut_text(cut: Cut) -> str:
+    """A text that is too long in words: its tokens, the limit, and what is left out of it."""
+    left_out = cut.words if len(cut.words) <= 2 * SHOWN else (*cut.words[:SHOWN], "...", *cut.words[-SHOWN:])
+    number = counted(len(cut.words), "word")
+    return f"reads {cut.limit} of {cut.tokens} tokens and leaves out the last {number}, {' '.join(left_out)!r}"
+
+
+def _doubt(model: str, form: PromptForm | None, prompt: str, unknown: Sequence[str], cut: Cut | None) -> str:
     """What is wrong with a prompt for the model of that name, in words; "" where nothing is."""
     faults = [f"does not know {listed(map(repr, unknown))}"] if unknown else []
+    if cut is not None:
+        faults.append(cut_text(cut))
     if form is not None:
         missing = form.missing(prompt)
         if missing:
             faults.append(f"needs {listed(missing)}")
-        elif not unknown and not form.is_whole(prompt):
+        elif not faults and not form.is_whole(prompt):
             faults.append(f"knows sentences of one form only, and {prompt!r} has another")
     return f"{model} {' and '.join(faults)}" if faults else ""
 

@@ -11,12 +11,12 @@ from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import Request
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.artifacts.video_file import check_encoder, rate_of
-from vdit_cli.backbones.base import Backbone
+from vdit_cli.backbones.base import Backbone, cut_of
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
 from vdit_cli.errors import EvditError, unknown_name
 from vdit_cli.recipe import GenerateOptions
-from vdit_cli.sampling.announcement import prompt_doubts, say_options, summary
+from vdit_cli.sampling.announcement import cut_text, prompt_doubts, say_options, summary
 from vdit_cli.sampling.compiling import is_compiled
 from vdit_cli.sampling.making import Job, Making, filled
 from vdit_cli.sampling.memory import Placing, check_memory
@@ -32,7 +32,7 @@ from vdit_cli.sampling.outputs import (
     open_run,
     waiting,
 )
-from vdit_cli.sampling.plans import bind_plan, check_kernel, find_plan, measured_costs
+from vdit_cli.sampling.plans import DENSE, bind_plan, check_kernel, find_plan, measured_costs
 from vdit_cli.sampling.prompts import collect_prompts
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.timing import Progress, Stopwatch
@@ -138,11 +138,12 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
     doubts = prompt_doubts(backbone, prompts, options.strict)
     plan = find_plan(options.masks, backbone, spec, options.allow_other_weights)
     need = check_memory(backbone, spec, Placing(options.offload, options.vae_tiling, options.batch))
+    progress.detail(f"weights of the transformer: {backbone.weights_digest}")  # damaged files are found now
     progress.say(summary(backbone, spec, seeds_text(options, len(prompts)), max(need.values())))
     negative = own.negative if options.negative is None else options.negative
     fps = rate_of(options.fps or own.fps)
     say_options("generate", options, filled(options, spec, negative, fps), backbone.name, progress)
-    warnings = sampler_doubts(backbone, spec)
+    warnings = sampler_doubts(backbone, spec) + idle_options(options, backbone, spec, len(prompts))
     for line in (*warnings, *doubts.values()):
         progress.say(f"warning: {line}")
     batch = options.batch * (2 if spec.guided else 1)
@@ -174,6 +175,25 @@ def sampler_doubts(backbone: Backbone, spec: SampleSpec) -> list[str]:
         if asked != trained:
             found.append(f"this student was trained for {name} {trained}: {name} {asked} may look worse")
     return found
+
+
+def idle_options(options: GenerateOptions, backbone: Backbone, spec: SampleSpec, prompts: int) -> list[str]:
+    """Options that were asked for and change nothing here, each with the reason; and a negative prompt that is cut."""
+    found: dict[str, str] = {}
+    if options.negative and not spec.guided:
+        own: Sampler | None = getattr(backbone, "sampler", None)
+        cause = ": this student has it distilled in" if own is not None and own.guidance == spec.guidance else ""
+        found["negative"] = f"guidance {spec.guidance:g} asks for no negative prompt{cause}"
+    if options.batch > (videos := prompts * options.num):
+        found["batch"] = f"it is more than the videos to make, {videos}"
+    if options.allow_other_weights and (options.masks == DENSE or not Path(options.masks).exists()):
+        found["allow_other_weights"] = f"masks {options.masks} were searched on no weights"
+    size = (1, spec.video_frames, spec.height, spec.width)
+    if options.vae_tiling and backbone.working_bytes("vae", *size, True) == backbone.working_bytes("vae", *size, False):
+        found["vae_tiling"] = "the video fits in one tile"
+    idle = [f"{options.where(key) or f'generate.{key}'} has no effect: {why}" for key, why in found.items()]
+    cut = cut_of(backbone, options.negative) if options.negative and spec.guided else None
+    return idle + ([f"of the negative prompt {backbone.name} {cut_text(cut)}"] if cut else [])
 
 
 def seeds_text(options: GenerateOptions, prompts: int) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vdit_cli.artifacts.digest import content_digest
-from vdit_cli.errors import EvditError, nearest
+from vdit_cli.errors import EvditError, nearest, quoted
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 
@@ -123,7 +123,7 @@ def check_seal(document: dict[str, Any], origin: str) -> None:
         raise EvditError(
             f"the plan has {told}, its content has {expected[:12]}: it was changed after it was sealed",
             where=f"{origin} digest",
-            next_steps=[f"evdit masks seal {origin}  (if you made the change)"],
+            next_steps=[f"evdit masks seal {quoted(origin)}  (if you made the change)"],
         )
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from tests.backbones.open_sora_plan.opened import made, opened, refused
 from tests.tiny_pipeline import (
+    SCHEDULER_CONFIG,
     TEXT_WIDTH,
     VIDEO_FRAMES,
     copied,
@@ -57,10 +58,62 @@ def test_a_missing_part_is_named(ours, tmp_path, part):
     assert str(folder / part) in refused(folder, ENVIRONMENT, f"the folder {part}/ is missing").text()
 
 
-def test_a_prediction_that_is_unknown_is_refused(ours, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("prediction_type", "sample", "unknown prediction type 'sample'"),
+        ("beta_schedule", "squared", "unknown beta schedule 'squared'"),
+        ("timestep_spacing", "random", "unknown timestep spacing 'random'"),
+        ("steps_offset", 1_000_000, "steps_offset is 1000000: it must be a whole number from 0 to 999"),
+        ("steps_offset", -1, "steps_offset is -1"),
+        ("steps_offset", True, "steps_offset is True"),
+        ("num_train_timesteps", 10**9, "num_train_timesteps is 1000000000"),
+        ("num_train_timesteps", 0, "num_train_timesteps is 0"),
+        ("beta_end", float("nan"), "beta_end is nan: it must be a number above 0 and below 1"),
+        ("shift", float("inf"), "shift is inf: it must be a number above 0"),
+        ("trained_betas", [0.1], "trained_betas is set"),
+        ("rescale_betas_zero_snr", True, "rescale_betas_zero_snr is set"),
+    ],
+)
+def test_a_schedule_that_is_none_is_refused_with_file_and_key(ours, tmp_path, key, value, says):
     folder = copied(ours, tmp_path / "bad")
-    (folder / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "sample"}', encoding="utf-8")
-    refused(folder, USAGE, "prediction type")
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**SCHEDULER_CONFIG, key: value}), encoding="utf-8")
+    assert refused(folder, USAGE, says).where == f"{file} {key}"
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 0, -1, True, "1"])
+def test_a_latent_scale_that_is_none_is_refused(ours, tmp_path, value):
+    folder = copied(ours, tmp_path / "bad")
+    file = folder / "vae" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"scaling_factor": value}))
+    error = refused(folder, USAGE, f"scaling_factor is {value!r}: it must be a number above 0")
+    assert error.where == str(file)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [("vae", "hidden_act", "zzz"), ("text_encoder", "hidden_act", "zzz"), ("text_encoder", "feed_forward_proj", "zzz")],
+)
+def test_an_activation_that_is_none_is_refused(ours, tmp_path, part, key, value):
+    folder = copied(ours, tmp_path / "bad")
+    file = folder / part / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config.pop("dense_act_fn", None)
+    file.write_text(json.dumps({**config, key: value}), encoding="utf-8")
+    with pytest.raises(EvditError, match="activation 'zzz'") as caught:
+        opened(folder).part_bytes("text")
+    assert f"{part}/config.json" in caught.value.where and caught.value.exit_code == USAGE
+
+
+def test_a_feed_forward_layer_that_is_none_is_refused(ours, tmp_path):
+    folder = copied(ours, tmp_path / "bad")
+    file = folder / "text_encoder" / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**config, "feed_forward_proj": 3}), encoding="utf-8")
+    with pytest.raises(EvditError, match="config is none: .*feed_forward_proj") as caught:
+        opened(folder).part_bytes("text")
+    assert (caught.value.where, caught.value.exit_code) == (str(file), ENVIRONMENT)
 
 
 def test_parts_that_do_not_fit_each_other_are_refused(ours, tmp_path):
@@ -119,3 +172,9 @@ def test_registered_weights_that_are_here_open_at_their_own_size(monkeypatch, tm
     for name, size in (("open-sora-plan", "29x720p"), ("open-sora-plan-93", "93x720p")):
         backbone = open_backbone(find_source(name), device="cpu", text_encoder=str(tmp_path / "mt5"))
         assert (backbone.name, backbone.transformer_folder) == (name, root / size)
+
+
+def test_a_size_that_its_authors_sample_at_another_guidance(tmp_path):
+    folder = write_published(tmp_path / "model", sizes=("29x480p", "29x720p", "93x480p"), with_text=True)
+    for size, guidance in (("29x480p", 2.5), ("29x720p", 7.5), ("93x480p", 7.5)):
+        assert opened(folder / size).defaults.guidance == guidance

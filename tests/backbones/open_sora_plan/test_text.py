@@ -11,11 +11,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
+from transformers import (
+    MT5Config,
+    MT5ForConditionalGeneration,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 from tests.closeness import assert_close
+from tests.tiny_pipeline import write_text_encoder
 from vdit_cli.backbones.open_sora_plan.prompt_cleaning import clean_caption, clean_prompt, simple_prompt
-from vdit_cli.backbones.open_sora_plan.text import TextEncoder, read_encoder, text_dtype
+from vdit_cli.backbones.open_sora_plan.text import TextEncoder, read_encoder, read_tokenizer, text_dtype
 from vdit_cli.errors import ENVIRONMENT, USAGE, EvditError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "open_sora_plan"
@@ -206,8 +215,25 @@ class Hostile:
 
 def test_a_bin_with_code_in_it_is_refused_and_not_run(bare, capsys) -> None:
     torch.save({"shared.weight": Hostile()}, bare / "pytorch_model.bin")
-    refused(bare, "no file of plain weights")
+    with pytest.raises(EvditError, match="no file of plain weights: it holds more, which is not run") as caught:
+        TextEncoder.from_pretrained(bare)
+    assert "weights_only" not in caught.value.text() and caught.value.exit_code == ENVIRONMENT
     assert "ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null", "{}", '{"added_tokens": 3}', '{"model": {"type": "zzz"}}'])
+def test_a_tokenizer_that_is_none_is_named(tmp_path: Path, content: str) -> None:
+    """Whichever exception its library raises for it; one that is none of its own passes."""
+    write_text_encoder(tmp_path, tmp_path)
+    (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
+    refused(tmp_path, f"the tokenizer in {tmp_path} can't be read")
+
+
+def test_what_no_tokenizer_raises_passes(tmp_path: Path, monkeypatch) -> None:
+    write_text_encoder(tmp_path, tmp_path)
+    monkeypatch.setattr(T5Tokenizer, "from_pretrained", lambda *_, **__: exec("raise MemoryError"))
+    with pytest.raises(MemoryError):
+        read_tokenizer(tmp_path)
 
 
 def test_weights_and_tokenizer_must_fit(bare, whole) -> None:

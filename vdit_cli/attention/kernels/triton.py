@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.library import custom_op, register_autograd
+from torch.library import custom_op
 
+from vdit_cli.attention.derivatives import differentiable_once
 from vdit_cli.attention.kernels.walk import Walk, walk_of
 from vdit_cli.tiles.passes import Pass
 
@@ -116,7 +116,6 @@ def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(q, k, v, *output)
 
 
-@once_differentiable
 def _differentiate(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     """Backward needs nothing of the softmax but the log-sum-exp, which no gradient goes through."""
     wanted = ctx.needs_input_grad[:3]
@@ -124,7 +123,7 @@ def _differentiate(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]
     return *(x if each else None for x, each in zip(found, wanted, strict=True)), None
 
 
-register_autograd(_attend, _differentiate, setup_context=_save)
+differentiable_once(_attend, _attend_backward, _differentiate, _save)
 
 
 def _readable(x_BNHD: Tensor) -> Tensor:

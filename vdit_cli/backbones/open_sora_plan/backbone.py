@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from vdit_cli.artifacts.digest import content_digest, weights_digest
 from vdit_cli.attention.bind import Attend, Case, bind
 from vdit_cli.attention.costs import CostTable
-from vdit_cli.backbones.base import TextStates
+from vdit_cli.backbones.base import Cut, TextStates
 from vdit_cli.backbones.devices import pick_device, pick_dtype
 from vdit_cli.backbones.dry_run import working_bytes
 from vdit_cli.backbones.open_sora_plan import loading, transformer_config
@@ -29,7 +29,7 @@ from vdit_cli.backbones.open_sora_plan.offload import Part, Parts, open_streamed
 from vdit_cli.backbones.open_sora_plan.opening import Trained, find_model, transformer_of
 from vdit_cli.backbones.open_sora_plan.prepared_text import PreparedText
 from vdit_cli.backbones.open_sora_plan.prompt_cleaning import clean_prompt
-from vdit_cli.backbones.open_sora_plan.text import TextEncoder, read_tokenizer
+from vdit_cli.backbones.open_sora_plan.text import TextEncoder, cut_of, read_tokenizer
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.backbones.open_sora_plan.transformer_layers import SelfAttention
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
@@ -135,12 +135,13 @@ class OpenSoraPlan:
     @cached_property
     def weights_digest(self) -> str:
         """Digest of the transformer's weights, which a plan was searched on; reads the whole file once."""
-        return weights_digest(self.transformer_folder)
+        return weights_digest(loading.weight_files(self.transformer_folder))
 
     def part_digest(self, part: str) -> str:
         """Digest of all that decides what the part "vae" or "text" makes; reads whole files."""
         if part == "vae":
-            return content_digest([weights_digest(self.folders.vae), loading.lasting(self.vae_config)])
+            weights = weights_digest(loading.weight_files(self.folders.vae))
+            return content_digest([weights, loading.lasting(self.vae_config)])
         return TextEncoder.digest(self.text_folder, self.tokenizer_folder)
 
     def resident(self, part: str) -> AbstractContextManager[None]:
@@ -178,6 +179,10 @@ class OpenSoraPlan:
 
     def _is_unknown(self, word: str) -> bool:
         return self._tokenizer.unk_token_id in self._tokenizer(word, add_special_tokens=False)["input_ids"]
+
+    def cut_of(self, text: str) -> Cut | None:
+        """What the text encoder leaves out of a text; None where it reads all of it."""
+        return cut_of(self._tokenizer, clean_prompt(text))
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -343,7 +348,7 @@ def _sites(transformer: OpenSoraT2V) -> list[SelfAttention]:
 
 def _latent_scale(config: dict, where: str) -> float:
     scale = config.get("scaling_factor", LATENT_SCALE)
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not scale > 0:
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
         raise EvditError(f"scaling_factor is {scale!r}: it must be a number above 0", where=where)
     return float(scale)
 

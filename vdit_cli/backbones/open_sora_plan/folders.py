@@ -17,6 +17,7 @@ from typing import Any
 
 from vdit_cli.backbones.base import Defaults
 from vdit_cli.backbones.prompt_form import PromptForm
+from vdit_cli.diffusion.schedules import check_config
 from vdit_cli.errors import ENVIRONMENT, EvditError, nearest, unknown_name
 
 PIPELINE_CLASS = "OpenSoraPlanPipeline"
@@ -36,6 +37,9 @@ TEXT_FOLDERS = ("mt5-xxl", "text_encoder")
 
 WIDTHS = {480: 640, 720: 1280}
 """Width in pixels by the height in a folder's name. Source: the report of Open-Sora-Plan v1.2.0."""
+
+GUIDANCE = {"29x480p": 2.5}
+"""Guidance by the folder whose weights its authors sample otherwise than at 7.5."""
 
 DEFAULT_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
 """What a default may be in JSON, by its declared type."""
@@ -143,6 +147,9 @@ def _ours(root: Path) -> ModelFolders:
     if not isinstance(ours, dict) or not isinstance(ours.get("name", ""), str):
         raise EvditError(f'"evdit" in {INDEX} must be an object with a "name"', where=str(root / INDEX))
     form = ours.get("prompt_form")
+    schedule = root / "scheduler" / "scheduler_config.json"
+    scheduler_config = read_object(schedule)
+    check_config(scheduler_config, str(schedule))
     return ModelFolders(
         name=ours.get("name") or root.resolve().name,
         root=root,
@@ -150,7 +157,7 @@ def _ours(root: Path) -> ModelFolders:
         vae=root / "vae",
         text_encoder=root / "text_encoder",
         tokenizer=root / "tokenizer",
-        scheduler_config=read_object(root / "scheduler" / "scheduler_config.json"),
+        scheduler_config=scheduler_config,
         defaults=_read_defaults(ours.get("defaults", {}), f"{root / INDEX} evdit.defaults"),
         prompt_form=None if form is None else PromptForm.read(form, f"{root / INDEX} evdit.prompt_form"),
     )
@@ -212,7 +219,7 @@ def _published(root: Path, size: MadeFor) -> ModelFolders:
             width=size.width,
             fps=24,
             steps=100,
-            guidance=7.5,
+            guidance=GUIDANCE.get(size.folder, 7.5),
             scheduler="euler-ancestral",
             prompt_template=PUBLISHED_TEMPLATE,
             negative=PUBLISHED_NEGATIVE,

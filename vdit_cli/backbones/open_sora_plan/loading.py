@@ -55,14 +55,15 @@ def weight_files(folder: Path | str) -> list[Path]:
     is not there.
     """
     folder = Path(folder)
-    for stem in STEMS:
-        if (folder / f"{stem}.safetensors").is_file():
-            return [folder / f"{stem}.safetensors"]
-    for stem in STEMS:
-        index = folder / f"{stem}.safetensors.index.json"
-        if index.is_file():
-            return _indexed(index)
+    found = _entry(folder)
+    if found is not None:
+        return _indexed(found) if found.suffix == ".json" else [found]
     raise _broken(f"{folder / f'{STEM}.safetensors'} is missing, and no {STEM}.safetensors.index.json is beside it")
+
+
+def has_weights(folder: Path | str) -> bool:
+    """Whether `weight_files` finds safetensors weights in `folder`: other files that end so are none."""
+    return _entry(Path(folder)) is not None
 
 
 def read_state(folder: Path | str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -211,6 +212,12 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str,
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def _entry(folder: Path) -> Path | None:
+    """The file or index that the weights in `folder` are read by: files first, then indexes."""
+    names = [f"{stem}.safetensors{ending}" for ending in ("", ".index.json") for stem in STEMS]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _stored_type(value: Tensor, dtype: torch.dtype | None) -> torch.dtype:

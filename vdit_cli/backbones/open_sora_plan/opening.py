@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vdit_cli.artifacts.places import expanded
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.backbones import hub
@@ -21,7 +22,7 @@ from vdit_cli.backbones.open_sora_plan.folders import (
 )
 from vdit_cli.backbones.registry import HUB_ID
 from vdit_cli.backbones.sources import BackboneEntry, LoadOptions, ModelSource, check_whole, weights_missing
-from vdit_cli.errors import ENVIRONMENT, EvditError
+from vdit_cli.errors import ENVIRONMENT, EvditError, quoted
 
 TEXT_ENCODER_ID = "google/mt5-xxl"
 TEXT_ENCODER_SIZE = "about 52 GB on the hub, of which the encoder half takes 11.5 GB of memory"
@@ -61,7 +62,7 @@ def find_model(source: ModelSource, options: LoadOptions) -> ModelFolders:
 
 def find_text_encoder(asked: str, options: LoadOptions) -> Path:
     """The folder of the text encoder that `--text-encoder` names, a folder or a hub id. Raises EvditError (2, 3)."""
-    path = Path(asked).expanduser()
+    path = expanded(asked, f"--text-encoder {asked}")
     if path.is_dir():
         return path
     if not HUB_ID.fullmatch(asked) or path.exists():
@@ -79,14 +80,14 @@ def transformer_of(checkpoint: str) -> Trained:
 
     Raises EvditError: 2 for a path that is neither, and for a run that made no transformer.
     """
-    path = Path(checkpoint).expanduser()
+    path = expanded(checkpoint, f"--checkpoint {checkpoint}")
     if (path / "run.json").is_file():
         run = RunDir.open(path)
         if "model" in run.manifest["outputs"] and "transformer" not in run.manifest["outputs"]:
             raise EvditError(
                 f"the run {checkpoint} made a whole model: a checkpoint is a transformer alone",
                 where=f"--checkpoint {checkpoint}",
-                next_steps=[f"--model {checkpoint}"],
+                next_steps=[f"--model {quoted(checkpoint)}"],
             )
         folder = run.find("transformer")
         return Trained(folder, run.lineage(), Sampler.read(folder))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import (
     MT5Config,
@@ -25,9 +26,10 @@ from transformers import (
     UMT5Config,
     UMT5EncoderModel,
 )
+from transformers.activations import ACT2FN
 
 from vdit_cli.artifacts.digest import content_digest, file_digest, weights_digest
-from vdit_cli.backbones.base import TextStates
+from vdit_cli.backbones.base import Cut, TextStates
 from vdit_cli.backbones.open_sora_plan import loading
 from vdit_cli.backbones.open_sora_plan.prompt_cleaning import clean_prompt
 from vdit_cli.errors import ENVIRONMENT, EvditError, unknown_name
@@ -46,6 +48,8 @@ EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
 """Two names of one matrix; a file may hold either or both."""
 OTHER_HALF = ("decoder.", "lm_head.")
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+NO_TOKENIZER = (ValueError, TypeError, LookupError, AttributeError, OSError, RuntimeError)
+"""What transformers raises for the files of a tokenizer that are damaged or of another kind."""
 BIN = "pytorch_model.bin"
 
 
@@ -61,7 +65,7 @@ class TextEncoder:
     ) -> None:
         self.tokenizer = tokenizer
         self.encoder = encoder
-        self.max_length = min(max_length, tokenizer.model_max_length)
+        self.max_length = most_tokens(tokenizer, max_length)
         self.clean = clean
 
     @classmethod
@@ -97,8 +101,8 @@ class TextEncoder:
     def digest(folder: Path | str, tokenizer: Path | str) -> str:
         """Digest of an encoder's weights and config and of its tokenizer's words; reads whole files."""
         folder, words = Path(folder), [Path(tokenizer) / name for name in TOKENIZER_FILES]
-        is_safe = any(folder.glob("*.safetensors"))
-        weights = [weights_digest(folder)] if is_safe else [file_digest(path) for path in _bin_files(folder)]
+        files = _weight_files(folder)
+        weights = [weights_digest(files)] if _is_safe(files) else [file_digest(path) for path in files]
         config = loading.lasting(loading.read_config(folder))
         return content_digest([weights, config, [file_digest(path) for path in words if path.is_file()]])
 
@@ -124,6 +128,24 @@ class TextEncoder:
         return self
 
 
+def most_tokens(tokenizer: PreTrainedTokenizerBase, max_length: int = MAX_LENGTH) -> int:
+    """The tokens that a text is cut to, its end sign included."""
+    return min(max_length, tokenizer.model_max_length)
+
+
+def cut_of(tokenizer: PreTrainedTokenizerBase, cleaned: str) -> Cut | None:
+    """What is left out of a cleaned text, from the word on that is not read whole; None where all of it is read."""
+    read = tokenizer(cleaned, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
+    tokens, limit = len(read["input_ids"]), most_tokens(tokenizer)
+    if tokens <= limit:
+        return None
+    signs = sum(read["special_tokens_mask"])
+    end = max((stop for _, stop in read["offset_mapping"][: max(0, limit - signs)]), default=0)
+    if not cleaned[end].isspace():
+        end = cleaned.rfind(" ", 0, end) + 1
+    return Cut(tokens, limit, tuple(cleaned[end:].split()))
+
+
 def text_dtype(parameters: int, asked: torch.dtype | None) -> torch.dtype:
     """The type an encoder of so many parameters is used in: bfloat16 if it is big, float32 if not, unless asked.
 
@@ -144,14 +166,27 @@ def read_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
         raise _missing(folder, "tokenizer", TOKENIZER_FILES)
     # Nothing but spiece.model says how many sentinel tokens were added; prompts need none, and none is always in range.
     bare = {} if (folder / "tokenizer_config.json").is_file() else {"extra_ids": 0}
-    try:
+    with _Telling(folder):
         return T5Tokenizer.from_pretrained(folder, local_files_only=True, **bare)
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise EvditError(
-            f"the tokenizer in {folder} can't be read: {error}",
-            next_steps=["fetch the folder's files again"],
-            exit_code=ENVIRONMENT,
-        ) from error
+
+
+class _Telling:
+    """A block that reads a tokenizer: what libraries raise for files that are none becomes an EvditError (exit 3)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        # The tokenizers library raises plain Exception, which no `except` takes without taking every other one too.
+        if kind is not None and (kind is Exception or issubclass(kind, NO_TOKENIZER)):
+            raise EvditError(
+                f"the tokenizer in {self.folder} can't be read: {error}",
+                next_steps=["fetch the folder's files again"],
+                exit_code=ENVIRONMENT,
+            ) from error
 
 
 def read_encoder(
@@ -186,18 +221,34 @@ def _empty_encoder(folder: Path | str) -> PreTrainedModel:
     if kind not in ENCODERS:
         raise unknown_name("text encoder model_type", kind, ENCODERS, where=str(Path(folder) / loading.CONFIG))
     config_class, encoder_class = ENCODERS[kind]
+    where = str(Path(folder) / loading.CONFIG)
+    try:
+        settings = config_class.from_dict(config)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        told = " ".join(str(error).split())
+        raise EvditError(f"the text encoder's config is none: {told}", where=where, exit_code=ENVIRONMENT) from error
+    names = {"hidden_act": config.get("hidden_act", settings.dense_act_fn), "dense_act_fn": settings.dense_act_fn}
+    for key, name in names.items():
+        if name not in ACT2FN:
+            raise unknown_name("activation", str(name), ACT2FN, where=f"{where} {key}")
     with torch.device("meta"):
-        return encoder_class(config_class.from_dict(config))
+        return encoder_class(settings)
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Keys and tensors of the folder's safetensors or, where there are none, `.bin` files; mapped from the file."""
-    if any(folder.glob("*.safetensors")) or any(folder.glob("*.safetensors.index.json")):
-        for path in loading.weight_files(folder):
-            yield from loading.read_tensors(path)
-        return
-    for path in _bin_files(folder):
-        yield from _read_bin(path).items()
+    """Keys and tensors of the folder's weights, mapped from their files."""
+    files = _weight_files(folder)
+    for path in files:
+        yield from loading.read_tensors(path) if _is_safe(files) else _read_bin(path).items()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that the encoder is read from: safetensors or, where there are none, PyTorch's `.bin`."""
+    return loading.weight_files(folder) if loading.has_weights(folder) else _bin_files(folder)
+
+
+def _is_safe(files: Sequence[Path]) -> bool:
+    return files[0].suffix == ".safetensors"
 
 
 def _bin_files(folder: Path) -> list[Path]:
@@ -221,8 +272,10 @@ def _read_bin(path: Path) -> dict[str, Tensor]:
         # Files older than PyTorch 1.6 are no zip archives and can't be mapped: those are read whole.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+        # torch's own words for a pickle with code in it are how to run that code: they are not repeated.
+        why = "it holds more, which is not run" if isinstance(error, pickle.UnpicklingError) else str(error)
         raise EvditError(
-            f"{path} ({path.stat().st_size} bytes) is damaged, or no file of plain weights: {error}",
+            f"{path} ({path.stat().st_size} bytes) is damaged, or no file of plain weights: {why}",
             next_steps=["fetch the file again", "a folder with model.safetensors"],
             exit_code=ENVIRONMENT,
         ) from error

@@ -43,6 +43,10 @@ LAYERS: dict[str, dict[str, type[Any]]] = {
 """What a config may name, by the role of the place that names it."""
 
 
+ACTIVATIONS = ("silu", "swish")
+"""What a config may call the one activation that there is."""
+
+
 @dataclass(frozen=True)
 class VaeConfig:
     """The keys of a VAE's config.json that build it, with upstream's defaults; lists have one entry a level."""
@@ -85,6 +89,10 @@ class VaeConfig:
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
         }
+        if config.get("hidden_act", "silu") not in ACTIVATIONS:
+            raise unknown_name(
+                "VAE activation", str(config["hidden_act"]), ACTIVATIONS, where="vae/config.json hidden_act"
+            )
         read = cls(**values)
         for name in _ONE_A_LEVEL:
             if len(getattr(read, name)) != len(read.hidden_size_mult):
