@@ -67,6 +67,7 @@ def test_forward_mode_is_refused(attend):
         assert attend(*operands).shape == operands[0].shape
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("mask", [*MASKS, TileMask.dense(4)], ids=str)
 def test_the_reference_has_every_derivative(mask: TileMask):
     """By finite differences, in float64: first and second ones, backward and forward."""
@@ -79,6 +80,7 @@ def test_the_reference_has_every_derivative(mask: TileMask):
     assert torch.autograd.gradgradcheck(attend, operands)
 
 
+@pytest.mark.numerical
 def test_a_full_mask_keeps_the_derivatives_of_torchs_own_attention():
     """By sdpa it is that attention: with its mathematical kernel, second derivatives and forward mode are right."""
     mask = TileMask.dense(4)
