@@ -23,6 +23,7 @@ from vdit_cli.artifacts.video_file import read_video
 from vdit_cli.distillation import distill_mlcd as stage
 from vdit_cli.distillation.mlcd_watch import Look
 from vdit_cli.errors import FAILED, EvditError, Interrupted
+from vdit_cli.recipe import load
 from vdit_cli.timing import Silent
 
 ROOT = Path(__file__).parents[2]
@@ -237,3 +238,12 @@ def test_data_of_another_model_are_refused(made: tuple[Path, Path], tmp_path: Pa
     with pytest.raises(EvditError, match="do not fit tiny") as caught:
         distill_small(other, made[1], tmp_path / "run")
     assert caught.value.exit_code == 2 and not (tmp_path / "run").exists()
+
+
+def test_options_without_effect_are_said():
+    """Those that were set, and only where they have none."""
+    idle = ["distill_mlcd.null_share=0.2", "distill_mlcd.collapse_factor=3", "distill_mlcd.allow_other_weights=true"]
+    said = stage.idle_options(load(None, [*idle, "distill_mlcd.previews=0"]).distill_mlcd)
+    assert [line.partition(" has no effect: ")[0] for line in said] == [f"--set {each}" for each in idle]
+    assert stage.idle_options(load(None, [*idle[:2], "distill_mlcd.guidance=kept"]).distill_mlcd) == []
+    assert stage.idle_options(load(None, ["distill_mlcd.previews=0"]).distill_mlcd) == []

@@ -114,6 +114,8 @@ def distill_mlcd(
         if begun.is_done():
             progress.say(f"{begun.path} is done already")
             return begun.find("transformer")
+    for line in idle_options(options):
+        progress.say(f"warning: {line}")
     job = prepare(options, counts, clips, progress)
     run = RunDir.start(out, request, allow_changed)
     if run.is_done():
@@ -147,6 +149,16 @@ def step_counts(options: DistillMlcdOptions) -> tuple[int, ...]:
             next_steps=[f"--steps {falling}"],
         )
     return counts
+
+
+def idle_options(options: DistillMlcdOptions) -> list[str]:
+    """Options that were set and change nothing beside the others, each with the reason."""
+    idle = {
+        "null_share": "no caption is emptied where guidance is distilled" if options.guidance == "distilled" else None,
+        "collapse_factor": "without previews nothing is watched" if options.previews == 0 else None,
+        "allow_other_weights": "there is no plan" if not Path(options.masks).exists() else None,
+    }
+    return [f"{options.where(key)} has no effect: {why}" for key, why in idle.items() if why and options.where(key)]
 
 
 def check_options(options: DistillMlcdOptions) -> None:
