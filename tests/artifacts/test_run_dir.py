@@ -239,6 +239,14 @@ def test_what_is_damaged_is_not_done(tmp_path: Path, request_of, damage, name: s
     assert again.is_whole("student") != again.is_whole("video a") and not again.is_whole("plan")
 
 
+def test_a_link_to_a_folder_that_is_not_there_yet(tmp_path: Path, request_of):
+    """The run is made where it leads."""
+    (tmp_path / "run").symlink_to(tmp_path / "far")
+    with RunDir.start(tmp_path / "run", request_of()):
+        pass
+    assert (tmp_path / "run").is_symlink() and RunDir.open(tmp_path / "far").is_done()
+
+
 def test_a_run_in_place_of_another_one(tmp_path: Path, request_of):
     """The old one stays until its successor is there, output by output; what has none goes when the new one is done."""
     with RunDir.start(tmp_path / "run", request_of()) as old:

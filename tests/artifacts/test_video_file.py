@@ -331,3 +331,44 @@ def test_an_encoder_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         write_video(tmp_path / "a.mp4", moving_square(), 8, overwrite=True)
     assert told.value.exit_code == FAILED and capfd.readouterr() == ("", "")
     assert len(read_video(tmp_path / "a.mp4")[0]) == 3
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "libx264"), ("a.webm", "libvpx")])
+@pytest.mark.parametrize("kept", [0.5, 0.97])
+def test_files_that_count_no_frames_are_refused_when_cut(tmp_path: Path, name: str, codec: str, kept: float):
+    """By how long they say that they last, down to the last frame."""
+    frames = np.random.default_rng(0).integers(0, 255, (30, 64, 64, 3), np.uint8)
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, rate=24)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    assert len(read_video(tmp_path / name)[0]) == 30
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(EvditError, match="it should last 1.250 s, and its frames end at"):
+        read_video(tmp_path / name)
+
+
+@pytest.mark.parametrize("kept", range(1, 60, 7))
+def test_a_gif_that_is_cut_is_refused(tmp_path: Path, kept: int):
+    """Wherever it is cut, never with an error of Pillow's."""
+    write_video(tmp_path / "a.gif", np.random.default_rng(0).integers(0, 255, (6, 16, 16, 3), np.uint8), 8, {"a": "b"})
+    content = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "a.gif").write_bytes(content[: len(content) * kept // 60])
+    with pytest.raises(EvditError, match="a.gif can't be read"):
+        read_video(tmp_path / "a.gif")
+
+
+def test_a_folder_that_lost_a_frame_is_refused(tmp_path: Path):
+    """Its first picture tells how many there are; a folder with the name of a frame is no frame."""
+    video = np.zeros((4, 16, 16, 3), np.uint8)
+    write_video(tmp_path / "frames", video, 8)
+    (tmp_path / "frames" / "00002.png").unlink()
+    with pytest.raises(EvditError, match="it holds 3 of 4 frames"):
+        read_video(tmp_path / "frames")
+    (tmp_path / "frames" / "00002.png").mkdir()
+    with pytest.raises(EvditError, match="holds other files than frames"):
+        write_video(tmp_path / "frames", video, 8, overwrite=True)

@@ -57,3 +57,16 @@ def test_states_in_a_dict_of_their_own_come_back(tmp_path: Path):
     for index, slots in found["state"].items():
         assert slots["step"] == 3 and slots["quantised"].keys() == {"state", "table"}
         assert all(torch.equal(value, states[index]["quantised"][name]) for name, value in slots["quantised"].items())
+
+
+def test_only_the_newest_of_its_own_are_kept(tmp_path: Path):
+    """By number, also past six digits; a copy under another name and a link are left alone."""
+    (tmp_path / "far").mkdir()
+    (tmp_path / "step-000001-best").mkdir()
+    (tmp_path / "step-000002").symlink_to(tmp_path / "far")
+    for iteration in (999_999, 1_000_000, 1_000_001):
+        state = TrainingState(iteration, 0.0, {"x": torch.zeros(1)}, {"x": torch.zeros(1)}, [])
+        save_checkpoint(tmp_path, state, keep_last=2)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"far", "step-000001-best", "step-000002", "step-1000000", "step-1000001"}
+    assert newest_checkpoint(tmp_path, "cpu")[0].iteration == 1_000_001

@@ -126,7 +126,9 @@ def test_a_folder_of_somebodys_keeps_all_that_is_in_it(backbone, tmp_path):
         _make(tmp_path / "other", "1", "2", overwrite=True)
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "gone", "folder", "full folder", "no receipt", "torn receipt"])
+@pytest.mark.parametrize(
+    "damage", ["empty", "cut", "gone", "folder", "full folder", "no receipt", "torn receipt", "its folder"]
+)
 def test_a_finished_video_that_is_damaged_is_made_again(backbone, tmp_path, damage):
     """And the other is not; a folder in its place is moved aside with what it holds."""
     first, second = _make(tmp_path / "run", "1", "2")
@@ -138,11 +140,14 @@ def test_a_finished_video_that_is_damaged_is_made_again(backbone, tmp_path, dama
         first.path.write_bytes(whole[: len(whole) // 2])
     elif damage == "torn receipt":
         sidecar.write_text('{"schema": "evdit.rec', encoding="utf-8")
+    elif damage == "its folder":
+        sidecar.unlink()
+        write_text(sidecar / "thesis.tex", "mine")
     elif damage == "no receipt":
         sidecar.unlink()
     else:
         first.path.unlink()
-    if "folder" in damage:
+    if damage in ("folder", "full folder"):
         first.path.mkdir()
     if damage == "full folder":
         write_text(first.path / "thesis.tex", "mine")
@@ -151,9 +156,23 @@ def test_a_finished_video_that_is_damaged_is_made_again(backbone, tmp_path, dama
     assert first.path.read_bytes() == whole and Receipt.read(sidecar).output_sha256 == path_digest(first.path)
     assert second.path.stat().st_mtime_ns == time
     assert any("0000-1.mp4 or its receipt is gone or damaged: it is made again" in line for line in progress.lines)
-    aside = first.path.with_name("0000-1.mp4.aside")
-    assert aside.exists() == (damage == "full folder")
-    assert any(str(aside) in line for line in progress.lines) == (damage == "full folder")
+    for aside, when in ((f"{first.path}.aside", "full folder"), (f"{sidecar}.aside", "its folder")):
+        assert (Path(aside) / "thesis.tex").exists() == (damage == when)
+        assert any(aside in line for line in progress.lines) == (damage == when)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", None])
+def test_the_receipt_of_a_run_is_that_of_its_videos(backbone, tmp_path, damage):
+    """Whatever became of it; and each video counts once."""
+    _make(tmp_path / "run", "1", "2")
+    whole = tmp_path / "run" / "receipt.json"
+    first = Receipt.read(whole)
+    each = [Receipt.read(tmp_path / "run" / name) for name in ("0000-1.json", "0001-2.json")]
+    assert first.seconds["denoise"] == round(sum(receipt.seconds["denoise"] for receipt in each), 4)
+    assert first.output is None and first.asked["prompts"] == ["1", "2"]
+    whole.unlink() if damage is None else whole.write_bytes(damage)
+    _make(tmp_path / "run", "1", "2")
+    assert Receipt.read(whole) == first
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "frames"])

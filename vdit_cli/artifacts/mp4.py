@@ -31,6 +31,8 @@ TO_H264 = (
 )
 TO_RGB = (("scale", "flags=accurate_rnd+full_chroma_int+full_chroma_inp"), ("format", "rgb24"))
 FIXES = ("pip install --force-reinstall av", "-o out.gif")
+FEW = 1
+"""Frames a second that are taken where a file tells no rate."""
 SIZE_TAG = "evdit_size"
 """Tag with the true WxH of a video whose odd size was padded: 4:2:0 colour needs even numbers."""
 
@@ -126,7 +128,7 @@ def true_size(path: Path, size: tuple[int, int], tag: str | None) -> tuple[int, 
 def frames_of(path: Path, size: tuple[int, int]) -> Iterator[np.ndarray]:
     """Each frame, uint8 (H, W, 3), cut to `size`. Raises EvditError where the file is damaged or cut short."""
     with reading(path) as (av, container, stream):
-        graph, shape, packets = None, None, 0
+        graph, shape, packets, end = None, None, 0, 0.0
         for packet in container.demux(stream):
             packets += packet.size > 0
             for frame in packet.decode():
@@ -134,9 +136,23 @@ def frames_of(path: Path, size: tuple[int, int]) -> Iterator[np.ndarray]:
                 shape = shape or (frame.width, frame.height, frame.format.name)
                 if packet.is_corrupt or frame.is_corrupt or shape != (frame.width, frame.height, frame.format.name):
                     raise unreadable(path, "a frame is damaged")
+                end = max(end, (frame.time or 0.0) + float(frame.duration * frame.time_base))
                 yield np.ascontiguousarray(filtered(graph, frame).to_ndarray()[: size[0], : size[1]])
         if packets < max(stream.frames, 1):
             raise unreadable(path, f"it holds {packets} of {stream.frames} frames" if packets else "it has no frames")
+        lasts = lasting(container, stream)
+        # Three quarters of a frame: times in these files are whole milliseconds.
+        if not stream.frames and lasts - end > 0.75 / float(stream.average_rate or FEW) + 0.002:
+            raise unreadable(path, f"it should last {lasts:.3f} s, and its frames end at {end:.3f} s")
+
+
+def lasting(container: Any, stream: Any) -> float:
+    """Seconds that a stream lasts by what its file tells, 0 where it tells nothing: .mkv and .webm count no frames."""
+    tag = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""), re.ASCII)
+    if tag:
+        return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+    is_alone = len(container.streams) == 1
+    return (container.duration or 0) / 1e6 if is_alone else 0.0
 
 
 def read_comment(path: Path) -> str:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from vdit_cli.artifacts import unfinished
-from vdit_cli.artifacts.atomic import check_writable, readable, write_json
+from vdit_cli.artifacts.atomic import check_writable, readable, through_links, write_json
 from vdit_cli.artifacts.digest import content_digest, file_digest, path_digest
 from vdit_cli.artifacts.lock import LOCK, FolderLock
 from vdit_cli.artifacts.receipt import read_object, this_machine, versions
@@ -185,7 +185,7 @@ class RunDir:
 
     def __enter__(self) -> RunDir:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            through_links(self.path).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise readable(error, self.path) from error
         self.lock.take()

@@ -31,7 +31,7 @@ FOLDER_FPS = Fraction(24)
 """The rate of a folder of PNGs that another program wrote and that tells none."""
 MOST_REPEATS = 10_000
 """A WebP of equal frames is one picture without a time: it is taken at its word for so many frames."""
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 """What Pillow raises for damaged pictures."""
 Told = tuple[Fraction, tuple[int, int], Iterator[np.ndarray]]
 """A video that is read: frames a second, pixels down and across, the frames one at a time."""
@@ -135,8 +135,10 @@ def read_folder(path: Path) -> Told:
         raise EvditError(f"{path} holds no PNGs", where=str(path))
     with damage_told(files[0]), Image.open(files[0]) as first:
         size = (first.height, first.width)
-    told = told_rate(path)
-    return told[0] if told else FOLDER_FPS, size, folder_frames(files, size)
+    rate, count = told_rate(path) or (FOLDER_FPS, len(files))
+    if count != len(files):
+        raise unreadable(path, f"it holds {len(files)} of {count} frames")
+    return rate, size, folder_frames(files, size)
 
 
 def folder_frames(files: Sequence[Path], size: tuple[int, int]) -> Iterator[np.ndarray]:
@@ -183,7 +185,7 @@ def unreadable(path: Path, why: str) -> EvditError:
 
 def holds_only_frames(folder: Path) -> bool:
     """Whether everything in a folder is a numbered PNG; hidden files don't count."""
-    return all(is_frame(file) or file.name.startswith(".") for file in folder.iterdir())
+    return all(file.name.startswith(".") or (is_frame(file) and file.is_file()) for file in folder.iterdir())
 
 
 def is_frame(file: Path) -> bool:

@@ -123,14 +123,16 @@ def save_checkpoint(folder: Path, state: TrainingState, keep_last: int, ranks: R
             write_json(beside / "state.json", {**content, "sharded": sharded, "bytes": sizes})
     if ranks.is_first:
         for old in list_checkpoints(folder)[:-keep_last]:
-            shutil.rmtree(old)
+            if not old.is_symlink():  # what somebody keeps elsewhere is not ours to remove
+                shutil.rmtree(old)
     ranks.wait()
     return final
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoint folders below `folder`, oldest first; one that somebody copied to another name is none."""
-    return sorted(path for path in folder.glob("step-*") if path.is_dir() and NAME.fullmatch(path.name))
+    found = [path for path in folder.glob("step-*") if path.is_dir() and NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def load_checkpoint(path: Path, device: torch.device | str, like: Mapping[str, Tensor] | None = None) -> TrainingState:

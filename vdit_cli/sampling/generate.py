@@ -14,7 +14,7 @@ from vdit_cli.artifacts.video_file import check_encoder, rate_of
 from vdit_cli.backbones.base import Backbone, cut_of
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
-from vdit_cli.errors import EvditError, unknown_name
+from vdit_cli.errors import EvditError, Interrupted, unknown_name
 from vdit_cli.recipe import GenerateOptions
 from vdit_cli.sampling.announcement import cut_text, prompt_doubts, say_options, summary
 from vdit_cli.sampling.compiling import is_compiled
@@ -31,6 +31,7 @@ from vdit_cli.sampling.outputs import (
     named_place,
     open_run,
     waiting,
+    write_receipt,
 )
 from vdit_cli.sampling.plans import DENSE, bind_plan, check_kernel, find_plan, measured_costs
 from vdit_cli.sampling.prompts import collect_prompts
@@ -88,7 +89,12 @@ def generate(options: GenerateOptions, asked: Asked, progress: Progress) -> list
             progress.say(f"{len(clips) - len(left)} of {len(clips)} videos in {run.path} are done already")
         for name in lost(run, left):
             progress.say(f"{name} or its receipt is gone or damaged: it is made again")
-        Making(job, left, run, clock, progress).videos()
+        try:
+            Making(job, left, run, clock, progress).videos()
+        except Interrupted:
+            write_receipt(run, clips)
+            raise
+        write_receipt(run, clips)
         return [Made(clip.path, Receipt.read(clip.sidecar)) for clip in clips]
 
 

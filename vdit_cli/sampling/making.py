@@ -131,7 +131,7 @@ class Making:
         prompts = list(dict.fromkeys(clip.prompt for clip in self.clips))
         texts = [self.job.said(prompt) for prompt in prompts] + ([self.job.negative] if guided else [])
         states: list[TextStates] = []
-        with ExitStack() as stack, out_of_memory_told("read the prompts", ["--dtype bfloat16"]):
+        with ExitStack() as stack, out_of_memory_told("read the prompts", ["--device cpu"]):
             with self.clock.phase("load"):
                 stack.enter_context(backbone.resident("text"))
             self.progress.stage("reading the prompts", math.ceil(len(texts) / TEXT_CHUNK))
@@ -181,9 +181,10 @@ class Making:
                 frames = to_frames(job.backbone.decode_video(latents_CFhw[None]), job.backbone.dtype)
             self.progress.advance()
         told = metadata_of(clip, job.spec, job.backbone.name, job.plan) if job.options.metadata else {}
-        aside = step_aside(clip.path) if self.run is not None else None
-        if aside is not None:
-            self.progress.say(f"{clip.path} was a folder: it is now {aside}")
+        for place in (clip.path, clip.sidecar) if self.run is not None else ():
+            aside = step_aside(place)
+            if aside is not None:
+                self.progress.say(f"{place} was a folder: it is now {aside}")
         with replacing_together(clip.path, clip.sidecar, drop=is_frame) as (video, sidecar):
             with clock.phase("write"):
                 self.encode_or_keep(clip, video, frames, told)
@@ -218,7 +219,10 @@ class Making:
             raise EvditError(
                 f"{error.what}; the frames are kept as PNGs in {kept}",
                 where=error.where or str(clip.path),
-                next_steps=[*error.next_steps, "another kind of video: -o NAME.gif"],
+                next_steps=[
+                    *error.next_steps,
+                    f"another kind of video: -o NAME{'.gif' if clip.path.suffix == '.mp4' else '.mp4'}",
+                ],
                 exit_code=error.exit_code,
             ) from error
 

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import count
 from pathlib import Path
 
@@ -153,9 +154,13 @@ def free_name(path: Path) -> Path:
 
 
 def note_finished(run: RunDir, clip: Clip) -> None:
-    """Write into run.json that a clip and its receipt are on the disk, and add it to the run's own receipt."""
-    is_first = not run.manifest["outputs"]
-    whole = run.path / RECEIPT_FILE
-    made = replace(Receipt.read(clip.sidecar), asked=run.manifest["values"], output=None, output_sha256=None)
+    """Write into run.json that a clip and its receipt are on the disk."""
     run.add_output(clip.role, clip.path.name, clip.sidecar.name)
-    (made if is_first or not whole.exists() else Receipt.read(whole).joined(made)).write(whole)
+
+
+def write_receipt(run: RunDir, clips: Sequence[Clip]) -> None:
+    """Write the run's own receipt: those of its finished clips together."""
+    finished = [Receipt.read(clip.sidecar) for clip in clips if run.is_whole(clip.role)]
+    if finished:
+        asked = {"asked": run.manifest["values"], "output": None, "output_sha256": None}
+        replace(reduce(Receipt.joined, finished), **asked).write(run.path / RECEIPT_FILE)
