@@ -247,3 +247,16 @@ def test_options_without_effect_are_said():
     assert [line.partition(" has no effect: ")[0] for line in said] == [f"--set {each}" for each in idle]
     assert stage.idle_options(load(None, [*idle[:2], "distill_mlcd.guidance=kept"]).distill_mlcd) == []
     assert stage.idle_options(load(None, ["distill_mlcd.previews=0"]).distill_mlcd) == []
+
+
+def test_previews_need_an_encoder_before_anything_loads(made: tuple[Path, Path], tmp_path: Path, monkeypatch):
+    model, data = made
+
+    def missing(kind: str) -> None:
+        raise EvditError("mp4 files can't be written")
+
+    monkeypatch.setattr(stage, "check_encoder", missing)
+    options = load(None, (), {"distill_mlcd.model": str(model), "distill_mlcd.data": str(data)}).distill_mlcd
+    with pytest.raises(EvditError, match="mp4 files can't be written"):
+        stage.distill_mlcd(options, tmp_path / "run", Silent())
+    assert not (tmp_path / "run").exists()

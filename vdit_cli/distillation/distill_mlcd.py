@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.artifacts.sampler import Sampler
+from vdit_cli.artifacts.video_file import check_encoder
 from vdit_cli.attention.bind import Attend
 from vdit_cli.backbones.devices import pick_device
 from vdit_cli.data.facts import DataFacts
@@ -164,6 +165,8 @@ def idle_options(options: DistillMlcdOptions) -> list[str]:
 def check_options(options: DistillMlcdOptions) -> None:
     """Raise EvditError (2) for missing data, curricula whose lists differ, unknown kernels, and shards."""
     check_kernel(options.kernel)
+    if options.previews:
+        check_encoder(".mp4")
     if not options.data:
         raise EvditError(
             "there is no data to train on: --data names the folder of encoded clips (what makes one is not built yet)",
