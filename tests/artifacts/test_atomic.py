@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -108,6 +109,27 @@ def test_a_file_that_is_a_mount_point_gets_the_content(tmp_path: Path, monkeypat
     write_text(tmp_path / "a.txt", "new")
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "new"
     assert (tmp_path / "a.txt").stat().st_ino == before and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_mount_point_on_a_full_disk_keeps_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What was there is written back."""
+    write_text(tmp_path / "a.txt", "old")
+    real = shutil.copyfile
+
+    def full(source: Path, target: Path) -> None:
+        if target == tmp_path / "a.txt" and "new" in source.read_text(encoding="utf-8"):
+            target.write_text("ne", encoding="utf-8")
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        real(source, target)
+
+    def busy(source: Path, target: Path) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy", str(source), None, str(target))
+
+    monkeypatch.setattr(os, "replace", busy)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(EvditError, match="the disk is full: .*what stood there before is untouched"):
+        write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "old" and os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_what_belongs_together_takes_its_place_together(tmp_path: Path):

@@ -28,7 +28,8 @@ Loss = Callable[[Tensor], Tensor]
 def attend(request: pytest.FixtureRequest) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Tile attention by each kernel of ours that this machine has; alone a full mask by sdpa is torch's own."""
     kernel, mask = request.param
-    return lambda q, k, v: tile_attention(q, k, v, mask, GRID, kernel)
+    device = "cuda" if kernel == "triton" and torch.cuda.is_available() else "cpu"
+    return lambda *qkv: tile_attention(*(x.to(device) for x in qkv), mask, GRID, kernel).cpu()
 
 
 @pytest.mark.parametrize("loss", [Tensor.sum, lambda out: out.square().sum()], ids=["linear", "square"])

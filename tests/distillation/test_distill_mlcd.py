@@ -46,6 +46,20 @@ def student(made: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
     return run
 
 
+class _StopsAt(Silent):
+    """Ctrl-C after so many iterations."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.left = count
+
+    def advance(self, note: str = "") -> None:
+        self.left -= 1
+
+    def should_stop(self) -> bool:
+        return self.left <= 1
+
+
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / WEIGHTS)
 
@@ -197,6 +211,30 @@ def test_a_collapse_stops_with_the_last_good_checkpoint(made: tuple[Path, Path],
     assert names == ["collapsed-000004", "step-000002"]
     run = RunDir.open(tmp_path / "run")
     assert run.state() == "failed" and "collapsed" in run.manifest["failure"]
+    with pytest.raises(EvditError, match="collapsed at iteration 4: motion is 0"):
+        distill_small(*made, tmp_path / "run", previews=1)
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["collapsed-000004", "collapsed-000004-2", "step-000002"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"iterations": 1}, "has 2 of 1 iterations: with other values nothing would be left to train"),
+        ({"iterations": 2}, "has 2 of 2 iterations"),
+        ({"lora_rank": 4}, "it holds other parameters"),
+        ({"target": "average"}, "it holds other parameters"),
+    ],
+)
+def test_other_values_that_a_checkpoint_does_not_go_on_to(made, tmp_path: Path, monkeypatch, changes: dict, told: str):
+    """`--allow-changed` is refused, and run.json is as it was: the first command still goes on."""
+    with pytest.raises(Interrupted):
+        distill_small(*made, tmp_path / "run", _StopsAt(2))
+    before = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    with pytest.raises(EvditError, match=told) as error:
+        distill_small(*made, tmp_path / "run", allow_changed=True, **changes)
+    assert error.value.exit_code == 2
+    assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["values"] == before["values"]
 
 
 def test_a_loss_that_is_not_finite_stops(made: tuple[Path, Path], tmp_path: Path):

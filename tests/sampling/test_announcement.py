@@ -179,7 +179,7 @@ def test_analyze_says_it_too(evdit, models: tuple[str, str], tmp_path: Path):
             "--negative red has no effect: guidance 1 asks for no negative prompt",
         ),
         (["--negative", LONG], "of the negative prompt tiny reads 24 of 85 tokens and leaves out the last 61 words, "),
-        (["--batch", "4"], "--batch 4 has no effect: it is more than the videos to make, 1"),
+        (["--batch", "4"], "--batch 4 has no effect: there is one video to make"),
         (["--allow-other-weights"], "--allow-other-weights has no effect: masks none were searched on no weights"),
         (["--vae-tiling"], "--vae-tiling has no effect: the video fits in one tile"),
     ],

@@ -275,7 +275,7 @@ BAD_PLACES = {
     "/proc/x.mp4": "/proc is no folder that you may write to",
     "x" * 252 + ".mp4": "File name too long",
     "x" * 251 + ".mp4": "File name too long",  # its receipt is a letter longer
-    "taken.mp4": "taken.json is a folder",
+    "taken.mp4": "taken.json is no receipt of a video",
 }
 
 
@@ -321,3 +321,66 @@ def test_a_second_interrupt_while_two_are_put_in_place(backbone, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         _make(tmp_path / "out.mp4", "1")
     assert Receipt.read(tmp_path / "out.json").output_sha256 == path_digest(tmp_path / "out.mp4")
+
+
+def test_a_file_that_another_made_meanwhile_is_not_written_over(backbone, tmp_path, monkeypatch):
+    """Two commands with one place, neither with --overwrite: both videos are there, and where is said."""
+    real = backbone.decode_video
+
+    def meanwhile(latents):
+        (tmp_path / "out.mp4").write_bytes(b"theirs")
+        (tmp_path / "out-2.json").write_bytes(b"theirs too")
+        return real(latents)
+
+    monkeypatch.setattr(backbone, "decode_video", meanwhile)
+    progress = Silent()
+    (made,) = _make(tmp_path / "out.mp4", "1", progress=progress)
+    assert made.path == tmp_path / "out-3.mp4" and read_metadata(made.path)["prompt"] == "1"
+    assert Receipt.read(tmp_path / "out-3.json") == made.receipt
+    assert (tmp_path / "out.mp4").read_bytes() == b"theirs"
+    assert (tmp_path / "out-2.json").read_bytes() == b"theirs too"
+    assert any("out.mp4 exists, made by another" in line and "out-3.mp4" in line for line in progress.lines)
+
+
+def test_a_place_that_refuses_in_the_end(backbone, tmp_path, monkeypatch):
+    """Another user's file in a sticky folder: what was computed is kept where it can be, and the error says where."""
+    (tmp_path / "out.mp4").write_bytes(b"theirs")
+    real = os.replace
+
+    def sticky(source, target):
+        if Path(target) == tmp_path / "out.mp4":
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(source), None, str(target))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", sticky)
+    monkeypatch.setattr(making.tempfile, "mkdtemp", lambda prefix: str(tmp_path / "kept"))
+    with pytest.raises(EvditError, match="out.mp4 can't be written: Operation not permitted") as told:
+        _make(tmp_path / "out.mp4", "1", overwrite=True)
+    assert told.value.exit_code == FAILED and told.value.next_steps[0] == f"{tmp_path}/kept/out.mp4 holds the video"
+    assert (tmp_path / "out.mp4").read_bytes() == b"theirs" and not (tmp_path / "out.json").exists()
+    assert read_metadata(tmp_path / "kept" / "out.mp4")["prompt"] == "1"
+
+
+@pytest.mark.parametrize("name", ["run.json", "package.json"])
+def test_a_neighbour_that_is_no_receipt_is_never_replaced(backbone, tmp_path, name):
+    """`-o run.mp4` in a run, with --overwrite too; and nothing advises it."""
+    (tmp_path / name).write_text('{"name": "mine"}', encoding="utf-8")
+    for overwrite in (False, True):
+        with pytest.raises(EvditError, match=f"{name} is no receipt of a video") as told:
+            _make(tmp_path / Path(name).with_suffix(".mp4"), "1", overwrite=overwrite)
+        assert told.value.exit_code == USAGE and told.value.next_steps == ("another name",)
+    assert (tmp_path / name).read_text(encoding="utf-8") == '{"name": "mine"}' and backbone.loads == []
+
+
+def test_the_same_command_goes_on_after_midnight(backbone, tmp_path, monkeypatch):
+    """A run without -o that has not ended is found under its older date; a finished one is left as it is."""
+    monkeypatch.chdir(tmp_path)
+    asked = Asked(("1", "2"), None, None, False)
+    with pytest.raises(Interrupted):
+        generate(GenerateOptions(), asked, _StopAt(lambda: bool(list(tmp_path.glob("runs/*/*.mp4")))))
+    (run,) = Path("runs").iterdir()
+    yesterday = run.rename(run.with_name("2020-01-01" + run.name[10:]))
+    made = generate(GenerateOptions(), asked, Silent())
+    assert {each.path.parent for each in made} == {yesterday} and len(list(Path("runs").iterdir())) == 1
+    made = generate(GenerateOptions(), asked, Silent())
+    assert {each.path.parent for each in made} == {run}

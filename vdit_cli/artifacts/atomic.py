@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def replacing_together(*paths: Path | str, drop: Callable[[Path], bool] | None =
     try:
         for place in places:
             place.parent.mkdir(parents=True, exist_ok=True)
-            besides.append(beside_of(place))
+            besides.append(beside_of(place, inside=drop is not None and place.is_dir()))
             note(besides[-1], place)
         yield tuple(besides)
         for beside in besides:
@@ -79,15 +80,16 @@ def write_json(path: Path | str, content: Any) -> None:
 def check_writable(path: Path, where: str | None = None) -> None:
     """Raise EvditError (exit 2) where `path` could not be written: asked before the work that makes it.
 
-    A file without a name is opened in the nearest folder that is there, which a folder such as /proc refuses though
-    its permissions allow it.
+    A file without a name is opened in the folder itself, or else in the nearest one above that is there; a folder such
+    as /proc refuses that though its permissions allow it.
     """
     try:
         path.lstat()
     except OSError as error:
         if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
             raise EvditError(f"{path} can't be written: {error.strerror}", where=where) from error
-    parent = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
+    place = through_links(path).absolute()
+    parent = place if place.is_dir() else next(folder for folder in place.parents if folder.exists())
     try:
         with tempfile.TemporaryFile(dir=parent):
             pass
@@ -96,18 +98,24 @@ def check_writable(path: Path, where: str | None = None) -> None:
         raise EvditError(f"{path} can't be written: {why}", where=where, next_steps=["another place"]) from error
 
 
+def free_name(path: Path) -> Path:
+    """`path`, or with -2, -3, ... behind its stem where something is there."""
+    names = (path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(1))
+    return next(name for name in names if not os.path.lexists(name))
+
+
 def through_links(path: Path) -> Path:
     """Where a path leads that is a link; another one as it is."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
-def beside_of(place: Path) -> Path:
-    """A new name on the same disk for what is to stand at `place`; a suffix that decides the format is kept.
+def beside_of(place: Path, inside: bool = False) -> Path:
+    """A new name beside `place` for what is to stand there, or in it: that is on the same disk, be it a mount point.
 
-    It is beside `place`, or inside where that is a mount point.
+    A suffix that decides the format is kept.
     """
     suffix = place.suffix if len(place.suffix) < 16 and place.suffix != ASIDE else ""
-    folder = place if place.is_dir() and os.path.ismount(place) else place.parent
+    folder = place if inside else place.parent
     return folder.absolute() / f"{TEMPORARY}{secrets.token_hex(4)}{suffix}"
 
 
@@ -140,8 +148,23 @@ def put_in_place(beside: Path, place: Path, drop: Callable[[Path], bool] | None 
     except OSError as error:
         if error.errno != errno.EBUSY or beside.is_dir():
             raise
-        shutil.copyfile(beside, place)  # a file that is a mount point keeps its name: only its content can change
-        sync(place)
+        write_over(beside, place)
+
+
+def write_over(beside: Path, place: Path) -> None:
+    """Give a file that is a mount point the content of another, or its own again where that fails."""
+    old = beside.with_name(f"{TEMPORARY}{secrets.token_hex(4)}")
+    note(old, place)
+    try:
+        shutil.copyfile(place, old)
+        try:
+            shutil.copyfile(beside, place)
+            sync(place)
+        except OSError:
+            shutil.copyfile(old, place)
+            raise
+    finally:
+        remove(old)
 
 
 def swap(beside: Path, place: Path) -> None:

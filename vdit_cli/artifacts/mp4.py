@@ -163,7 +163,9 @@ def read_comment(path: Path) -> str:
 def read_tags(path: Path) -> dict[str, str]:
     """The container's tags by name. Raises EvditError for a damaged file."""
     with reading(path) as (_, container, _):
-        return dict(container.metadata)
+        told = dict(container.metadata)
+    # From PyAV 19 on, bytes that are not UTF-8 come as lone surrogates.
+    return {key: text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for key, text in told.items()}
 
 
 @contextmanager
@@ -175,12 +177,17 @@ def reading(path: Path) -> Iterator[tuple[Any, Any, Any]]:
         raise unreadable(path, "it names another file to read")
 
     try:
-        with path.open("rb") as file, av.open(file, metadata_errors="replace", io_open=refuse) as container:
+        with path.open("rb") as file, av.open(file, io_open=refuse, **odd_tags(av)) as container:
             if not container.streams.video or container.streams.video[0].codec_context is None:
                 raise unreadable(path, "it holds no pictures that ffmpeg can decode")
             yield av, container, container.streams.video[0]
     except (av.FFmpegError, ValueError, OSError) as error:
         raise unreadable(path, reason(error)) from error
+
+
+def odd_tags(av: Any) -> dict[str, str]:
+    """How a tag is taken that is not UTF-8: PyAV refuses the file up to version 18, and from 19 on it is not asked."""
+    return {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 def filters(av: Any, frame: Any, chain: tuple[tuple[str, str], ...]) -> Any:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -19,9 +20,9 @@ from vdit_cli.artifacts import unfinished
 from vdit_cli.artifacts.atomic import check_writable, readable, through_links, write_json
 from vdit_cli.artifacts.digest import content_digest, file_digest, path_digest
 from vdit_cli.artifacts.lock import LOCK, FolderLock
-from vdit_cli.artifacts.receipt import read_object, this_machine, versions
+from vdit_cli.artifacts.receipt import kept, read_object, this_machine, versions
 from vdit_cli.artifacts.run_card import CARD, is_own_card, write_card
-from vdit_cli.errors import EvditError, Interrupted
+from vdit_cli.errors import USAGE, EvditError, Interrupted
 
 SCHEMA = "evdit.run/1"
 RUN_FILE = "run.json"
@@ -79,6 +80,8 @@ class RunDir:
         self.manifest = manifest
         self.lock = FolderLock(path)
         self.waits = False
+        self.before: dict[str, Any] | None = None
+        """What run.json said before `--allow-changed` insisted on other values."""
 
     @classmethod
     def create(cls, path: Path | str, request: Request) -> RunDir:
@@ -100,10 +103,14 @@ class RunDir:
             raise EvditError(
                 f"{path} is no run: it has no run.json", where=str(path), next_steps=["a folder made by evdit"]
             )
-        manifest = read_object(path / RUN_FILE, SCHEMA)
+        file, steps = path / RUN_FILE, ["a new folder with -o  (what this one holds stays)"]
+        try:
+            manifest = read_object(file, SCHEMA)
+        except EvditError as error:
+            raise EvditError(error.what, where=error.where, next_steps=steps) from error
         missing = NEEDED - manifest.keys()
         if missing:
-            raise EvditError(f"{path / RUN_FILE} lacks {', '.join(sorted(missing))}", where=str(path / RUN_FILE))
+            raise EvditError(f"{file} lacks {', '.join(sorted(missing))}", where=str(file), next_steps=steps)
         return cls(path, manifest)
 
     @classmethod
@@ -141,6 +148,7 @@ class RunDir:
                 where=f"{run.path / RUN_FILE}",
                 next_steps=["a new folder with -o", *(["--allow-changed"] if may_insist else []), *otherwise],
             )
+        run.before = dict(run.manifest) if contents(run.path) else None
         run.manifest = {**asked, **{key: run.manifest[key] for key in ("outputs", REPLACES) if key in run.manifest}}
         return run
 
@@ -154,19 +162,25 @@ class RunDir:
     ) -> RunDir:
         """Create the run at `path`, or resume it if it is there.
 
-        Without a path: `runs/<date>-<command>-<model>`, with -2, -3, ... where that was made by another recipe.
+        Without a path: the run of today, or one of an earlier day that has not ended, if it was asked for the same;
+        else `runs/<date>-<command>-<model>`, with -2, -3, ... where that is taken.
         """
         if path is not None:
             made = (Path(path) / RUN_FILE).exists()
             return cls.resume(path, request, allow_changed, otherwise) if made else cls.create(path, request)
-        base, number = default_path(request), 1
-        while True:
-            tried = base if number == 1 else base.with_name(f"{base.name}-{number}")
-            if not tried.exists() or (tried.is_dir() and not contents(tried) and not (tried / RUN_FILE).exists()):
-                return cls.create(tried, request)
-            if (tried / RUN_FILE).exists() and not cls.open(tried).differences(request.manifest()):
-                return cls.resume(tried, request)
-            number += 1
+        today, key = default_path(request), request.manifest()["key"]
+        alike = re.compile(r"\d{4}-\d\d-\d\d" + re.escape(today.name[10:]) + r"(-\d+)?")
+        folders = sorted(today.parent.iterdir(), reverse=True) if today.parent.is_dir() else []
+        for folder in folders:
+            known: dict[str, Any] | None = (
+                kept(folder / RUN_FILE, SCHEMA, dict) if alike.fullmatch(folder.name) else None
+            )
+            is_todays = folder.name.startswith(today.name[:10])
+            if known and known.get("key") == key and (is_todays or known.get("state") != DONE):
+                return cls.resume(folder, request)
+        names = (today if number == 1 else today.with_name(f"{today.name}-{number}") for number in count(1))
+        is_free = lambda place: not (place / RUN_FILE).exists() and (not place.exists() or not contents(place))  # noqa: E731
+        return cls.create(next(filter(is_free, names)), request)
 
     @classmethod
     def anew(cls, path: Path | str, request: Request) -> RunDir:
@@ -202,6 +216,10 @@ class RunDir:
     ) -> None:
         try:
             if self.waits:
+                return
+            if self.before is not None and isinstance(error, EvditError) and error.exit_code == USAGE:
+                self.manifest = self.before  # the other values were refused
+                self.save()
                 return
             if error is None:
                 self.remove_replaced()

@@ -16,7 +16,7 @@ import numpy as np
 
 from vdit_cli.artifacts import mp4, stills
 from vdit_cli.artifacts.atomic import check_writable, replacing_together
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, quoted
 from vdit_cli.knobs import FASTEST, SLOWEST, to_fraction
 
 WRITTEN = (".mp4", ".gif", ".webp")
@@ -131,11 +131,15 @@ def check_output(path: Path | str, overwrite: bool = False) -> None:
     check_writable(path, where=told)
     if path.is_dir() and not is_folder:
         raise EvditError(
-            f"{path} is a folder: a {path.suffix} is a file", where=told, next_steps=[f"-o {path}/video.mp4"]
+            f"{path} is a folder: a {path.suffix} is a file",
+            where=told,
+            next_steps=[f"-o {quoted(path / 'video.mp4')}"],
         )
     if path.is_file() and is_folder:
         raise EvditError(
-            f"{path} is a file: without a suffix a folder of PNGs is made", where=told, next_steps=[f"-o {path}.mp4"]
+            f"{path} is a file: without a suffix a folder of PNGs is made",
+            where=told,
+            next_steps=[f"-o {quoted(Path(f'{path}.mp4'))}"],
         )
     if path.is_dir() and not stills.holds_only_frames(path):
         raise EvditError(f"{path} holds other files than frames", where=told, next_steps=["an empty or new folder"])
@@ -166,5 +170,5 @@ def unknown_suffix(path: Path, known: tuple[str, ...]) -> EvditError:
     return EvditError(
         f"{path.name} is no known kind of video: it must end in {', '.join(known)}, or be a folder of PNGs",
         where=str(path),
-        next_steps=[str(path.with_suffix(".mp4"))],
+        next_steps=[quoted(path.with_suffix(".mp4"))],
     )

@@ -120,7 +120,8 @@ def _efficient_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[T
 def _efficient_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, kept: Kept
 ) -> tuple[Tensor, Tensor, Tensor]:
-    padded = torch.nn.functional.pad(lse, (0, -lse.shape[2] % 32), value=float("inf"))
+    # Its kernel wants whole rows of 32; a cut of a longer lse may be neither padded nor aligned.
+    padded = torch.nn.functional.pad(lse, (0, -lse.shape[2] % 32), value=float("inf")).contiguous()
     dq, dk, dv, _ = aten._scaled_dot_product_efficient_attention_backward(
         grad, q, k, v, None, out, padded, *kept, 0.0, [True, True, True, False], False, scale=scale
     )

@@ -23,6 +23,7 @@ from torch import Tensor
 from vdit_cli.artifacts.atomic import replacing, write_json
 from vdit_cli.backbones.open_sora_plan.loading import write_tensors
 from vdit_cli.distillation.sharded_state import read_shares, write_shares
+from vdit_cli.errors import EvditError
 from vdit_cli.parallel.groups import ALONE, Ranks
 from vdit_cli.parallel.sharding import is_sharded
 
@@ -133,6 +134,18 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoint folders below `folder`, oldest first; one that somebody copied to another name is none."""
     found = [path for path in folder.glob("step-*") if path.is_dir() and NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def check_goes_on(folder: Path, iterations: int) -> None:
+    """Raise EvditError (2) where the newest checkpoint in `folder` leaves nothing to do with the values insisted on."""
+    found = list_checkpoints(folder)
+    done = int(found[-1].name.removeprefix("step-")) if found else 0
+    if done >= iterations:
+        raise EvditError(
+            f"{found[-1]} has {done} of {iterations} iterations: with other values nothing would be left to train",
+            where="--allow-changed",
+            next_steps=["more iterations", "a new folder with -o"],
+        )
 
 
 def load_checkpoint(path: Path, device: torch.device | str, like: Mapping[str, Tensor] | None = None) -> TrainingState:

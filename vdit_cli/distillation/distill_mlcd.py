@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from vdit_cli.artifacts.atomic import free_name
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.artifacts.sampler import Sampler
@@ -21,6 +22,7 @@ from vdit_cli.data.facts import DataFacts
 from vdit_cli.data.shards import INDEX, Clips, open_data
 from vdit_cli.diffusion.milestones import Milestones
 from vdit_cli.diffusion.schedules import NoiseSchedule
+from vdit_cli.distillation.checkpoints import check_goes_on
 from vdit_cli.distillation.fitting import autocast, recompute_blocks
 from vdit_cli.distillation.mlcd_card import student_card
 from vdit_cli.distillation.mlcd_lesson import HeldClips, Lesson
@@ -253,6 +255,8 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
         clips = HeldClips(job.clips, job.device)
     for steps in job.counts:
         folder = run.path if len(job.counts) == 1 else run.path / f"steps-{steps}"
+        if run.before is not None and steps == job.counts[-1]:
+            check_goes_on(folder / "checkpoints", options.iterations)
         _student(job, clips, steps, folder, clock, progress)
         role = "transformer" if steps == job.counts[-1] else f"transformer-{steps}"
         run.add_output(role, (folder / STUDENT).relative_to(run.path).as_posix())
@@ -322,7 +326,7 @@ def _watch(
     why = collapse_of(look, previews.noted()[0], teacher, job.options.collapse_factor)
     if why is not None:
         if saved.is_dir():
-            saved.rename(saved.with_name(f"collapsed-{iteration:06d}"))
+            saved.rename(free_name(saved.with_name(f"collapsed-{iteration:06d}")))
         raise EvditError(
             f"{label} collapsed at iteration {iteration}: {why}; the last good checkpoint is kept",
             where=str(previews.folder),

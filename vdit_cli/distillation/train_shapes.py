@@ -19,6 +19,7 @@ from vdit_cli.backbones.devices import pick_device
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.data.shapes_prompts import LONGEST_CAPTION
 from vdit_cli.diffusion.schedules import NoiseSchedule
+from vdit_cli.distillation.checkpoints import check_goes_on
 from vdit_cli.distillation.shapes_folder import (
     SCHEDULER_CONFIG,
     build_tokenizer,
@@ -112,6 +113,8 @@ def check_options(options: TrainShapesOptions) -> None:
 def _train(options: TrainShapesOptions, run: RunDir, device: torch.device, progress: Progress) -> dict[str, float]:
     """All parts in order, each skipped where it is finished, then the pipeline folder; the seconds of each part."""
     folder = run.path
+    if run.before is not None:
+        check_goes_on(folder / "transformer" / "checkpoints", options.transformer.iterations)
     _prefer_speed(device)
     compiled = device.type == "cuda"
     vae, vae_facts = _finished_vae(options, run, device, compiled, progress)

@@ -18,7 +18,7 @@ from vdit_cli.distillation.checkpoints import TrainingState, newest_checkpoint, 
 from vdit_cli.distillation.metrics import Metrics
 from vdit_cli.distillation.optimisers import Optimisers, learning_rate_share, update_average
 from vdit_cli.distillation.samples import LossTerms, Samples, SplitLoss, WholeLoss, parts_of, split_loss
-from vdit_cli.errors import Interrupted
+from vdit_cli.errors import EvditError, Interrupted
 from vdit_cli.parallel.groups import ALONE, Ranks
 from vdit_cli.parallel.sharding import is_sharded, placed_like, whole
 from vdit_cli.recipe import RankedTrainingOptions, TrainingOptions
@@ -65,7 +65,7 @@ def train(
     if not is_sharded(named.values()):
         ranks.spread(named.values())
     average = {name: parameter.detach().float().clone() for name, parameter in named.items()}
-    start, seconds = _resume(named, average, optimisers, folder, device, progress, ranks)
+    start, seconds = _resume(named, average, optimisers, folder, options.iterations, device, progress, ranks)
     metrics = Metrics(folder, start, ranked.tensorboard, ranks)
     progress.stage(label, options.iterations - start)
     clock = time.perf_counter()
@@ -119,6 +119,7 @@ def _resume(
     average: dict[str, Tensor],
     optimisers: Optimisers,
     folder: Path,
+    iterations: int,
     device: torch.device,
     progress: Progress,
     ranks: Ranks,
@@ -135,10 +136,16 @@ def _resume(
         progress.say(line)
     if state is None:
         return 0, 0.0
+    if state.iteration > iterations:
+        raise _of_other_values(folder, f"it is at iteration {state.iteration}, and {iterations} are asked for")
     for saved, held in ((state.model, named), (state.average, average)):
         if saved.keys() != held.keys():
-            raise ValueError(f"parameters differ from the saved ones: {sorted(saved.keys() ^ held.keys())[:3]}")
+            only = sorted(saved.keys() ^ held.keys())[0]
+            raise _of_other_values(folder, f"it holds other parameters ({only} is in one of the two only)")
         for name, tensor in held.items():
+            if saved[name].shape != tensor.shape:
+                sizes = f"{list(saved[name].shape)}, not {list(tensor.shape)}"
+                raise _of_other_values(folder, f"its {name} is {sizes}")
             tensor.copy_(placed_like(saved[name], tensor))
     for optimiser, content, parameters in zip(optimisers.stepped, state.optimisers, moved, strict=True):
         for index, values in content["state"].items():
@@ -147,6 +154,15 @@ def _resume(
                     values[slot] = placed_like(value, parameters[index])
         optimiser.load_state_dict(content)
     return state.iteration, state.seconds
+
+
+def _of_other_values(folder: Path, why: str) -> EvditError:
+    """The error for a checkpoint that the values asked for do not go on from."""
+    return EvditError(
+        f"the checkpoint in {folder} does not fit what is asked for: {why}",
+        where=str(folder / "checkpoints"),
+        next_steps=["the values that the run was begun with", "a new folder with -o"],
+    )
 
 
 def _step(

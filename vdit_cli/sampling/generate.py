@@ -75,8 +75,8 @@ def generate(options: GenerateOptions, asked: Asked, progress: Progress) -> list
         check_file(clip, asked.overwrite)
         with clock.phase("load"):
             job = prepare(options, prompts, progress)
-        Making(job, [clip], None, clock, progress).videos()
-        return [Made(clip.path, Receipt.read(clip.sidecar))]
+        finished = Making(job, [clip], None, asked.overwrite, clock, progress).videos()
+        return [Made(clip.path, Receipt.read(clip.sidecar)) for clip in finished]
     if out is not None:
         check_folder(out, asked.overwrite)
     check_encoder(".mp4")
@@ -90,7 +90,7 @@ def generate(options: GenerateOptions, asked: Asked, progress: Progress) -> list
         for name in lost(run, left):
             progress.say(f"{name} or its receipt is gone or damaged: it is made again")
         try:
-            Making(job, left, run, clock, progress).videos()
+            Making(job, left, run, True, clock, progress).videos()
         except Interrupted:
             write_receipt(run, clips)
             raise
@@ -190,8 +190,8 @@ def idle_options(options: GenerateOptions, backbone: Backbone, spec: SampleSpec,
         own: Sampler | None = getattr(backbone, "sampler", None)
         cause = ": this student has it distilled in" if own is not None and own.guidance == spec.guidance else ""
         found["negative"] = f"guidance {spec.guidance:g} asks for no negative prompt{cause}"
-    if options.batch > (videos := prompts * options.num):
-        found["batch"] = f"it is more than the videos to make, {videos}"
+    if options.batch > prompts * options.num == 1:
+        found["batch"] = "there is one video to make"
     if options.allow_other_weights and (options.masks == DENSE or not Path(options.masks).exists()):
         found["allow_other_weights"] = f"masks {options.masks} were searched on no weights"
     size = (1, spec.video_frames, spec.height, spec.width)

@@ -6,6 +6,7 @@ Letters: B batch, C channels, F latent frames, L text tokens, T pixel frames, H,
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -17,20 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vdit_cli.artifacts.atomic import replacing_together
+from vdit_cli.artifacts.atomic import free_name, replacing_together
 from vdit_cli.artifacts.digest import path_digest
-from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.artifacts.stills import is_frame
 from vdit_cli.artifacts.video_file import encode, kind_of, write_video
 from vdit_cli.attention.bind import Attend
 from vdit_cli.attention.costs import CostTable
 from vdit_cli.backbones.base import Backbone, TextStates, as_read, make_fast
-from vdit_cli.errors import FAILED, EvditError, Interrupted
+from vdit_cli.errors import FAILED, USAGE, EvditError, Interrupted, quoted
 from vdit_cli.knobs import as_json
 from vdit_cli.recipe import GenerateOptions
 from vdit_cli.sampling.noise import generators_for
-from vdit_cli.sampling.outputs import Clip, free_name, note_finished, step_aside
+from vdit_cli.sampling.outputs import Clip, beside_taken, check_file, note_finished, step_aside
 from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
 from vdit_cli.sampling.sample import SampleSpec, padded, sample
 from vdit_cli.sampling.sidecar import metadata_of, receipt_of
@@ -87,19 +87,24 @@ class Making:
         job: Job,
         clips: Sequence[Clip],
         run: RunDir | None,
+        overwrite: bool,
         clock: Stopwatch,
         progress: Progress,
     ) -> None:
         self.job = job
         self.clips = list(clips)
         self.run = run
+        self.overwrite = overwrite
         self.clock = clock
         self.progress = progress
-        self.made: list[Receipt] = []
+        self.finished: list[Clip] = []
         self.memory = PeakMemory(job.backbone.device)
 
-    def videos(self) -> list[Receipt]:
-        """Make every clip; the receipts in order. Raises Interrupted, saying how many are finished."""
+    def videos(self) -> list[Clip]:
+        """Make every clip; returns them in order, with the places that they have now.
+
+        Raises Interrupted, saying how many are finished.
+        """
         if not self.clips:
             return []
         batch = self.job.options.batch
@@ -112,17 +117,17 @@ class Making:
                 for clip, latents_CFhw in zip(clips, latents, strict=True):
                     self.write(clip, latents_CFhw, attends, {"denoise": seconds / len(clips)})
                 self.stop_here_if_asked()
-        return self.made
+        return self.finished
 
     def stop_here_if_asked(self) -> None:
         """Raise Interrupted where the person asked to stop and clips are left."""
-        if self.progress.should_stop() and len(self.made) < len(self.clips):
+        if self.progress.should_stop() and len(self.finished) < len(self.clips):
             raise self.interrupted("stopped")
 
     def interrupted(self, what: str) -> Interrupted:
         """What is finished, and that the same command goes on."""
-        left = len(self.clips) - len(self.made)
-        kept = f"{len(self.made)} videos are finished, {left} are left" if self.run else "nothing was written"
+        left = len(self.clips) - len(self.finished)
+        kept = f"{len(self.finished)} videos are finished, {left} are left" if self.run else "nothing was written"
         return Interrupted(f"{what}: {kept}", next_steps=["the same command again"])
 
     def encode(self) -> tuple[dict[str, TextStates], TextStates | None]:
@@ -149,7 +154,7 @@ class Making:
     ) -> tuple[tuple[Attend, ...], Tensor, float]:
         """Each layer's bound attention, the latents (B, C, F, h, w) of a batch of clips, and the seconds they took."""
         job, clock = self.job, Stopwatch()
-        first = len(self.made) + 1
+        first = len(self.finished) + 1
         which = f" {first}-{first + len(clips) - 1} of {len(self.clips)}" if len(self.clips) > 1 else ""
         less = ["--offload model", "--offload block", "fewer --frames", "--set generate.batch=1"]
         with ExitStack() as stack, out_of_memory_told("denoise", less):
@@ -180,15 +185,56 @@ class Making:
             with clock.phase("decode"):
                 frames = to_frames(job.backbone.decode_video(latents_CFhw[None]), job.backbone.dtype)
             self.progress.advance()
-        told = metadata_of(clip, job.spec, job.backbone.name, job.plan) if job.options.metadata else {}
-        for place in (clip.path, clip.sidecar) if self.run is not None else ():
+        clip = self.with_free_place(clip)
+        try:
+            self.put_in_place(clip, frames, attends, batch_seconds, clock)
+        except EvditError as error:
+            if error.exit_code != USAGE:
+                raise
+            # The place was asked before the work, and refuses now.
+            kept = Path(tempfile.mkdtemp(prefix="evdit-")) / clip.path.name
+            write_video(kept, frames, job.fps, self.told(clip))
+            steps = [f"{quoted(kept)} holds the video", *error.next_steps]
+            raise EvditError(error.what, where=error.where, next_steps=steps, exit_code=FAILED) from error
+        self.finished.append(clip)
+        if self.run is not None:
+            note_finished(self.run, clip)
+
+    def with_free_place(self, clip: Clip) -> Clip:
+        """The clip with a place that nothing stands in which is not ours to replace; what was done for it is said."""
+        if self.run is None:
+            try:
+                check_file(clip, self.overwrite)
+            except EvditError as error:
+                free = beside_taken(clip)
+                self.progress.say(f"warning: {error.what}, made by another while this was computed: see {free.path}")
+                return free
+            return clip
+        for place in (clip.path, clip.sidecar):
             aside = step_aside(place)
             if aside is not None:
                 self.progress.say(f"{place} was a folder: it is now {aside}")
+        return clip
+
+    def told(self, clip: Clip) -> dict[str, str]:
+        """What the file of a clip says of itself."""
+        job = self.job
+        return metadata_of(clip, job.spec, job.backbone.name, job.plan) if job.options.metadata else {}
+
+    def put_in_place(
+        self,
+        clip: Clip,
+        frames: np.ndarray,
+        attends: tuple[Attend, ...],
+        batch_seconds: dict[str, float],
+        clock: Stopwatch,
+    ) -> None:
+        """Write video and receipt, which take their places together."""
+        job = self.job
         with replacing_together(clip.path, clip.sidecar, drop=is_frame) as (video, sidecar):
             with clock.phase("write"):
-                self.encode_or_keep(clip, video, frames, told)
-            receipt = receipt_of(
+                self.encode_or_keep(clip, video, frames, self.told(clip))
+            receipt_of(
                 clip=clip,
                 values=job.values,
                 backbone=job.backbone,
@@ -203,11 +249,7 @@ class Making:
                 seconds={**self.clock.seconds, **batch_seconds, **clock.seconds},
                 peak_bytes=self.memory.read(),
                 output_sha256=path_digest(video),
-            )
-            receipt.write(sidecar)
-        self.made.append(receipt)
-        if self.run is not None:
-            note_finished(self.run, clip)
+            ).write(sidecar)
 
     def encode_or_keep(self, clip: Clip, video: Path, frames: np.ndarray, told: Mapping[str, str]) -> None:
         """Encode a video to `video`; where that fails, keep what was computed as a folder of PNGs and raise."""

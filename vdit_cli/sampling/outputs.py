@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import count
 from pathlib import Path
+from typing import Any
 
-from vdit_cli.artifacts.atomic import check_writable
-from vdit_cli.artifacts.receipt import Receipt
+from vdit_cli.artifacts.atomic import check_writable, free_name
+from vdit_cli.artifacts.receipt import SCHEMA, Receipt, kept
 from vdit_cli.artifacts.run_dir import RUN_FILE, Request, RunDir, contents
 from vdit_cli.artifacts.video_file import WRITTEN, check_output
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, quoted
 
 COMMAND = "generate"
 RECEIPT_FILE = "receipt.json"
@@ -52,7 +53,7 @@ def is_single(out: Path, prompts: Sequence[str], num: int, from_file: bool) -> b
         raise EvditError(
             f"{several} don't fit into the file {out}: {rule}",
             where=f"-o {out}",
-            next_steps=([f'"{" ".join(prompts)}"'] if by_words else []) + [f"-o {out.with_suffix('')}"],
+            next_steps=([quoted(" ".join(prompts))] if by_words else []) + [f"-o {quoted(out.with_suffix(''))}"],
         )
     return False
 
@@ -79,14 +80,26 @@ def check_file(clip: Clip, overwrite: bool) -> None:
     """Raise EvditError (exit 2) where a single video or its receipt is there already or can't be written."""
     check_output(clip.path, overwrite)
     check_writable(clip.sidecar, where=f"-o {clip.path}")
-    if clip.sidecar.exists() and not overwrite:
+    told: dict[str, Any] | None = kept(clip.sidecar, SCHEMA, dict)
+    if clip.sidecar.exists() and (told is None or not told.get("output")):
+        raise EvditError(
+            f"{clip.sidecar} is no receipt of a video: it would hold this video's receipt",
+            where=f"-o {clip.path}",
+            next_steps=["another name"],
+        )
+    if told is not None and not overwrite:
         raise EvditError(
             f"{clip.sidecar} exists: it would hold this video's receipt",
             where=f"-o {clip.path}",
             next_steps=["--overwrite", "another name"],
         )
-    if clip.sidecar.is_dir():
-        raise EvditError(f"{clip.sidecar} is a folder: it would hold this video's receipt", where=f"-o {clip.path}")
+
+
+def beside_taken(clip: Clip) -> Clip:
+    """The clip with -2, -3, ... in its name, whichever is free for the video and for its receipt."""
+    path = clip.path
+    clips = (replace(clip, path=path.with_name(f"{path.stem}-{number}{path.suffix}")) for number in count(2))
+    return next(each for each in clips if not os.path.lexists(each.path) and not os.path.lexists(each.sidecar))
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
@@ -145,12 +158,6 @@ def step_aside(path: Path) -> Path | None:
     free = free_name(path.with_name(f"{path.name}.aside"))
     path.rename(free)
     return free
-
-
-def free_name(path: Path) -> Path:
-    """`path`, or with -2, -3, ... behind it where something is there."""
-    names = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in count(1))
-    return next(name for name in names if not name.exists())
 
 
 def note_finished(run: RunDir, clip: Clip) -> None:
