@@ -88,3 +88,5 @@ def test_errors(evdit, tmp_path: Path):
     for args in (["absent.mp4"], ["empty"], ["bad.mp4"], ["fifo.mp4"], []):
         code, out, err = evdit("score", *args)
         assert code == 2 and out == "" and "error: " in err
+    code, _, err = evdit("score", "bad.mp4", "absent.mp4")
+    assert code == 2 and err.startswith("error: absent.mp4 is not there"), "before anything is read"

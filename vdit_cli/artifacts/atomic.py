@@ -153,7 +153,7 @@ def put_in_place(beside: Path, place: Path, drop: Callable[[Path], bool] | None 
 
 def write_over(beside: Path, place: Path) -> None:
     """Give a file that is a mount point the content of another, or its own again where that fails."""
-    old = beside.with_name(f"{TEMPORARY}{secrets.token_hex(4)}")
+    old = beside_of(beside)
     note(old, place)
     try:
         shutil.copyfile(place, old)

@@ -30,8 +30,13 @@ def path_digest(path: Path) -> str:
         return file_digest(path)
     if not path.is_dir():
         raise EvditError(f"{path} is not there", where=str(path))
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-    return content_digest({file.relative_to(path).as_posix(): file_digest(file) for file in files})
+    return content_digest(file_digests(path))
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a folder and below it, hidden ones left out, by its path in the folder."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    return {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
 
 
 def content_digest(content: Any) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from vdit_cli.artifacts import unfinished
 from vdit_cli.artifacts.atomic import check_writable, readable, through_links, write_json
-from vdit_cli.artifacts.digest import content_digest, file_digest, path_digest
+from vdit_cli.artifacts.digest import content_digest, file_digest, file_digests, path_digest
 from vdit_cli.artifacts.lock import LOCK, FolderLock
 from vdit_cli.artifacts.receipt import kept, read_object, this_machine, versions
 from vdit_cli.artifacts.run_card import CARD, is_own_card, write_card
@@ -87,7 +87,7 @@ class RunDir:
     def create(cls, path: Path | str, request: Request) -> RunDir:
         """A new run at `path`, written when it is entered. Raises EvditError for a folder with a run or other files."""
         path = Path(path)
-        if path.exists() and (not path.is_dir() or contents(path)):
+        if not is_free(path):
             why = "it holds a run already" if (path / RUN_FILE).exists() else "it is not an empty folder"
             raise EvditError(
                 f"{path} can't become a run: {why}", where=f"-o {path}", next_steps=["a new folder with -o"]
@@ -132,15 +132,15 @@ class RunDir:
         """The run at `path` to go on with, or as it is where it is done (`is_done`).
 
         Raises EvditError (exit 2), naming the keys that differ, for a run that was asked for something else, unless it
-        holds nothing yet, or `allow_changed` (None: the command has no such
-        flag) and it is not finished; `otherwise` are further steps to offer.
+        holds nothing yet, or `allow_changed` (None: the command has no such flag) and it is not finished; `otherwise`
+        are further steps to offer.
         """
         run, asked = cls.of_command(path, request.command), request.manifest()
         changed = run.differences(asked)
         if not changed:
             return run
-        is_finished = run.manifest["state"] == DONE
-        if contents(run.path) and (is_finished or not allow_changed):
+        is_finished, is_begun = run.manifest["state"] == DONE, bool(contents(run.path))
+        if is_begun and (is_finished or not allow_changed):
             what = "is finished, with other values" if is_finished and allow_changed else "was made by another recipe"
             may_insist = allow_changed is False and not is_finished
             raise EvditError(
@@ -148,7 +148,7 @@ class RunDir:
                 where=f"{run.path / RUN_FILE}",
                 next_steps=["a new folder with -o", *(["--allow-changed"] if may_insist else []), *otherwise],
             )
-        run.before = dict(run.manifest) if contents(run.path) else None
+        run.before = dict(run.manifest) if is_begun else None
         run.manifest = {**asked, **{key: run.manifest[key] for key in ("outputs", REPLACES) if key in run.manifest}}
         return run
 
@@ -179,7 +179,6 @@ class RunDir:
             if known and known.get("key") == key and (is_todays or known.get("state") != DONE):
                 return cls.resume(folder, request)
         names = (today if number == 1 else today.with_name(f"{today.name}-{number}") for number in count(1))
-        is_free = lambda place: not (place / RUN_FILE).exists() and (not place.exists() or not contents(place))  # noqa: E731
         return cls.create(next(filter(is_free, names)), request)
 
     @classmethod
@@ -241,25 +240,20 @@ class RunDir:
 
         `others` are files that belong to it, such as the receipt of a video. Raises EvditError for one outside.
         """
-        files = {name: digest for each in (relative, *others) for name, digest in self.digests(each).items()}
-        self.manifest["outputs"][role] = {
-            "path": relative,
-            "sha256": path_digest(self.inside(relative)),
-            "files": files,
-        }
+        path = self.inside(relative)
+        if path.is_dir():
+            inner = file_digests(path)
+            whole, files = content_digest(inner), {f"{relative}/{name}": digest for name, digest in inner.items()}
+        else:
+            whole = path_digest(path)
+            files = {relative: whole}
+        files |= {name: path_digest(self.inside(name)) for name in others}
+        self.manifest["outputs"][role] = {"path": relative, "sha256": whole, "files": files}
         replaced = self.manifest.get(REPLACES, {})
         for other in [other for other, output in replaced.items() if output["path"] == relative]:
             del replaced[other]
         self.waits = False
         self.save()
-
-    def digests(self, relative: str) -> dict[str, str]:
-        """SHA-256 of an output's files, by their paths in the run. Raises EvditError where nothing is."""
-        path = self.inside(relative)
-        if not path.is_dir():
-            return {relative: path_digest(path)}
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-        return {file.relative_to(self.path).as_posix(): file_digest(file) for file in files}
 
     def is_whole(self, role: str) -> bool:
         """Whether an output was made, and each of its files is still what it was then. Others beside them don't count.
@@ -335,6 +329,11 @@ class RunDir:
     def save(self) -> None:
         """Write run.json, whole or not at all."""
         write_json(self.path / RUN_FILE, self.manifest)
+
+
+def is_free(path: Path) -> bool:
+    """Whether a run can begin at `path`: nothing is there, or a folder that holds nothing."""
+    return not path.exists() or (path.is_dir() and not (path / RUN_FILE).exists() and not contents(path))
 
 
 def contents(folder: Path) -> list[Path]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from vdit_cli.artifacts.digest import path_digest
 from vdit_cli.artifacts.stills import holds_only_frames
-from vdit_cli.artifacts.video_file import READ_BY_FFMPEG, read_frames, read_metadata
+from vdit_cli.artifacts.video_file import READ_BY_FFMPEG, existing, read_frames, read_metadata
 from vdit_cli.data.shapes_prompts import ATTRIBUTES, ObjectWords, parse_prompt
 from vdit_cli.errors import EvditError, Interrupted, quoted
 from vdit_cli.evaluation.shape_reading import ObjectReading, Reading, read_attributes, read_stream
@@ -183,7 +183,7 @@ def judge(reading: Reading, prompt: str | None, name: str = "") -> ClipScore:
 def find_videos(path: Path) -> list[Path]:
     """The video at `path`, or those in a folder by name. Raises EvditError where there is none."""
     if not path.is_dir() or _is_frames(path):
-        return [path]
+        return [existing(path)]
     found = sorted(
         inside
         for inside in path.iterdir()

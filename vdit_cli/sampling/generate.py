@@ -27,7 +27,6 @@ from vdit_cli.sampling.outputs import (
     check_folder,
     clips_in,
     is_single,
-    lost,
     named_place,
     open_run,
     waiting,
@@ -87,12 +86,14 @@ def generate(options: GenerateOptions, asked: Asked, progress: Progress) -> list
         left = waiting(run, clips)
         if len(left) < len(clips):
             progress.say(f"{len(clips) - len(left)} of {len(clips)} videos in {run.path} are done already")
-        for name in lost(run, left):
-            progress.say(f"{name} or its receipt is gone or damaged: it is made again")
+        for clip in left:
+            if clip.role in run.manifest["outputs"]:
+                progress.say(f"{clip.path.name} or its receipt is gone or damaged: it is made again")
+        making = Making(job, left, run, True, clock, progress)
         try:
-            Making(job, left, run, True, clock, progress).videos()
+            making.videos()
         except Interrupted:
-            write_receipt(run, clips)
+            write_receipt(run, [clip for clip in clips if clip not in left or clip in making.finished])
             raise
         write_receipt(run, clips)
         return [Made(clip.path, Receipt.read(clip.sidecar)) for clip in clips]

@@ -140,11 +140,6 @@ def waiting(run: RunDir, clips: Sequence[Clip]) -> list[Clip]:
     return [clip for clip in clips if not run.is_whole(clip.role)]
 
 
-def lost(run: RunDir, clips: Sequence[Clip]) -> list[str]:
-    """The names of the clips that were finished once and are no longer whole."""
-    return [clip.path.name for clip in clips if clip.role in run.manifest["outputs"] and not run.is_whole(clip.role)]
-
-
 def step_aside(path: Path) -> Path | None:
     """Rename a folder that stands where a video is to be written; its new name, or None where it is gone or was none.
 
@@ -165,9 +160,9 @@ def note_finished(run: RunDir, clip: Clip) -> None:
     run.add_output(clip.role, clip.path.name, clip.sidecar.name)
 
 
-def write_receipt(run: RunDir, clips: Sequence[Clip]) -> None:
+def write_receipt(run: RunDir, finished: Sequence[Clip]) -> None:
     """Write the run's own receipt: those of its finished clips together."""
-    finished = [Receipt.read(clip.sidecar) for clip in clips if run.is_whole(clip.role)]
     if finished:
         asked = {"asked": run.manifest["values"], "output": None, "output_sha256": None}
-        replace(reduce(Receipt.joined, finished), **asked).write(run.path / RECEIPT_FILE)
+        receipts = [Receipt.read(clip.sidecar) for clip in finished]
+        replace(reduce(Receipt.joined, receipts), **asked).write(run.path / RECEIPT_FILE)
