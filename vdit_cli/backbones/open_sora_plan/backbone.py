@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase
 
 from vdit_cli.artifacts.digest import content_digest, weights_digest
 from vdit_cli.attention.bind import Attend, Case, bind
 from vdit_cli.attention.costs import CostTable
-from vdit_cli.backbones.base import Cut, TextStates
+from vdit_cli.backbones.base import EMPTY, Cut, TextStates
 from vdit_cli.backbones.devices import pick_device, pick_dtype
 from vdit_cli.backbones.dry_run import working_bytes
 from vdit_cli.backbones.open_sora_plan import loading, transformer_config
@@ -35,6 +37,7 @@ from vdit_cli.backbones.open_sora_plan.transformer_layers import SelfAttention
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.backbones.open_sora_plan.vae_config import VaeConfig
 from vdit_cli.backbones.sources import LoadOptions, ModelSource
+from vdit_cli.backbones.tensor_file import changed_tensors
 from vdit_cli.diffusion.prediction import kind_of
 from vdit_cli.errors import EvditError
 from vdit_cli.tiles.grid import VideoGrid
@@ -252,6 +255,37 @@ class OpenSoraPlan:
             transformer.fuse()
         if self._compiled:
             transformer.compile_blocks()
+
+    def trainable(self, names: Collection[str] | None = None) -> dict[str, nn.Parameter]:
+        """Let gradients flow to the transformer's parameters called `names` (None: all), to no others; returns them."""
+        named = dict(self.transformer.named_parameters())
+        for name, parameter in named.items():
+            parameter.requires_grad_(names is None or name in names)
+        return {name: each for name, each in named.items() if each.requires_grad}
+
+    def predict_with(self, parameters: Mapping[str, Tensor], x_BCFhw: Tensor, t_B: Tensor, text: TextStates) -> Tensor:
+        """The transformer's prediction with these values for the parameters of their names."""
+        given = (x_BCFhw, t_B, text.states_BLC, text.mask_BL)
+        return functional_call(self.transformer, dict(parameters), given)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer's blocks in order."""
+        return list(self.transformer.transformer_blocks)
+
+    def compile_blocks(self) -> None:
+        """Let each block run compiled; a second call changes nothing."""
+        self.transformer.compile_blocks()
+
+    def write_transformer(
+        self,
+        folder: Path,
+        values: Mapping[str, Tensor],
+        deltas: Mapping[str, Tensor] = EMPTY,
+        metadata: Mapping[str, str] = EMPTY,
+    ) -> None:
+        """Write the stored transformer with other values for some tensors; see `base.Trains`."""
+        state = changed_tensors(loading.read_state(self.transformer_folder), values, deltas)
+        loading.write_state(state, folder, loading.read_config(self.transformer_folder), metadata=metadata)
 
     @torch.no_grad()
     def encode_video(self, video_BCTHW: Tensor, generator: torch.Generator | None = None) -> Tensor:
