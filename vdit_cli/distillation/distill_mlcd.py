@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
 from vdit_cli.artifacts.run_dir import DONE, Request, RunDir
@@ -275,7 +275,8 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
     with clock.phase("load"), pair.teacher.resident("transformer"), pair.student.resident("transformer"):
         pair.teacher.trainable(())
         attends = pair.student.apply_plan(job.plan, options.batch_size, options.kernel, True) if job.plan else ()
-        adapted = add_lora(pair.student, options.lora_rank, options.seed) if options.lora_rank else {}
+        if options.lora_rank:
+            add_lora(pair.student, options.lora_rank, options.seed)
         if options.gradient_checkpointing:
             recompute_blocks(pair.student.blocks())
         if options.compile == "blocks" or (options.compile == "auto" and job.device.type == "cuda"):
@@ -286,7 +287,7 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
         folder = run.path if len(job.counts) == 1 else run.path / f"steps-{steps}"
         if run.before is not None and steps == job.counts[-1]:
             check_goes_on(folder / "checkpoints", options.iterations, run.before["state"] == DONE)
-        _student(job, clips, adapted, steps, folder, clock, progress)
+        _student(job, clips, steps, folder, clock, progress)
         role = "transformer" if steps == job.counts[-1] else f"transformer-{steps}"
         run.add_output(role, (folder / STUDENT).relative_to(run.path).as_posix())
     return attends
@@ -295,7 +296,6 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
 def _student(
     job: Job,
     clips: HeldClips,
-    adapted: Mapping[str, nn.Module],
     steps: int,
     folder: Path,
     clock: Stopwatch,
@@ -303,7 +303,7 @@ def _student(
 ) -> None:
     """Train the student of `steps` steps from what it is now, write its folder, and leave it as it was kept."""
     options, pair = job.options, job.pair
-    learned = Learned(trained_parameters(pair.student, adapted), options.target == "average")
+    learned = Learned(trained_parameters(pair.student), options.target == "average")
     optimisers = build_optimisers(
         learned,
         lambda name, parameter: False,
@@ -334,7 +334,7 @@ def _student(
     put_parameters(learned, trained.average)
     sampler = job.sampler(steps)
     card = student_card(options, pair.teacher.name, len(job.clips), sampler, folder / "metrics.jsonl")
-    write_student(pair.student, folder / STUDENT, learned.part("student"), adapted, sampler, card)
+    write_student(pair.student, folder / STUDENT, learned.part("student"), sampler, card)
 
 
 def _see_nothing(iteration: int, average: Mapping[str, Tensor]) -> None:
