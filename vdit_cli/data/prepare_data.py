@@ -34,7 +34,7 @@ from vdit_cli.timing import Progress, Stopwatch
 
 HOW = ("device", "batch", "previews")
 """Options that don't decide what is in the data."""
-PIXELS_AT_ONCE = {"cuda": 1 << 25}
+PIXELS_AT_ONCE = {"cuda": 1 << 24}
 """Pixels of all frames that go through the VAE at once, by device; elsewhere more clips at once are no faster."""
 PREVIEWS, RECEIPT = "previews", "receipt.json"
 
