@@ -37,7 +37,7 @@ from vdit_cli.distillation.mlcd_watch import Watch
 from vdit_cli.distillation.optimisers import build_optimisers
 from vdit_cli.distillation.samples import SplitLoss
 from vdit_cli.distillation.trainer import put_parameters, train
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, quoted
 from vdit_cli.knobs import flat
 from vdit_cli.recipe import DistillMlcdOptions
 from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
@@ -186,12 +186,13 @@ def check_options(options: DistillMlcdOptions) -> None:
     if options.previews:
         check_encoder(".mp4")
     if not options.data:
+        place = free_name(Path("data"))
         raise EvditError(
-            "there is no data to train on: --data names the folder of encoded clips (what makes one is not built yet)",
+            "there is no data to train on: --data names a folder that evdit prepare-data made",
             where="--data",
             next_steps=[
-                f"evdit prepare-data --model {options.model} --source SOURCE -o DATA  (not built yet)",
-                "--data DATA",
+                f"evdit prepare-data --model {quoted(options.model)} --source shapes -o {place}",
+                f"--data {place}",
             ],
         )
     points, shares = options.teacher_points, options.teacher_shares
@@ -228,7 +229,7 @@ def prepare(options: DistillMlcdOptions, counts: Sequence[int], clips: Clips, pr
     device = pick_device(options.device)
     pair = open_pair(options, device, progress)
     teacher = pair.teacher
-    clips.facts.check(DataFacts.of(teacher), str(clips.folder))
+    clips.facts.check(DataFacts.of(teacher), str(clips.folder), options.model)
     size = clips.size
     shape = teacher.latent_shape(size["video_frames"], size["height"], size["width"])
     if shape != clips.latent_shape or not len(clips):
@@ -236,7 +237,10 @@ def prepare(options: DistillMlcdOptions, counts: Sequence[int], clips: Clips, pr
             f"{clips.folder} holds {len(clips)} clips of latents {list(clips.latent_shape)}: {teacher.name} needs "
             f"clips of {list(shape)}",
             where=f"--data {clips.folder}",
-            next_steps=["evdit prepare-data again  (not built yet)"],
+            next_steps=[
+                f"evdit prepare-data --model {quoted(options.model)} --source shapes "
+                f"-o {quoted(free_name(clips.folder))}"
+            ],
         )
     schedule = NoiseSchedule.from_config(teacher.scheduler_config)
     for steps in counts:
