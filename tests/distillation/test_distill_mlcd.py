@@ -20,10 +20,13 @@ from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.artifacts.video_file import read_video
+from vdit_cli.attention.bind import Attend, Case, bind
+from vdit_cli.backbones.open_sora_plan import backbone
 from vdit_cli.distillation import distill_mlcd as stage
 from vdit_cli.distillation.mlcd_watch import Look
 from vdit_cli.errors import FAILED, EvditError, Interrupted
 from vdit_cli.recipe import load
+from vdit_cli.tiles.mask import TileMask
 from vdit_cli.timing import Silent
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +180,21 @@ def test_masks_are_worn_and_guidance_is_kept(made: tuple[Path, Path], tmp_path: 
     ran = Receipt.read(tmp_path / "run" / "receipt.json").ran
     assert [layer["mask"] for layer in ran.layers] == ["1:2", "1:2"] and ran.kept_share < 1
     assert Sampler.read(folder).guidance == 3.0
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+def test_masks_are_bound_for_what_runs(made: tuple[Path, Path], tmp_path: Path, monkeypatch, precision, dtype):
+    """A part of the batch, the larger one, in the type of the matrix products; each call of the sites agrees."""
+    cases: list[Case] = []
+
+    def bound(mask: TileMask, case: Case, *rest: object) -> Attend:
+        cases.append(case)
+        return bind(mask, case, *rest)
+
+    monkeypatch.setattr(backbone, "bind", bound)
+    changes = {"iterations": 1, "batch_size": 5, "accumulation": 2}
+    distill_small(*made, tmp_path / "run", masks="1:2", precision=precision, **changes)
+    assert [(case.batch, case.dtype, case.needs_grad) for case in cases] == [(3, dtype, True)]
 
 
 def test_previews_are_made_at_step_0_and_at_each_checkpoint(made: tuple[Path, Path], tmp_path: Path):

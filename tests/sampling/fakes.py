@@ -102,8 +102,8 @@ class GaussianBackbone:
         known = tuple(word for word in words if word.isdigit())
         return known, tuple(word for word in words if not word.isdigit())
 
-    def apply_plan(self, plan, batch, kernel="auto", needs_grad=False, costs=None):
-        case = Case(plan.grid, 2, 6, batch, self.dtype, self.device, needs_grad)
+    def apply_plan(self, plan, batch, kernel="auto", needs_grad=False, costs=None, dtype=None):
+        case = Case(plan.grid, 2, 6, batch, dtype or self.dtype, self.device, needs_grad)
         self.attends = tuple(bind(mask, case, kernel, costs=costs) for mask in plan.masks)
         return self.attends
 

@@ -112,10 +112,12 @@ class Backbone(Protocol):
         kernel: str = "auto",
         needs_grad: bool = False,
         costs: CostTable | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Attend, ...]:
         """Bind each distinct mask of the plan once and put the Attend on its sites; returns one Attend a site.
 
-        `costs` are measured times that decide which kernel "auto" is; generation alone gives them.
+        `batch` and `dtype` are those in which q, k and v arrive: under autocast another type than the backbone's own
+        (None). `costs` are measured times that decide which kernel "auto" is; generation alone gives them.
         """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -238,13 +239,22 @@ def lineage_of(pair: Pair, options: DistillMlcdOptions) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*start, pair.teacher.weights_digest, *pair.teacher.lineage)))
 
 
+def bind_student(job: Job, plan: MaskPlan) -> tuple[Attend, ...]:
+    """Put the plan's masks on the student, bound for what runs: part of a batch, in the type of matrix products."""
+    options, device = job.options, job.device
+    with autocast(options.precision, device):
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+    part = math.ceil(options.batch_size / options.accumulation)
+    return job.pair.student.apply_plan(plan, part, options.kernel, needs_grad=True, dtype=dtype)
+
+
 def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tuple[Attend, ...]:
     """Train every student in order and write its folder; returns what the student's sites ran on."""
     options, pair = job.options, job.pair
     with clock.phase("load"), pair.teacher.resident("transformer"), pair.student.resident("transformer"):
         teacher, student = transformer_of(pair.teacher), transformer_of(pair.student)
         teacher.requires_grad_(False)
-        attends = pair.student.apply_plan(job.plan, options.batch_size, options.kernel, True) if job.plan else ()
+        attends = bind_student(job, job.plan) if job.plan else ()
         if options.lora_rank:
             add_lora(student, options.lora_rank, options.seed)
         if options.gradient_checkpointing:

@@ -276,11 +276,13 @@ class OpenSoraPlan:
         kernel: str = "auto",
         needs_grad: bool = False,
         costs: CostTable | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Attend, ...]:
         """Bind each distinct mask of the plan once for a network batch of `batch`; returns one Attend a site.
 
-        The transformer then holds frames in the plan's order. Both stay when offload reads it again. Raises EvditError
-        for a plan that does not fit or a kernel that can't.
+        `dtype` is that of q, k and v, the backbone's own unless autocast makes it another. The transformer then holds
+        frames in the plan's order. Both stay when offload reads it again. Raises EvditError for a plan that does not
+        fit or a kernel that can't.
         """
         plan.check_fits(self.name, self.layers, plan.grid)
         config = self.transformer_config
@@ -289,7 +291,7 @@ class OpenSoraPlan:
             config["num_attention_heads"],
             config["attention_head_dim"],
             batch,
-            self.dtype,
+            dtype or self.dtype,
             self.device,
             needs_grad,
         )
