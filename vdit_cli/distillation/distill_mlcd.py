@@ -45,7 +45,7 @@ from vdit_cli.errors import FAILED, EvditError
 from vdit_cli.knobs import flat
 from vdit_cli.recipe import DistillMlcdOptions
 from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
-from vdit_cli.sampling.plans import check_kernel, find_plan
+from vdit_cli.sampling.plans import AUTO, check_kernel, find_plan
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Progress, Stopwatch
@@ -160,7 +160,9 @@ def idle_options(options: DistillMlcdOptions) -> list[str]:
     idle = {
         "null_share": "no caption is emptied where guidance is distilled" if options.guidance == "distilled" else None,
         "collapse_factor": "without previews nothing is watched" if options.previews == 0 else None,
-        "allow_other_weights": "there is no plan" if not Path(options.masks).exists() else None,
+        "allow_other_weights": "there is no plan"
+        if options.masks != AUTO and not Path(options.masks).exists()
+        else None,
     }
     return [f"{options.where(key)} has no effect: {why}" for key, why in idle.items() if why and options.where(key)]
 
@@ -225,12 +227,10 @@ def prepare(options: DistillMlcdOptions, counts: Sequence[int], clips: Clips, pr
     for steps in counts:
         for points in options.teacher_points:
             Milestones(steps, points, schedule.timesteps)
-    plan = None
-    if options.masks != "none":
-        spec = SampleSpec(size["video_frames"], size["height"], size["width"], 1, 1.0, "milestones")
-        plan = find_plan(options.masks, pair.student, spec, options.allow_other_weights)
+    spec = SampleSpec(size["video_frames"], size["height"], size["width"], 1, 1.0, "milestones")
+    plan = find_plan(options.masks, pair.student, spec, options.allow_other_weights)
     options = replace(options, previews=min(options.previews, len(clips)))
-    return Job(options, tuple(counts), clips, pair, plan, schedule, device)
+    return Job(options, tuple(counts), clips, pair, None if plan.is_dense else plan, schedule, device)
 
 
 def lineage_of(pair: Pair, options: DistillMlcdOptions) -> tuple[str, ...]:
@@ -309,7 +309,8 @@ def _student(job: Job, clips: HeldClips, steps: int, folder: Path, clock: Stopwa
     watch(options.iterations)
     sampler = job.sampler(steps)
     card = student_card(options, pair.teacher.name, len(job.clips), sampler, folder / "metrics.jsonl")
-    write_student(pair.student, folder / STUDENT, stored_dtype(pair.teacher), sampler, card)
+    lineage = lineage_of(pair, options)
+    write_student(pair.student, folder / STUDENT, stored_dtype(pair.teacher), sampler, card, lineage, job.plan)
 
 
 def _watch(
@@ -364,6 +365,7 @@ def _receipt(job: Job, request: Request, attends: tuple[Attend, ...], clock: Sto
             layers=tuple(attend.receipt() for attend in attends),
             kept_share=kept,
             skipped_share=1 - kept,
+            masks=job.plan.masks_text() if job.plan else "none",
             plan=job.plan.digest if job.plan else None,
         ),
         seconds={phase: round(value, 4) for phase, value in clock.seconds.items()},

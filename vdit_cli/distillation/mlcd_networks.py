@@ -19,6 +19,7 @@ from torch.func import functional_call
 from vdit_cli.artifacts.atomic import replacing
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.backbones.base import Backbone, TextStates
+from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.backbones.open_sora_plan.loading import read_tensors, weight_files
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.distillation.fitting import autocast
@@ -26,6 +27,7 @@ from vdit_cli.distillation.mlcd import Predict
 from vdit_cli.errors import ENVIRONMENT, EvditError
 from vdit_cli.parallel.sharding import blocks_of
 from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Progress
 
 ADAPTER = "default"
@@ -186,8 +188,19 @@ def stored_dtype(backbone: Backbone) -> torch.dtype:
     return first.dtype
 
 
-def write_student(student: Backbone, folder: Path, dtype: torch.dtype, sampler: Sampler, card: str) -> None:
-    """Write the student's transformer, its sampler and its card as one folder, whole or not at all."""
+def write_student(
+    student: Backbone,
+    folder: Path,
+    dtype: torch.dtype,
+    sampler: Sampler,
+    card: str,
+    lineage: tuple[str, ...],
+    plan: MaskPlan | None,
+) -> None:
+    """Write the student's transformer, its sampler, its card and the plan it wears as one folder, whole or not at all.
+
+    `lineage` and the plan's digest stand in the weights' metadata too.
+    """
     transformer = cast(Any, transformer_of(student))
     state = {name: value.cpu() for name, value in plain_state(transformer).items()}
     with torch.device("meta"):
@@ -195,6 +208,8 @@ def write_student(student: Backbone, folder: Path, dtype: torch.dtype, sampler: 
     plain.load_state_dict(state, strict=True, assign=True)
     with replacing(folder) as beside:
         beside.mkdir()
-        plain.save_pretrained(beside, dtype=dtype)
+        plain.save_pretrained(beside, dtype=dtype, metadata=Lineage(lineage, plan.digest if plan else None).metadata())
         sampler.write(beside)
+        if plan is not None:
+            plan.write(beside)
         (beside / "README.md").write_text(card, encoding="utf-8", newline="\n")

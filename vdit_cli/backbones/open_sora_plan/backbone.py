@@ -23,6 +23,7 @@ from vdit_cli.attention.costs import CostTable
 from vdit_cli.backbones.base import Cut, TextStates
 from vdit_cli.backbones.devices import pick_device, pick_dtype
 from vdit_cli.backbones.dry_run import working_bytes
+from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.backbones.open_sora_plan import loading, transformer_config
 from vdit_cli.backbones.open_sora_plan.folders import ModelFolders
 from vdit_cli.backbones.open_sora_plan.offload import Part, Parts, open_streamed
@@ -37,6 +38,7 @@ from vdit_cli.backbones.open_sora_plan.vae_config import VaeConfig
 from vdit_cli.backbones.sources import LoadOptions, ModelSource
 from vdit_cli.diffusion.prediction import kind_of
 from vdit_cli.errors import EvditError
+from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.plan import MaskPlan
 
@@ -96,7 +98,8 @@ class OpenSoraPlan:
         self.text_folder, self.tokenizer_folder = folders.text_encoder, folders.tokenizer
         self.folders = folders
         self.transformer_folder = trained.folder if trained else folders.transformer
-        self.lineage = trained.lineage if trained else ()
+        beside = trained.run if trained else folders.root
+        self.plan_folders = (self.transformer_folder, *([beside] if beside else []))
         self.transformer_config = transformer_config.complete(loading.read_config(self.transformer_folder))
         self.vae_config = loading.read_config(folders.vae)
         built = VaeConfig.read(self.vae_config)
@@ -118,9 +121,11 @@ class OpenSoraPlan:
         self.parts = Parts(loaders, device, offload)
 
     @property
-    def layers(self) -> int:
-        """Transformer blocks, and so attention sites."""
-        return self.transformer_config["num_layers"]
+    def architecture(self) -> Architecture:
+        """The transformer's class, layers, heads and their width."""
+        config = self.transformer_config
+        sizes = (config["num_layers"], config["num_attention_heads"], config["attention_head_dim"])
+        return Architecture(OpenSoraT2V.__name__, *sizes)
 
     @property
     def transformer(self) -> OpenSoraT2V:
@@ -136,6 +141,22 @@ class OpenSoraPlan:
     def weights_digest(self) -> str:
         """Digest of the transformer's weights, which a plan was searched on; reads the whole file once."""
         return weights_digest(loading.weight_files(self.transformer_folder))
+
+    @cached_property
+    def _lineage(self) -> Lineage:
+        return Lineage.of(loading.read_metadata(self.transformer_folder), str(self.transformer_folder))
+
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """Digests of the weights that the transformer's were trained from, as they say themselves."""
+        return self._lineage.weights
+
+    def own_plan(self) -> MaskPlan | None:
+        """The plan.json beside the transformer's weights, or in the folder of the model or run that they are part of.
+
+        Raises EvditError (2) where the weights name another one, or one that is not there.
+        """
+        return self._lineage.worn(self.plan_folders)
 
     def part_digest(self, part: str) -> str:
         """Digest of all that decides what the part "vae" or "text" makes; reads whole files."""
@@ -284,17 +305,9 @@ class OpenSoraPlan:
         frames in the plan's order. Both stay when offload reads it again. Raises EvditError for a plan that does not
         fit or a kernel that can't.
         """
-        plan.check_fits(self.name, self.layers, plan.grid)
-        config = self.transformer_config
-        case = Case(
-            plan.grid,
-            config["num_attention_heads"],
-            config["attention_head_dim"],
-            batch,
-            dtype or self.dtype,
-            self.device,
-            needs_grad,
-        )
+        made = self.architecture
+        plan.check_fits(self.name, made, plan.grid)
+        case = Case(plan.grid, made.heads, made.head_dim, batch, dtype or self.dtype, self.device, needs_grad)
         order = None if plan.frame_order == tuple(range(plan.grid.frames)) else plan.frame_order
         bound = {mask: bind(mask, case, kernel, order, costs) for mask in plan.distinct()}
         self._attends = tuple(bound[mask] for mask in plan.masks)
