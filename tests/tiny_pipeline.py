@@ -90,14 +90,14 @@ INDEX: dict[str, Any] = {
 }
 
 
-def write_transformer(folder: Path, seed: int = 0, **changes: Any) -> None:
+def write_transformer(folder: Path, seed: int = 0, metadata: dict[str, str] | None = None, **changes: Any) -> None:
     """A transformer's folder; `changes` are config keys. No weight is left zero, so that every part shows."""
     torch.manual_seed(seed)
     model = OpenSoraT2V(TRANSFORMER_CONFIG | changes)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, metadata=metadata)
 
 
 def write_vae(folder: Path, seed: int = 0, **changes: Any) -> None:

@@ -22,7 +22,11 @@ class GenerateOptions(Section):
     model: str = knob("shapes", "a registered name, a folder, or owner/name on a hub")
     text_encoder: str | None = knob(None, "folder or hub id of the text encoder, where the model has none inside")
     checkpoint: str | None = knob(None, "a training run (or its folder) whose transformer replaces the model's own")
-    masks: str = knob("none", "attention masks: a plan file, a run that made one, k:F-k for all layers, or none")
+    masks: str = knob(
+        "auto",
+        "attention masks: a plan file, a run that made one, k:F-k for all layers, or none (full attention); auto is "
+        "the plan that lies with the checkpoint or the model, else none",
+    )
     allow_other_weights: bool = knob(False, "take a plan that was searched on other weights")
     steps: int | None = knob(None, "denoising steps", at_least=1)
     scheduler: str | None = knob(None, "sampler: ddim, euler-ancestral, dpm++2m, unipc or milestones")
@@ -209,7 +213,11 @@ class DistillMlcdOptions(RankedTrainingOptions):
     model: str = knob("shapes", "the teacher: a registered name, a folder, or owner/name on a hub")
     text_encoder: str | None = knob(None, "folder or hub id of the text encoder, where the model has none inside")
     checkpoint: str | None = knob(None, "a run whose student (of more steps) starts this one; else the teacher does")
-    masks: str = knob("none", "masks that the student wears: a plan file, a run that made one, k:F-k, or none")
+    masks: str = knob(
+        "auto",
+        "masks that the student wears: a plan file, a run that made one, k:F-k, or none (full attention); auto is the "
+        "plan that lies with the checkpoint or the model, else none",
+    )
     allow_other_weights: bool = knob(False, "take a plan that was searched on other weights")
     data: str | None = knob(None, "a folder of encoded clips, as evdit prepare-data makes them")
     steps: str = knob("20", "steps of the student; several, as in 20,8,4,2: each student starts the next")

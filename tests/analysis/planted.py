@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from tests.sampling.fakes import GaussianBackbone
 from vdit_cli.backbones.base import Defaults
+from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 
 HEADS, PLACE_WIDTH = 2, 8
@@ -101,13 +103,13 @@ class PlantedBackbone(GaussianBackbone):
     """Gaussian data seen through attention of all the planted kinds; the null branch's is another."""
 
     name = "planted"
-    layers = len(LAYERS)
+    architecture = Architecture("Planted", len(LAYERS), HEADS, 4)
     defaults = Defaults(video_frames=29, height=64, width=64, fps=8, steps=5, guidance=2.0, scheduler="ddim")
 
     def __init__(self, kinds: Sequence[str] = LAYERS) -> None:
         super().__init__()
         self.sites = [Site(kind) for kind in kinds]
-        self.layers = len(self.sites)
+        self.architecture = replace(self.architecture, layers=len(self.sites))
         self.poison: tuple[int, int] | None = None
         """(layer, call) at which queries become NaN."""
 

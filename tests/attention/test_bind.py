@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.attention.cases import DEVICES
 from vdit_cli.attention import bind as bind_module
 from vdit_cli.attention.bind import KERNELS, Case, bind, kernel_module
 from vdit_cli.errors import ENVIRONMENT, USAGE, EvditError
@@ -110,9 +111,24 @@ def test_the_choice_and_its_reasons(asked: str, taken: str, refused: tuple) -> N
         (lambda q, k, v: (q, k[:, :-1], v), "q, k, v differ"),
         (lambda q, k, v: (q, k, v.double()), "q, k, v differ"),
         (lambda q, k, v: (q[:, 1:], k[:, 1:], v[:, 1:]), "47 tokens: the mask was bound for 8 frames of 2 x 3"),
+        (lambda *qkv: [x.bfloat16() for x in qkv], "bfloat16 and heads x width 2 x 16: the mask was bound for"),
+        (lambda *qkv: [x[:, :, :1] for x in qkv], "heads x width 1 x 16: .*float32 and 2 x 16"),
+        (lambda *qkv: [x[..., :8] for x in qkv], "heads x width 2 x 8: .*float32 and 2 x 16"),
     ],
 )
 def test_tensors_of_another_shape_are_refused(change: object, rule: str) -> None:
     """A kernel reads raw memory: what differs must not reach it."""
     with pytest.raises(ValueError, match=rule):
         bind(MASK, CASE)(*change(*qkv()))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("batch", [2, 3, 64])
+def test_any_batch_is_taken(name: str, batch: int) -> None:
+    """A kernel's answer does not hang on the batch, and what was bound for one takes another."""
+    supports = kernel_module(name).supports
+    for device in DEVICES:
+        case = dataclasses.replace(CASE, device=torch.device(device))
+        assert supports(dataclasses.replace(case, batch=batch)) == supports(case)
+    given = [x.expand(batch, -1, -1, -1) for x in qkv()]
+    assert bind(MASK, CASE, name)(*given).shape == given[0].shape

@@ -35,14 +35,29 @@ def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"head_dim": 64, "dtype": torch.float16}, None),
         ({"device": torch.device("cpu")}, "runs on CUDA devices, not on cpu"),
         ({"dtype": torch.float32}, "float32 is none of"),
-        ({"head_dim": 36}, "head width 36 is no multiple of 8"),
-        ({"head_dim": 256}, "head width 256 is no multiple of 8 from 8 to 128"),
+        ({"head_dim": 128}, None),
+        ({"head_dim": 48}, "head width 48 is none of 64, 96, 128, the widths whose results were right on a GPU"),
+        ({"head_dim": 256}, "head width 256 is none of 64, 96, 128"),
     ],
 )
 def test_what_it_takes(change: dict, rule: str | None) -> None:
-    """Half types, widths of 8 to 128, CUDA."""
+    """Half types, the widths of `test_on_a_gpu`, CUDA."""
     reason = fa4.supports(replace(CASE, **change))
     assert reason is None if rule is None else rule in (reason or "")
+
+
+@pytest.mark.usefixtures("hopper")
+def test_auto_takes_the_next_kernel_at_a_width_that_is_wrong() -> None:
+    """The head width of `shapes`: the reason is kept for the receipt."""
+    attend = bind(TileMask.parse("1:7", 8), replace(CASE, head_dim=48))
+    assert attend.kernel != "fa4" and "head width 48" in dict(attend.refused)["fa4"]
+
+
+@pytest.mark.numerical
+def test_widths_are_those_of_the_gpu_test() -> None:
+    """A width is taken once a GPU has shown it right, and not before."""
+    (widths,) = (mark.args[1] for mark in test_on_a_gpu.pytestmark if mark.args[:1] == ("width",))
+    assert tuple(widths) == fa4.WIDTHS
 
 
 @pytest.mark.usefixtures("hopper")
@@ -117,7 +132,7 @@ def test_passes_are_called_as_the_package_declares_and_joined(
 @pytest.mark.numerical
 @pytest.mark.gpu
 @pytest.mark.skipif(not REAL, reason="needs flash-attn-4 and a GPU that it takes")
-@pytest.mark.parametrize("width", [48, 64, 96, 128])
+@pytest.mark.parametrize("width", [64, 96, 128])
 @pytest.mark.parametrize("name", ["1:7", "2:6", "8:0"])
 def test_on_a_gpu(width: int, name: str) -> None:
     """Output and gradients in bfloat16 at a length that is no multiple of any block."""

@@ -15,8 +15,10 @@ from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.artifacts.video_file import read_video
+from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.backbones.open_sora_plan.offload import Parts
 from vdit_cli.errors import DONE, ENVIRONMENT, USAGE
+from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
@@ -44,8 +46,8 @@ def digest_of(transformer: Path) -> str:
 
 def trained_run(folder: Path, lineage: tuple[str, ...]) -> Path:
     """A finished training run whose transformer descends from weights of the given digests."""
-    with RunDir.create(folder, Request("distill-kd", "tiny", {"seed": 0}, lineage=lineage)) as run:
-        write_transformer(folder / "student", seed=7)
+    with RunDir.create(folder, Request("distill-kd", "tiny", {"seed": 0})) as run:
+        write_transformer(folder / "student", seed=7, metadata=Lineage(lineage).metadata())
         run.add_output("transformer", "student")
     return folder
 
@@ -155,14 +157,20 @@ def test_a_plan_holds_for_the_weights_it_was_searched_on_and_for_those_that_came
     stranger = trained_run(tmp_path / "stranger", ("cd" * 32,))
     plan = plan_for(base, tmp_path)
     command = ["generate", PROMPT, "--model", str(tiny), "--masks", str(plan), "--overwrite", "-o", "out.mp4"]
-    for flags in ([], ["--checkpoint", str(student)], ["--checkpoint", str(stranger), "--allow-other-weights"]):
+    bare = copied(student / "student", tmp_path / "bare")
+    for flags in (
+        [],
+        ["--checkpoint", str(student)],
+        ["--checkpoint", str(bare)],
+        ["--checkpoint", str(stranger), "--allow-other-weights"],
+    ):
         code, _, err = evdit(*command, *flags)
         assert code == DONE, err
         ran = Receipt.read("out.json").ran
         assert [layer["mask"] for layer in ran.layers] == ["1:2", "3:0"]
         assert ran.plan == MaskPlan.read(plan).digest
     Path("out.mp4").unlink()
-    for place in (stranger, student / "student"):  # a bare folder tells of no origin
+    for place in (stranger, stranger / "student"):
         code, _, err = evdit(*command, "--checkpoint", str(place))
         assert code == USAGE
         assert f"the plan was searched on weights {base[:12]}" in err and "--allow-other-weights" in err
@@ -170,16 +178,16 @@ def test_a_plan_holds_for_the_weights_it_was_searched_on_and_for_those_that_came
 
 
 @pytest.mark.parametrize(
-    ("backbone", "layers", "grid", "says"),
+    ("layers", "heads", "grid", "says"),
     [
-        ("shapes", 2, (3, 2, 3), "the plan is for shapes, not for tiny"),
-        ("tiny", 3, (3, 2, 3), "the plan has 3 layers, tiny has 2"),
-        ("tiny", 2, (8, 8, 8), "it is for 8 latent frames of 8 x 8"),
+        (2, 6, (3, 2, 3), "the plan is for OpenSoraT2V of 2 layers of 6 heads x 24 (shapes), not for OpenSoraT2V of 2"),
+        (3, 2, (3, 2, 3), "the plan has 3 layers, tiny has 2"),
+        (2, 2, (8, 8, 8), "it is for 8 latent frames of 8 x 8"),
     ],
 )
-def test_a_plan_for_something_else_is_refused(evdit, tiny, tmp_path, backbone, layers, grid, says):
-    masks = (TileMask.dense(grid[0]),) * layers
-    MaskPlan(backbone, VideoGrid(*grid), masks).write(tmp_path / "plan.json")
+def test_a_plan_for_something_else_is_refused(evdit, tiny, tmp_path, layers, heads, grid, says):
+    made = Architecture("OpenSoraT2V", layers, heads, 24)
+    MaskPlan.uniform("shapes", VideoGrid(*grid), made, TileMask.dense(grid[0])).write(tmp_path / "plan.json")
     code, _, err = evdit("generate", PROMPT, "--model", str(tiny), "--masks", "plan.json", "-o", "out.mp4")
     assert code == USAGE
     assert says in err and "plan.json" in err

@@ -15,6 +15,7 @@ from tests.closeness import assert_close
 from vdit_cli.cli.console import Console
 from vdit_cli.cli.masks import BLOCKS, PLAIN_BLOCKS, blocks_for, draw
 from vdit_cli.errors import DONE, STEERING, USAGE, EvditError
+from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
@@ -26,7 +27,8 @@ Evdit = Callable[..., tuple[int, str, str]]
 def plan(tmp_path: Path) -> Path:
     """A sealed plan of three layers in a run folder."""
     masks = tuple(TileMask.parse(name, 8) for name in ("8:0", "2:6", "1:7"))
-    made = MaskPlan("shapes", VideoGrid(8, 8, 8, text_after=5), masks, "ab" * 32, {"r": 0.1}, {"speedup": 1.5})
+    grid, architecture = VideoGrid(8, 8, 8, text_after=5), Architecture("OpenSoraT2V", 3, 6, 48)
+    made = MaskPlan("shapes", grid, masks, "ab" * 32, {"r": 0.1}, {"speedup": 1.5}, architecture)
     (tmp_path / "search").mkdir()
     return made.write(tmp_path / "search")
 
@@ -43,7 +45,8 @@ def test_show_draws_a_row_a_layer(evdit: Evdit, plan: Path):
     code, out, err = evdit("masks", "show", str(plan))
     assert (code, err) == (DONE, "")
     lines = out.splitlines()
-    assert lines[0].startswith(f"{plan}: shapes, 8 frames of 8 x 8 tokens and 5 text tokens, 3 layers, digest ")
+    made = "OpenSoraT2V of 3 layers of 6 heads x 48"
+    assert lines[0].startswith(f"{plan}: shapes, {made}, 8 frames of 8 x 8 tokens and 5 text tokens, digest ")
     assert [line.split() for line in lines[1:5]] == [
         ["layer", "mask", "kept", "skipped", "frames"],
         ["0", "8:0", "100.0", "%", "0.0", "%", "████████"],
@@ -61,6 +64,7 @@ def test_show_as_json(evdit: Evdit, plan: Path):
     told, made = json.loads(out), MaskPlan.read(plan)
     assert (code, told["schema"], told["digest"]) == (DONE, "evdit.masks/1", made.digest)
     assert (told["searched_on"], told["made_by"], told["predicted"]) == ("ab" * 32, {"r": 0.1}, {"speedup": 1.5})
+    assert told["architecture"] == {"transformer": "OpenSoraT2V", "layers": 3, "heads": 6, "head_dim": 48}
     layer = told["layers"][2]
     assert (layer["layer"], layer["mask"], layer["global_frames"]) == (2, "1:7", [0])
     assert (layer["kept_share"], layer["skipped_share"]) == (22 / 64, 42 / 64)
@@ -92,6 +96,15 @@ def test_an_edited_plan_is_refused_until_it_is_sealed(evdit: Evdit, plan: Path):
     assert (code, err) == (DONE, "") and out.startswith(f"sealed {plan}: digest ")
     assert evdit("masks", "show", str(plan))[0] == DONE
     assert MaskPlan.read(plan).histogram() == {"2:6": 1, "1:7": 2}
+
+
+def test_the_plan_of_a_student_is_sealed_where_it_lies(evdit: Evdit, plan: Path, tmp_path: Path):
+    """A distillation keeps it in its student's folder; none is made beside run.json."""
+    student = tmp_path / "run" / "student"
+    student.mkdir(parents=True)
+    moved = plan.rename(student / "plan.json")
+    assert evdit("masks", "seal", str(student.parent))[1].startswith(f"sealed {moved}: digest ")
+    assert [path.name for path in student.parent.iterdir()] == ["student"]
 
 
 def test_seal_as_json_takes_a_run_folder_and_is_idempotent(evdit: Evdit, plan: Path):

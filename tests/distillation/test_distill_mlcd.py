@@ -20,10 +20,18 @@ from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.artifacts.video_file import read_video
+from vdit_cli.attention.bind import Attend, Case, bind
+from vdit_cli.backbones.lineage import Lineage
+from vdit_cli.backbones.open_sora_plan import backbone
+from vdit_cli.backbones.open_sora_plan.loading import read_metadata
 from vdit_cli.distillation import distill_mlcd as stage
+from vdit_cli.distillation import mlcd_job
+from vdit_cli.distillation.mlcd_job import idle_options
 from vdit_cli.distillation.mlcd_watch import Look
 from vdit_cli.errors import FAILED, EvditError, Interrupted
-from vdit_cli.recipe import load
+from vdit_cli.recipe import DistillMlcdOptions, load
+from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Silent
 
 ROOT = Path(__file__).parents[2]
@@ -172,11 +180,58 @@ def test_lora_is_merged_and_only_its_pairs_are_saved(made: tuple[Path, Path], tm
     assert [list(each.shape) for each in pair] == [[2, 48], [48, 2]] and rank == 2
 
 
-def test_masks_are_worn_and_guidance_is_kept(made: tuple[Path, Path], tmp_path: Path):
-    folder = distill_small(*made, tmp_path / "run", masks="1:2", guidance="kept", teacher_guidance=3.0)
-    ran = Receipt.read(tmp_path / "run" / "receipt.json").ran
+@pytest.fixture(scope="module")
+def masked(made: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a student of 4 steps under mask 1:2 that keeps its guidance."""
+    run = tmp_path_factory.mktemp("masked") / "run"
+    distill_small(*made, run, masks="1:2", guidance="kept", teacher_guidance=3.0)
+    return run
+
+
+def test_masks_are_worn_and_guidance_is_kept(masked: Path):
+    ran = Receipt.read(masked / "receipt.json").ran
     assert [layer["mask"] for layer in ran.layers] == ["1:2", "1:2"] and ran.kept_share < 1
-    assert Sampler.read(folder).guidance == 3.0
+    assert Sampler.read(masked / "student").guidance == 3.0
+    plan = MaskPlan.read(masked)
+    assert (plan.masks_text(), plan.digest, plan.origin) == (ran.masks, ran.plan, str(masked / "student/plan.json"))
+
+
+def test_a_masked_student_is_one_wherever_it_goes(made: tuple[Path, Path], masked: Path, tmp_path: Path, evdit):
+    """A copy of its folder alone says what it wore and where it comes from, and generates under it."""
+    copy = copied(masked / "student", tmp_path / "copy")
+    lineage = Lineage.of(read_metadata(copy), str(copy))
+    assert lineage == Lineage(RunDir.open(masked).lineage(), MaskPlan.read(copy).digest)
+    flags = ("--model", str(made[0]), "--checkpoint", str(copy), "--steps", "1")
+    code, _, err = evdit("generate", "a red circle", *flags, "-o", str(tmp_path / "out.mp4"))
+    assert code == 0, err
+    assert [layer["mask"] for layer in Receipt.read(tmp_path / "out.json").ran.layers] == ["1:2", "1:2"]
+
+
+@pytest.mark.parametrize(("masks", "worn"), [("auto", "1:2"), ("none", "none")])
+def test_a_checkpoints_plan_goes_on_being_worn(made: tuple[Path, Path], masked: Path, tmp_path: Path, masks, worn):
+    """Unless full attention is asked for; the next student's folder says which."""
+    changes = {"masks": masks, "steps": "3,2", "iterations": 1}
+    distill_small(*made, tmp_path / "run", checkpoint=str(masked), **changes)
+    assert Receipt.read(tmp_path / "run" / "receipt.json").ran.masks == worn
+    for steps in (3, 2):
+        folder = tmp_path / "run" / f"steps-{steps}" / "student"
+        assert (folder / "plan.json").exists() == (worn != "none")
+        assert (Lineage.of(read_metadata(folder), "").plan is None) == (worn == "none")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+def test_masks_are_bound_for_what_runs(made: tuple[Path, Path], tmp_path: Path, monkeypatch, precision, dtype):
+    """A part of the batch, the larger one, in the type of the matrix products; each call of the sites agrees."""
+    cases: list[Case] = []
+
+    def bound(mask: TileMask, case: Case, *rest: object) -> Attend:
+        cases.append(case)
+        return bind(mask, case, *rest)
+
+    monkeypatch.setattr(backbone, "bind", bound)
+    changes = {"iterations": 1, "batch_size": 5, "accumulation": 2}
+    distill_small(*made, tmp_path / "run", masks="1:2", precision=precision, **changes)
+    assert [(case.batch, case.dtype, case.needs_grad) for case in cases] == [(3, dtype, True)]
 
 
 def test_previews_are_made_at_step_0_and_at_each_checkpoint(made: tuple[Path, Path], tmp_path: Path):
@@ -262,7 +317,7 @@ def test_what_does_not_fit_is_refused_before_a_run_is_made(made: tuple[Path, Pat
     options = {"data": str(made[1]), **changes}
     with pytest.raises(EvditError, match=told) as caught:
         stage.distill_mlcd(
-            stage.DistillMlcdOptions(model=str(made[0]), device="cpu", **{"teacher_points": (2, 5), **options}),
+            DistillMlcdOptions(model=str(made[0]), device="cpu", **{"teacher_points": (2, 5), **options}),
             tmp_path / "run",
             Silent(),
         )
@@ -280,10 +335,10 @@ def test_options_without_effect_are_said():
     """Those that were set, and only where they have none."""
     idle = ["distill_mlcd.null_share=0.2", "distill_mlcd.collapse_factor=3", "distill_mlcd.allow_other_weights=true"]
     beside = ["distill_mlcd.previews=0", "distill_mlcd.masks=none"]
-    said = stage.idle_options(load(None, [*idle, *beside]).distill_mlcd)
+    said = idle_options(load(None, [*idle, *beside]).distill_mlcd)
     assert [line.partition(" has no effect: ")[0] for line in said] == [f"--set {each}" for each in idle]
-    assert stage.idle_options(load(None, [*idle[:2], "distill_mlcd.guidance=kept"]).distill_mlcd) == []
-    assert stage.idle_options(load(None, ["distill_mlcd.previews=0"]).distill_mlcd) == []
+    assert idle_options(load(None, [*idle[:2], "distill_mlcd.guidance=kept"]).distill_mlcd) == []
+    assert idle_options(load(None, ["distill_mlcd.previews=0"]).distill_mlcd) == []
 
 
 def test_previews_need_an_encoder_before_anything_loads(made: tuple[Path, Path], tmp_path: Path, monkeypatch):
@@ -292,7 +347,7 @@ def test_previews_need_an_encoder_before_anything_loads(made: tuple[Path, Path],
     def missing(kind: str) -> None:
         raise EvditError("mp4 files can't be written")
 
-    monkeypatch.setattr(stage, "check_encoder", missing)
+    monkeypatch.setattr(mlcd_job, "check_encoder", missing)
     options = load(None, (), {"distill_mlcd.model": str(model), "distill_mlcd.data": str(data)}).distill_mlcd
     with pytest.raises(EvditError, match="mp4 files can't be written"):
         stage.distill_mlcd(options, tmp_path / "run", Silent())

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,12 +64,12 @@ def size_of(backbone: Backbone) -> tuple[int, int, int]:
 def plan_of(backbone: Backbone, mask: str) -> MaskPlan:
     """That mask in all layers."""
     grid = backbone.grid(*size_of(backbone))
-    return MaskPlan.uniform(backbone.name, grid, backbone.layers, TileMask.parse(mask, grid.frames))
+    return MaskPlan.uniform(backbone.name, grid, backbone.architecture, TileMask.parse(mask, grid.frames))
 
 
 def test_it_says_what_it_is(backbone: Backbone):
     """Names, sizes and digests that plans and receipts are made of."""
-    assert backbone.name and backbone.layers >= 1 and backbone.prediction in ("eps", "v", "flow")
+    assert backbone.name and backbone.architecture.layers >= 1 and backbone.prediction in ("eps", "v", "flow")
     assert backbone.defaults.video_frames > 1 and backbone.defaults.steps >= 1 and backbone.defaults.fps >= 1
     assert "{prompt}" in backbone.defaults.prompt_template
     assert len(backbone.weights_digest) == 64 and int(backbone.weights_digest, 16)
@@ -107,7 +108,7 @@ def test_a_masked_video_from_words(backbone: Backbone):
     for mask in (f"{frames}:0", f"1:{frames - 1}"):
         with backbone.resident("transformer"):
             attends = backbone.apply_plan(plan_of(backbone, mask), batch=2)
-            assert [attend.mask.name for attend in attends] == [mask] * backbone.layers
+            assert [attend.mask.name for attend in attends] == [mask] * backbone.architecture.layers
             assert [site.attend for site in backbone.attention_sites()] == list(attends)
             outputs[mask] = backbone.denoise(x, torch.tensor([999, 500]), text)
         assert outputs[mask].shape == x.shape and outputs[mask].isfinite().all()
@@ -178,10 +179,12 @@ def state_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_plan_for_another_backbone_is_refused(backbone: Backbone):
-    """By name, before anything is bound."""
+    """By architecture, before anything is bound; the name is only told."""
     plan = plan_of(backbone, "1:" + str(backbone.grid(*size_of(backbone)).frames - 1))
-    with pytest.raises(EvditError, match="the plan is for other"):
-        backbone.apply_plan(MaskPlan("other", plan.grid, plan.masks), batch=1)
+    with pytest.raises(EvditError, match="the plan is for Other of"):
+        backbone.apply_plan(replace(plan, architecture=replace(backbone.architecture, transformer="Other")), batch=1)
+    with backbone.resident("transformer"):
+        backbone.apply_plan(replace(plan, backbone="renamed"), batch=1)
 
 
 @pytest.mark.numerical

@@ -14,6 +14,7 @@ from tests.distillation.prepared import write_data
 from tests.tiny_pipeline import write_pipeline
 from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.artifacts.video_file import read_video
+from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
@@ -141,7 +142,9 @@ def write_subjects(folder: Path) -> Mapping[str, Subject]:
 
 def write_plan(file: Path) -> Path:
     """A plan whose seal an editor broke."""
-    MaskPlan.uniform("tiny", VideoGrid(3, 2, 3), 2, TileMask.parse("1:2", 3)).write(file)
+    MaskPlan.uniform("tiny", VideoGrid(3, 2, 3), Architecture("OpenSoraT2V", 2, 2, 24), TileMask.parse("1:2", 3)).write(
+        file
+    )
     content = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps({**content, "digest": "0" * 64}), encoding="utf-8")
     return file

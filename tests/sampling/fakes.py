@@ -12,6 +12,7 @@ from vdit_cli.backbones.base import Defaults, TextStates
 from vdit_cli.diffusion.prediction import DIFFUSERS_NAMES
 from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.errors import EvditError
+from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 
 DATA_STD = 0.5
@@ -73,7 +74,7 @@ class GaussianBackbone:
         return mean + gain * (x.double() - marginals[0][0] * mean)
 
     name = "gaussian"
-    layers = 2
+    architecture = Architecture("Gaussian", 2, 2, 6)
     weights_digest = "feed" * 16
     lineage = ("beef" * 16,)
     defaults = Defaults(
@@ -102,8 +103,8 @@ class GaussianBackbone:
         known = tuple(word for word in words if word.isdigit())
         return known, tuple(word for word in words if not word.isdigit())
 
-    def apply_plan(self, plan, batch, kernel="auto", needs_grad=False, costs=None):
-        case = Case(plan.grid, 2, 6, batch, self.dtype, self.device, needs_grad)
+    def apply_plan(self, plan, batch, kernel="auto", needs_grad=False, costs=None, dtype=None):
+        case = Case(plan.grid, 2, 6, batch, dtype or self.dtype, self.device, needs_grad)
         self.attends = tuple(bind(mask, case, kernel, costs=costs) for mask in plan.masks)
         return self.attends
 

@@ -43,7 +43,9 @@ def test_one_line_first_then_what_was_set_and_all_with_v(evdit, models: tuple[st
     code, _, err = evdit(*flags, "--num", "2", "-o", "few")
     first, *others = err.splitlines()
     assert code == DONE
-    assert first.startswith("tiny: 9 x 32 x 48, 1 step of ddim, guidance 2, seeds 3 to 4, cpu float32, about ")
+    assert first.startswith(
+        "tiny: 9 x 32 x 48, 1 step of ddim, guidance 2, full attention, seeds 3 to 4, cpu float32, about "
+    )
     told = [line for line in others if line.startswith("generate.")]
     assert told == [
         f'generate.model: "{models[0]}"  # --model {models[0]}',
@@ -180,7 +182,7 @@ def test_analyze_says_it_too(evdit, models: tuple[str, str], tmp_path: Path):
         ),
         (["--negative", LONG], "of the negative prompt tiny reads 24 of 85 tokens and leaves out the last 61 words, "),
         (["--batch", "4"], "--batch 4 has no effect: there is one video to make"),
-        (["--allow-other-weights"], "--allow-other-weights has no effect: masks none were searched on no weights"),
+        (["--allow-other-weights"], "--allow-other-weights has no effect: masks auto were searched on no weights"),
         (["--vae-tiling"], "--vae-tiling has no effect: the video fits in one tile"),
     ],
 )

@@ -17,6 +17,7 @@ from vdit_cli.recipe import GenerateOptions
 from vdit_cli.sampling import generate as generating
 from vdit_cli.sampling import memory, plans
 from vdit_cli.sampling.generate import Asked, generate
+from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
@@ -232,14 +233,17 @@ def test_what_is_odd_but_possible_is_a_warning(backbone, tmp_path):
 
 
 def _plan(**changes) -> MaskPlan:
-    plan = MaskPlan.uniform("gaussian", VideoGrid(2, 2, 3), 2, TileMask.parse("1:1", 2))
+    plan = MaskPlan.uniform("gaussian", VideoGrid(2, 2, 3), GaussianBackbone.architecture, TileMask.parse("1:1", 2))
     return replace(plan, **changes)
 
 
 def test_plans_are_checked_for_backbone_grid_and_weights(backbone, tmp_path):
     file = tmp_path / "plan.json"
     for changes, says in (
-        ({"backbone": "other"}, "the plan is for other"),
+        (
+            {"architecture": Architecture("Gaussian", 2, 3, 4)},
+            "3 heads x 4 .* not for Gaussian of 2",
+        ),
         ({"grid": VideoGrid(2, 4, 3)}, "does not fit the plan"),
         ({"searched_on": "0" * 64}, "the plan was searched on weights"),
     ):

@@ -2,6 +2,7 @@
 
 from hypothesis import strategies as st
 
+from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
@@ -40,11 +41,14 @@ json_values = st.recursive(
 def plans(draw: st.DrawFn) -> MaskPlan:
     """Any plan of up to six layers."""
     grid = draw(grids())
+    layers = tuple(draw(st.lists(masks(grid.frames), min_size=1, max_size=6)))
+    architecture = st.builds(Architecture, st.text(), st.just(len(layers)), st.integers(1), st.integers(1))
     return MaskPlan(
         draw(st.text(min_size=1)),
         grid,
-        tuple(draw(st.lists(masks(grid.frames), min_size=1, max_size=6))),
+        layers,
         draw(st.none() | st.text(st.sampled_from("0123456789abcdef"), min_size=64, max_size=64)),
         draw(st.dictionaries(st.text(), json_values, max_size=3)),
         draw(st.dictionaries(st.text(), json_values, max_size=3)),
+        draw(st.none() | architecture),
     )

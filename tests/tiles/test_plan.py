@@ -3,6 +3,8 @@
 import json
 import stat
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,16 @@ from tests.closeness import assert_close
 from tests.tiles.strategies import plans
 from vdit_cli.artifacts.digest import content_digest
 from vdit_cli.errors import USAGE, EvditError
+from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
+from vdit_cli.tiles.plan_json import SCHEMA, UPGRADES
 
 GRID = VideoGrid(8, 4, 6)
 MASKS = tuple(TileMask.parse(name, 8) for name in ("8:0", "1:7", "2:6", "1:7"))
-PLAN = MaskPlan("shapes", GRID, MASKS, "ab" * 32, {"command": "search-masks", "r": 0.1}, {"speedup": 1.5})
+MADE = Architecture("OpenSoraT2V", 4, 6, 48)
+PLAN = MaskPlan("shapes", GRID, MASKS, "ab" * 32, {"command": "search-masks", "r": 0.1}, {"speedup": 1.5}, MADE)
 
 
 def sealed(content: dict[str, Any]) -> str:
@@ -49,7 +54,8 @@ def test_a_plan_survives_its_file(tmp_path: Path, plan: MaskPlan) -> None:
 def test_the_file_is_as_documented(tmp_path: Path) -> None:
     """Schema, names and numbers of the masks, and a digest that anyone can compute."""
     document = json.loads(PLAN.write(tmp_path / "plan.json").read_text(encoding="utf-8"))
-    assert document["schema"] == "evdit.mask-plan/1"
+    assert document["schema"] == "evdit.mask-plan/2"
+    assert document["architecture"] == {"transformer": "OpenSoraT2V", "layers": 4, "heads": 6, "head_dim": 48}
     assert document["layers"][:2] == [
         {"mask": "8:0", "global_frames": [0, 1, 2, 3, 4, 5, 6, 7]},
         {"mask": "1:7", "global_frames": [0]},
@@ -60,9 +66,12 @@ def test_the_file_is_as_documented(tmp_path: Path) -> None:
 
 
 def test_a_run_folder_is_taken_for_its_plan(tmp_path: Path) -> None:
-    """write and read find plan.json in a folder."""
-    assert PLAN.write(tmp_path) == tmp_path / "plan.json"
-    assert MaskPlan.read(tmp_path) == PLAN
+    """write and read find plan.json in a folder; a distillation's lies with its student, or each of several."""
+    for place in ("steps-4/student", "student", "."):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        file = PLAN.write(tmp_path / place)
+        assert file == tmp_path / place / "plan.json"
+        assert (MaskPlan.read(tmp_path), MaskPlan.read(tmp_path).origin) == (PLAN, str(file))
 
 
 def test_a_failed_write_leaves_the_old_plan(tmp_path: Path) -> None:
@@ -80,8 +89,17 @@ def test_counts_and_shares() -> None:
     assert PLAN.histogram() == {"8:0": 1, "2:6": 1, "1:7": 2}
     assert_close(PLAN.kept_share, (64 + 22 + 34 + 22) / 64 / 4)
     assert_close(PLAN.skipped_share, 1 - PLAN.kept_share)
-    uniform = MaskPlan.uniform("shapes", GRID, 3, MASKS[1])
-    assert (uniform.masks, uniform.histogram(), uniform.searched_on) == ((MASKS[1],) * 3, {"1:7": 3}, None)
+    uniform = MaskPlan.uniform("shapes", GRID, MADE, MASKS[1])
+    assert (uniform.masks, uniform.histogram(), uniform.searched_on) == ((MASKS[1],) * 4, {"1:7": 4}, None)
+    assert uniform.architecture == MADE
+
+
+def test_the_masks_in_a_word() -> None:
+    """Full attention, one mask, and several, the densest first; names of masks alone do not make one dense."""
+    uniform = partial(MaskPlan.uniform, "shapes", GRID, MADE)
+    plans = (uniform(MASKS[0]), uniform(MASKS[1]), PLAN)
+    assert [plan.masks_text() for plan in plans] == ["none", "1:7", "1x8:0 1x2:6 2x1:7"]
+    assert [plan.is_dense for plan in plans] == [True, False, False]
 
 
 def test_a_plan_needs_layers_of_its_grid() -> None:
@@ -90,28 +108,33 @@ def test_a_plan_needs_layers_of_its_grid() -> None:
         MaskPlan("shapes", GRID, ())
     with pytest.raises(ValueError, match="does not fit a grid of 7"):
         MaskPlan("shapes", VideoGrid(7, 1, 1), MASKS)
+    with pytest.raises(ValueError, match="4 masks do not fit OpenSoraT2V of 5 layers"):
+        replace(PLAN, architecture=replace(MADE, layers=5))
 
 
 def test_check_fits_takes_its_own_shape_and_any_text() -> None:
-    """The plan's grid, with another length of text, too."""
-    PLAN.check_fits("shapes", 4, GRID)
-    PLAN.check_fits("shapes", 4, VideoGrid(8, 4, 6, text_before=77))
+    """The plan's grid, with another length of text, too; under another name; of unknown architecture."""
+    PLAN.check_fits("shapes", MADE, GRID)
+    PLAN.check_fits("renamed", MADE, VideoGrid(8, 4, 6, text_before=77))
+    replace(PLAN, architecture=None).check_fits("shapes", replace(MADE, heads=3), GRID)
 
 
 @pytest.mark.parametrize(
-    ("backbone", "layers", "grid", "rule"),
+    ("change", "grid", "rule"),
     [
-        ("open-sora-plan", 4, GRID, "the plan is for shapes, not for open-sora-plan"),
-        ("shapes", 5, GRID, "the plan has 4 layers, shapes has 5"),
-        ("shapes", 4, VideoGrid(24, 4, 6), "it is for 8 latent frames of 4 x 6"),
-        ("shapes", 4, VideoGrid(8, 6, 4), "it is for 8 latent frames of 4 x 6"),
+        ({"transformer": "Other"}, GRID, r"48 \(shapes\), not for Other of 4 layers of 6 heads x 48 \(clouds\)"),
+        ({"heads": 12}, GRID, "not for OpenSoraT2V of 4 layers of 12 heads x 48"),
+        ({"head_dim": 96}, GRID, "not for OpenSoraT2V of 4 layers of 6 heads x 96"),
+        ({"layers": 5}, GRID, "the plan has 4 layers, clouds has 5"),
+        ({}, VideoGrid(24, 4, 6), "it is for 8 latent frames of 4 x 6"),
+        ({}, VideoGrid(8, 6, 4), "it is for 8 latent frames of 4 x 6"),
     ],
 )
-def test_another_shape_is_refused(tmp_path: Path, backbone: str, layers: int, grid: VideoGrid, rule: str) -> None:
+def test_another_shape_is_refused(tmp_path: Path, change: dict, grid: VideoGrid, rule: str) -> None:
     """The rule with the plan's own shape, the file, and what to do."""
     plan = MaskPlan.read(PLAN.write(tmp_path))
     with pytest.raises(EvditError, match=rule) as caught:
-        plan.check_fits(backbone, layers, grid)
+        plan.check_fits("clouds", replace(MADE, **change), grid)
     assert (caught.value.where, caught.value.exit_code) == (str(tmp_path / "plan.json"), USAGE)
     assert caught.value.next_steps
 
@@ -122,10 +145,28 @@ def test_weights_must_be_in_the_lineage() -> None:
     PLAN.check_weights(own)
     PLAN.check_weights(other, lineage=[own])
     PLAN.check_weights(other, allow_other=True)
-    MaskPlan.uniform("shapes", GRID, 4, MASKS[1]).check_weights(other)
+    MaskPlan.uniform("shapes", GRID, MADE, MASKS[1]).check_weights(other)
     with pytest.raises(EvditError, match="searched on weights abababababab") as caught:
         PLAN.check_weights(other, lineage=["ef" * 32])
     assert "--allow-other-weights" in caught.value.next_steps and caught.value.exit_code == USAGE
+
+
+def test_a_plan_of_schema_1_is_read(tmp_path: Path) -> None:
+    """It has no architecture; its seal is over what it was, and written again it is of this schema."""
+    content = {key: value for key, value in PLAN.content().items() if key != "architecture"}
+    file = tmp_path / "plan.json"
+    file.write_text(sealed({**content, "schema": "evdit.mask-plan/1"}), encoding="utf-8")
+    plan = MaskPlan.read(file)
+    assert plan == replace(PLAN, architecture=None)
+    assert MaskPlan.read(plan.write(tmp_path / "again.json")) == plan
+    file.write_text(file.read_text(encoding="utf-8").replace("search-masks", "seek-masks"), encoding="utf-8")
+    assert "changed after it was sealed" in refused(file).what
+
+
+def test_each_upgrade_leads_to_the_next_schema() -> None:
+    """The last one to this version's."""
+    schemas = [schema for schema, _ in UPGRADES] + [SCHEMA]
+    assert [upgrade({"schema": schema})["schema"] for schema, upgrade in UPGRADES] == schemas[1:]
 
 
 def put(*keys: str | int, value: Any) -> Callable[[dict], None]:
@@ -155,9 +196,17 @@ def drop(*keys: str | int) -> Callable[[dict], None]:
 
 
 BROKEN = [
-    (put("schema", value="evdit.mask-plan/2"), "", "unknown schema 'evdit.mask-plan/2'"),
+    (put("schema", value="evdit.mask-plan/3"), "", "unknown schema 'evdit.mask-plan/3'"),
+    (drop("architecture"), "", "architecture is missing"),
+    (put("architecture", value="OpenSoraT2V"), " architecture", "must be an object or null"),
+    (put("architecture", "width", value=3), " architecture", "unknown key 'width'"),
+    (drop("architecture", "heads"), " architecture", "heads is missing"),
+    (put("architecture", "transformer", value=7), " architecture", "transformer is 7: it must be a text"),
+    (put("architecture", "heads", value=0), " architecture", "heads is 0: it must be a whole number above 0"),
+    (put("architecture", "head_dim", value=48.0), " architecture", "head_dim is 48.0: it must be a whole number"),
+    (put("architecture", "layers", value=5), " architecture", "layers is 5: the plan lists 4"),
     (drop("schema"), "", "unknown schema None"),
-    (put("schema", value=["evdit.mask-plan/1"]), "", "unknown schema"),
+    (put("schema", value=["evdit.mask-plan/2"]), "", "unknown schema"),
     (drop("backbone"), "", "backbone is missing"),
     (put("backbone", value=7), " backbone", "backbone is 7: it must be a text"),
     (put("searched_on", value=7), " searched_on", "must be a text or null"),

@@ -113,7 +113,7 @@ def prepare(options: AnalyzeOptions, progress: Progress) -> Study:
     )
     spec = spec_of(options, backbone)
     grid = checked_grid(backbone, spec)
-    layers = read_layers(options.layers, backbone.layers, options.where("layers") or "analyze.layers")
+    layers = read_layers(options.layers, backbone.architecture.layers, options.where("layers") or "analyze.layers")
     file = Path(options.prompts_file) if options.prompts_file else None
     prompts = choose_prompts(file, options.num_prompts, backbone)
     doubts = prompt_doubts(backbone, prompts, strict=False)
@@ -145,7 +145,7 @@ def spec_of(options: AnalyzeOptions, backbone: Backbone) -> SampleSpec:
 
 def checked_grid(backbone: Backbone, spec: SampleSpec) -> VideoGrid:
     """The token grid. Raises EvditError for a model without sites and for a video of one latent frame."""
-    if backbone.layers < 1:
+    if backbone.architecture.layers < 1:
         raise EvditError(
             f"{backbone.name} has no 3D self-attention: there are no tiles to see",
             where="--model",

@@ -40,7 +40,8 @@ class Ran:
 
     `layers` has one `Attend.receipt()` a layer (mask, kernel, refused kernels with reasons); the shares are of tiles,
     averaged over the layers; `fallbacks` are the lines that were said about kernels that could not be had, `warnings`
-    those about a prompt, a length or a sampler that the model was not made for.
+    those about a prompt, a length or a sampler that the model was not made for. `masks` are those of
+    `plan` (a digest) in a word, "none" being full attention.
     """
 
     model: str
@@ -55,6 +56,7 @@ class Ran:
     skipped_share: float = 0.0
     fallbacks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    masks: str = "none"
     plan: str | None = None
 
 

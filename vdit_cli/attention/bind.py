@@ -32,7 +32,10 @@ Run = Callable[[Tensor, Tensor, Tensor, tuple[Pass, ...]], Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """What a kernel is asked: the shape and type of an attention call, and whether gradients are wanted."""
+    """What a kernel is asked: the shape and type of an attention call, and whether gradients are wanted.
+
+    `batch` tells measured times apart; what a kernel `supports` never hangs on it.
+    """
 
     grid: VideoGrid
     heads: int
@@ -65,12 +68,17 @@ class Attend:
     def __call__(self, q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor) -> Tensor:
         """Softmax over the kept pairs, scores times D ** -0.5: (B, N, H, D). Has first derivatives, by backward.
 
-        Raises ValueError for other shapes and RuntimeError for second derivatives and forward mode.
+        B may be any. Raises ValueError for another type, length, number of heads or width than those of the case, and
+        RuntimeError for second derivatives and forward mode.
         """
         if not q_BNHD.shape == k_BNHD.shape == v_BNHD.shape or not q_BNHD.dtype == k_BNHD.dtype == v_BNHD.dtype:
             raise ValueError(f"q, k, v differ: {[(tuple(x.shape), x.dtype) for x in (q_BNHD, k_BNHD, v_BNHD)]}")
         if q_BNHD.shape[1] != self.case.grid.tokens:
             raise ValueError(f"{q_BNHD.shape[1]} tokens: the mask was bound for {self.case.grid}")
+        bound = (self.case.dtype, self.case.heads, self.case.head_dim)
+        if (q_BNHD.dtype, *q_BNHD.shape[2:]) != bound:
+            asked = f"{q_BNHD.dtype} and heads x width {' x '.join(map(str, q_BNHD.shape[2:]))}"
+            raise ValueError(f"{asked}: the mask was bound for {bound[0]} and {bound[1]} x {bound[2]}")
         if self.kernel != "sdpa" or len(self.passes) > 1:  # else it is torch's own SDPA, with what derivatives that has
             refuse_forward_mode(q_BNHD, k_BNHD, v_BNHD)
         q, k, v = (to_order(x, self.order) for x in (q_BNHD, k_BNHD, v_BNHD))

@@ -19,6 +19,7 @@ from vdit_cli.artifacts.digest import content_digest
 from vdit_cli.attention.bind import Attend
 from vdit_cli.attention.costs import CostTable
 from vdit_cli.backbones.prompt_form import PromptForm
+from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.plan import MaskPlan
 
@@ -63,8 +64,8 @@ class Backbone(Protocol):
     """The noise schedule as diffusers writes it (betas, prediction_type, timestep_spacing)."""
     device: torch.device
     dtype: torch.dtype
-    layers: int
-    """Attention sites, one a layer."""
+    architecture: Architecture
+    """What plans fit by; one attention site a layer."""
     weights_digest: str
     """Digest of the transformer's weights, which plans are searched on; reading it may take a while."""
     lineage: tuple[str, ...]
@@ -116,10 +117,12 @@ class Backbone(Protocol):
         kernel: str = "auto",
         needs_grad: bool = False,
         costs: CostTable | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Attend, ...]:
         """Bind each distinct mask of the plan once and put the Attend on its sites; returns one Attend a site.
 
-        `costs` are measured times that decide which kernel "auto" is; generation alone gives them.
+        `batch` and `dtype` are those in which q, k and v arrive: under autocast another type than the backbone's own
+        (None). `costs` are measured times that decide which kernel "auto" is; generation alone gives them.
         """
 
 
@@ -246,3 +249,19 @@ def part_digest(backbone: Backbone, part: str) -> str:
     if isinstance(backbone, DigestsParts):
         return backbone.part_digest(part)
     return content_digest([backbone.name, part])
+
+
+@runtime_checkable
+class BringsPlan(Protocol):
+    """What a backbone may offer beside `Backbone`, where a mask plan may lie with its weights."""
+
+    def own_plan(self) -> MaskPlan | None:
+        """The plan that lies with the transformer's weights, None where there is none. Loads no weights.
+
+        Raises EvditError (2) where the weights were trained under a plan that does not lie there.
+        """
+
+
+def own_plan(backbone: Backbone) -> MaskPlan | None:
+    """The plan that lies with the backbone's weights; None where there is none, or where it does not say."""
+    return backbone.own_plan() if isinstance(backbone, BringsPlan) else None

@@ -19,7 +19,7 @@ def command(
     model: Annotated[str | None, knob_option("distill_mlcd.model")] = None,
     text_encoder: Annotated[str | None, knob_option("distill_mlcd.text_encoder")] = None,
     checkpoint: Annotated[str | None, knob_option("distill_mlcd.checkpoint", metavar="RUN", unset="none")] = None,
-    masks: Annotated[str | None, knob_option("distill_mlcd.masks", metavar="PLAN|RUN|k:F-k|none")] = None,
+    masks: Annotated[str | None, knob_option("distill_mlcd.masks", metavar="PLAN|RUN|k:F-k|auto|none")] = None,
     allow_other_weights: Annotated[bool | None, knob_option("distill_mlcd.allow_other_weights")] = None,
     data: Annotated[str | None, knob_option("distill_mlcd.data", metavar="DATA", unset="it must be given")] = None,
     output: Annotated[

@@ -36,7 +36,7 @@ def command(
     model: Annotated[str | None, knob_option("generate.model")] = None,
     text_encoder: Annotated[str | None, knob_option("generate.text_encoder")] = None,
     checkpoint: Annotated[str | None, knob_option("generate.checkpoint")] = None,
-    masks: Annotated[str | None, knob_option("generate.masks", metavar="PLAN|RUN|k:F-k|none")] = None,
+    masks: Annotated[str | None, knob_option("generate.masks", metavar="PLAN|RUN|k:F-k|auto|none")] = None,
     allow_other_weights: Annotated[bool | None, knob_option("generate.allow_other_weights")] = None,
     steps: Annotated[int | None, knob_option("generate.steps")] = None,
     scheduler: Annotated[str | None, knob_option("generate.scheduler")] = None,

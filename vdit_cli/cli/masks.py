@@ -67,7 +67,7 @@ def seal(
     """
     found = MaskPlan.read(plan, sealed=False)
     try:
-        file = found.write(plan)
+        file = found.write(found.origin or plan)
     except EvditError as error:  # it has no -o, which is what another command would be told
         steps = ["a copy of the plan in a folder that can be written"]
         raise EvditError(error.what, where=error.where, next_steps=steps, exit_code=error.exit_code) from error
@@ -84,6 +84,7 @@ def as_content(plan: MaskPlan) -> dict[str, Any]:
         "file": plan.origin,
         "digest": plan.digest,
         "backbone": plan.backbone,
+        "architecture": asdict(plan.architecture) if plan.architecture else None,
         "grid": asdict(plan.grid),
         "kept_share": plan.kept_share,
         "skipped_share": plan.skipped_share,
@@ -108,7 +109,8 @@ def as_content(plan: MaskPlan) -> dict[str, Any]:
 
 def title(plan: MaskPlan) -> str:
     """What the plan is for, in one line."""
-    return f"{plan.origin}: {plan.backbone}, {plan.grid}, {len(plan.masks)} layers, digest {plan.digest[:12]}"
+    made_for = plan.architecture or f"{len(plan.masks)} layers"
+    return f"{plan.origin}: {plan.backbone}, {made_for}, {plan.grid}, digest {plan.digest[:12]}"
 
 
 def summary(plan: MaskPlan) -> str:

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from vdit_cli.artifacts.atomic import replacing
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.backbones.base import Backbone, TextStates, Trainable, Trains
+from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.distillation.fitting import autocast
 from vdit_cli.distillation.mlcd import Predict
 from vdit_cli.errors import ENVIRONMENT, EvditError
 from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Progress
 
 ADAPTER = "default"
@@ -176,13 +178,25 @@ def predicting_with(backbone: Trainable, values: Mapping[str, Tensor], text: Tex
     return predict
 
 
-def write_student(student: Trainable, folder: Path, trained: Mapping[str, Tensor], sampler: Sampler, card: str) -> None:
-    """Write the student's transformer, its sampler and its card as one folder, whole or not at all.
+def write_student(
+    student: Trainable,
+    folder: Path,
+    trained: Mapping[str, Tensor],
+    sampler: Sampler,
+    card: str,
+    lineage: tuple[str, ...],
+    plan: MaskPlan | None,
+) -> None:
+    """Write the student's transformer, its sampler, its card and the plan it wears as one folder, whole or not at all.
 
     `trained` are its trained parameters by name; what LoRA pairs add is merged into the weights as they are stored.
+    `lineage` and the plan's digest stand in the weights' metadata too.
     """
     deltas = lora_deltas(trained)
+    metadata = Lineage(lineage, plan.digest if plan else None).metadata()
     with replacing(folder) as beside:
-        student.write_transformer(beside, {} if deltas else trained, deltas)
+        student.write_transformer(beside, {} if deltas else trained, deltas, metadata)
         sampler.write(beside)
+        if plan is not None:
+            plan.write(beside)
         (beside / "README.md").write_text(card, encoding="utf-8", newline="\n")

@@ -13,19 +13,23 @@ from vdit_cli.knobs import Section, flat, option_line
 from vdit_cli.sampling.memory import gib
 from vdit_cli.sampling.prompts import EXAMPLE
 from vdit_cli.sampling.sample import SampleSpec
+from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Progress
 
 SHOWN = 6
 """Of many words left out, so many of the first and the last are shown."""
 
 
-def summary(backbone: Backbone, spec: SampleSpec, seeds: str, need_bytes: int) -> str:
-    """Model, size, sampler, seeds ("seed 0"), device, numbers and memory in one line."""
+def summary(backbone: Backbone, spec: SampleSpec, seeds: str, need_bytes: int, plan: MaskPlan | None = None) -> str:
+    """Model, size, sampler, masks and their file, seeds ("seed 0"), device, numbers and memory in one line."""
     dtype = str(backbone.dtype).removeprefix("torch.")
     sampler = f"{counted(spec.steps, 'step')} of {spec.scheduler}, guidance {spec.guidance:g}"
     size = f"{spec.video_frames} x {spec.height} x {spec.width}"
+    masks = "full attention" if plan is None or plan.is_dense else f"masks {plan.masks_text()}"
+    if plan is not None and plan.origin is not None:
+        masks += f" by {plan.origin}"
     memory = f"about {gib(need_bytes)} of weights and tensors"
-    return f"{backbone.name}: {size}, {sampler}, {seeds}, {backbone.device} {dtype}, {memory}"
+    return f"{backbone.name}: {size}, {sampler}, {masks}, {seeds}, {backbone.device} {dtype}, {memory}"
 
 
 def say_options(section: str, options: Section, resolved: Mapping[str, Any], model: str, progress: Progress) -> None:

@@ -32,9 +32,10 @@ from vdit_cli.sampling.outputs import (
     waiting,
     write_receipt,
 )
-from vdit_cli.sampling.plans import DENSE, bind_plan, check_kernel, find_plan, measured_costs
+from vdit_cli.sampling.plans import bind_plan, check_kernel, find_plan, measured_costs
 from vdit_cli.sampling.prompts import collect_prompts
 from vdit_cli.sampling.sample import SampleSpec
+from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Progress, Stopwatch
 
 HOW = ("strict", "offload", "device", "batch", "kernel", "compile")
@@ -146,11 +147,11 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
     plan = find_plan(options.masks, backbone, spec, options.allow_other_weights)
     need = check_memory(backbone, spec, Placing(options.offload, options.vae_tiling, options.batch))
     progress.detail(f"weights of the transformer: {backbone.weights_digest}")  # damaged files are found now
-    progress.say(summary(backbone, spec, seeds_text(options, len(prompts)), max(need.values())))
+    progress.say(summary(backbone, spec, seeds_text(options, len(prompts)), max(need.values()), plan))
     negative = own.negative if options.negative is None else options.negative
     fps = rate_of(options.fps or own.fps)
     say_options("generate", options, filled(options, spec, negative, fps), backbone.name, progress)
-    warnings = sampler_doubts(backbone, spec) + idle_options(options, backbone, spec, len(prompts))
+    warnings = sampler_doubts(backbone, spec) + idle_options(options, backbone, spec, plan, len(prompts))
     for line in (*warnings, *doubts.values()):
         progress.say(f"warning: {line}")
     batch = options.batch * (2 if spec.guided else 1)
@@ -184,7 +185,9 @@ def sampler_doubts(backbone: Backbone, spec: SampleSpec) -> list[str]:
     return found
 
 
-def idle_options(options: GenerateOptions, backbone: Backbone, spec: SampleSpec, prompts: int) -> list[str]:
+def idle_options(
+    options: GenerateOptions, backbone: Backbone, spec: SampleSpec, plan: MaskPlan, prompts: int
+) -> list[str]:
     """Options that were asked for and change nothing here, each with the reason; and a negative prompt that is cut."""
     found: dict[str, str] = {}
     if options.negative and not spec.guided:
@@ -193,7 +196,7 @@ def idle_options(options: GenerateOptions, backbone: Backbone, spec: SampleSpec,
         found["negative"] = f"guidance {spec.guidance:g} asks for no negative prompt{cause}"
     if options.batch > prompts * options.num == 1:
         found["batch"] = "there is one video to make"
-    if options.allow_other_weights and (options.masks == DENSE or not Path(options.masks).exists()):
+    if options.allow_other_weights and plan.searched_on is None:
         found["allow_other_weights"] = f"masks {options.masks} were searched on no weights"
     size = (1, spec.video_frames, spec.height, spec.width)
     if options.vae_tiling and backbone.working_bytes("vae", *size, True) == backbone.working_bytes("vae", *size, False):

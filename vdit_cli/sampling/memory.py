@@ -55,7 +55,8 @@ def needed(
     size = (spec.video_frames, spec.height, spec.width, placing.vae_tiling)
     network_batch = placing.batch * (2 if spec.guided else 1)
     transformer, vae = backbone.part_bytes("transformer"), backbone.part_bytes("vae")
-    resident = {"none": transformer, "model": transformer, "block": 2 * transformer // backbone.layers}[placing.offload]
+    two_blocks = 2 * transformer // backbone.architecture.layers
+    resident = {"none": transformer, "model": transformer, "block": two_blocks}[placing.offload]
     beside = 0 if placing.offload != "none" else 1
     # Decoded in the model's numbers, turned to bytes through float32, one video at a time.
     pixels = 3 * spec.video_frames * spec.height * spec.width * (backbone.dtype.itemsize + 4 + 1)

@@ -8,41 +8,46 @@ from pathlib import Path
 
 from vdit_cli.attention.bind import KERNELS, Attend
 from vdit_cli.attention.costs import CostTable, Machine
-from vdit_cli.backbones.base import Backbone
+from vdit_cli.backbones.base import Backbone, own_plan
 from vdit_cli.errors import FALLBACK, EvditError, unknown_name
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Progress
 
-DENSE = "none"
+AUTO, DENSE = "auto", "none"
 
 
 def find_plan(masks: str, backbone: Backbone, spec: SampleSpec, allow_other_weights: bool) -> MaskPlan:
-    """The plan that `masks` names: a mask for all layers, a plan file, a run folder with one; "none" is dense.
+    """The plan that `masks` names: a mask for all layers, a plan file, a run folder with one.
 
-    Raises EvditError for a mask that does not exist at this length and for a plan of another backbone, grid or weights.
+    "auto" is the plan that lies with the weights, full attention where none does; "none" is full attention. Raises
+    EvditError for a mask that does not exist at this length and for a plan of another architecture, grid or weights.
     """
     grid = backbone.grid(spec.video_frames, spec.height, spec.width)
-    if masks == DENSE:
-        return MaskPlan.uniform(backbone.name, grid, backbone.layers, TileMask.dense(grid.frames))
-    if not Path(masks).exists():
-        if ":" not in masks:
-            raise EvditError(
-                f"{masks} is no mask plan: there is no such file or folder, and a mask's name is k:F-k",
-                where=f"--masks {masks}",
-                next_steps=[
-                    f"--masks {max(1, grid.frames // 4)}:{grid.frames - max(1, grid.frames // 4)}",
-                    "--masks none",
-                ],
-            )
-        mask = TileMask.parse(masks, grid.frames, where=f"--masks {masks}")
-        return MaskPlan.uniform(backbone.name, grid, backbone.layers, mask)
-    plan = MaskPlan.read(masks)
-    plan.check_fits(backbone.name, backbone.layers, grid)
+    if masks == AUTO:
+        plan = own_plan(backbone)
+    else:
+        plan = MaskPlan.read(masks) if masks != DENSE and Path(masks).exists() else None
+    if plan is None:
+        mask = TileMask.dense(grid.frames) if masks in (AUTO, DENSE) else _mask(masks, grid.frames)
+        return MaskPlan.uniform(backbone.name, grid, backbone.architecture, mask)
+    plan.check_fits(backbone.name, backbone.architecture, grid)
     if plan.searched_on is not None and not allow_other_weights:
         plan.check_weights(backbone.weights_digest, backbone.lineage)
     return plan
+
+
+def _mask(name: str, frames: int) -> TileMask:
+    """The mask of that name. Raises EvditError for a name of no mask and no file."""
+    if ":" not in name:
+        few = max(1, frames // 4)
+        raise EvditError(
+            f"{name} is no mask plan: there is no such file or folder, and a mask's name is k:F-k",
+            where=f"--masks {name}",
+            next_steps=[f"--masks {few}:{frames - few}", "--masks none"],
+        )
+    return TileMask.parse(name, frames, where=f"--masks {name}")
 
 
 def check_kernel(kernel: str) -> None:

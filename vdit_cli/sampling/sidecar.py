@@ -12,20 +12,9 @@ from vdit_cli.attention.bind import Attend
 from vdit_cli.backbones.base import Backbone
 from vdit_cli.sampling.outputs import Clip
 from vdit_cli.sampling.sample import SampleSpec
-from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 
 PHASES = ("load", "text", "denoise", "decode", "write")
-
-
-def masks_text(plan: MaskPlan) -> str:
-    """The masks of a plan in one word: "none", "2:6", or layers by mask as in "3x8:0 5x2:6"."""
-    if all(mask == TileMask.dense(mask.frames) for mask in plan.masks):
-        return "none"
-    histogram = plan.histogram()
-    if len(histogram) == 1:
-        return next(iter(histogram))
-    return " ".join(f"{layers}x{name}" for name, layers in histogram.items())
 
 
 def metadata_of(clip: Clip, spec: SampleSpec, model: str, plan: MaskPlan) -> dict[str, str]:
@@ -34,7 +23,7 @@ def metadata_of(clip: Clip, spec: SampleSpec, model: str, plan: MaskPlan) -> dic
         "prompt": clip.prompt,
         "seed": str(clip.seed),
         "model": model,
-        "masks": masks_text(plan),
+        "masks": plan.masks_text(),
         "steps": str(spec.steps),
         "guidance": str(spec.guidance),
         "scheduler": spec.scheduler,
@@ -76,6 +65,7 @@ def receipt_of(
             skipped_share=1 - kept,
             fallbacks=tuple(fallbacks),
             warnings=tuple(warnings),
+            masks=plan.masks_text(),
             plan=plan.digest,
         ),
         seconds={phase: round(seconds.get(phase, 0.0), 4) for phase in PHASES},

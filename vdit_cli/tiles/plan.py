@@ -1,4 +1,4 @@
-"""A mask plan: one tile mask a layer for one backbone and grid, with where it came from and a seal over its content."""
+"""A mask plan: one tile mask a layer for one architecture and grid, with where it came from and a seal over it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,30 @@ from typing import Any
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.digest import content_digest
 from vdit_cli.errors import EvditError
+from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
-from vdit_cli.tiles.plan_json import PLAN_FILE, SCHEMA, check_content, check_seal, parse, plan_file, read_text
+from vdit_cli.tiles.plan_json import (
+    PLAN_FILE,
+    SCHEMA,
+    check_content,
+    check_seal,
+    parse,
+    plan_file,
+    read_text,
+    upgraded,
+)
 
 
 @dataclass(frozen=True)
 class MaskPlan:
-    """The masks of all self-attention layers, in order, for one `backbone` at one `grid`.
+    """The masks of all self-attention layers, in order, for transformers of one `architecture` at one `grid`.
 
-    `searched_on` is the digest of the weights that the masks were chosen on (None: they hold for any weights),
-    `made_by` says by which command and options, `predicted` what is expected of it; both hold plain JSON values.
-    `origin` is the file it was read from, named in errors. Raises ValueError for no layers or a mask of other frames.
+    `backbone` is the name of the model it was made on, which is only told. `architecture` is None where it is not
+    known, as in files of an older schema: then the number of layers alone is held against a model's. `searched_on` is
+    the digest of the weights that the masks were chosen on (None: they hold for any weights), `made_by` says by which
+    command and options, `predicted` what is expected of it; both hold plain JSON values. `origin` is the file it was
+    read from, named in errors. Raises ValueError for no layers, masks of other frames, an architecture of other layers.
     """
 
     backbone: str
@@ -31,19 +43,23 @@ class MaskPlan:
     searched_on: str | None = None
     made_by: Mapping[str, Any] = field(default_factory=dict)
     predicted: Mapping[str, Any] = field(default_factory=dict)
+    architecture: Architecture | None = None
     origin: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse a plan without layers and masks that are not for the grid."""
         if not self.masks:
             raise ValueError("a plan needs at least one layer")
+        if self.architecture is not None and self.architecture.layers != len(self.masks):
+            raise ValueError(f"{len(self.masks)} masks do not fit {self.architecture}")
         for mask in self.masks:
             mask.check_grid(self.grid)
 
     @classmethod
-    def uniform(cls, backbone: str, grid: VideoGrid, layers: int, mask: TileMask) -> MaskPlan:
-        """The plan that has `mask` on each of `layers` layers; it was searched on no weights and fits any."""
-        return cls(backbone, grid, (mask,) * layers, made_by={"masks": mask.name})
+    def uniform(cls, backbone: str, grid: VideoGrid, architecture: Architecture, mask: TileMask) -> MaskPlan:
+        """The plan that has `mask` on each layer; it was searched on no weights and fits any."""
+        masks = (mask,) * architecture.layers
+        return cls(backbone, grid, masks, made_by={"masks": mask.name}, architecture=architecture)
 
     @classmethod
     def read(cls, path: Path | str, *, sealed: bool = True) -> MaskPlan:
@@ -54,10 +70,11 @@ class MaskPlan:
         """
         file = plan_file(Path(path))
         origin = str(file)
-        document = parse(read_text(file), origin)
-        grid, masks = check_content(document, origin)
+        stored = parse(read_text(file), origin)
+        document = upgraded(stored)
+        architecture, grid, masks = check_content(document, origin)
         if sealed:
-            check_seal(document, origin)
+            check_seal(stored, origin)
         return cls(
             document["backbone"],
             grid,
@@ -65,6 +82,7 @@ class MaskPlan:
             document["searched_on"],
             document["made_by"],
             document["predicted"],
+            architecture,
             origin,
         )
 
@@ -82,6 +100,7 @@ class MaskPlan:
         return {
             "schema": SCHEMA,
             "backbone": self.backbone,
+            "architecture": None if self.architecture is None else asdict(self.architecture),
             "layer_count": len(self.masks),
             "grid": asdict(self.grid),
             "searched_on": self.searched_on,
@@ -94,6 +113,11 @@ class MaskPlan:
     def digest(self) -> str:
         """SHA-256 over the content."""
         return content_digest(self.content())
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every layer has full attention, F:0."""
+        return set(self.masks) == {TileMask.dense(self.grid.frames)}
 
     @property
     def kept_share(self) -> float:
@@ -128,22 +152,32 @@ class MaskPlan:
             names[mask.name] = names.get(mask.name, 0) + layers
         return names
 
-    def check_fits(self, backbone: str, layers: int, grid: VideoGrid) -> None:
-        """Whether the plan is for this backbone, number of layers and grid; text may have any length.
+    def masks_text(self) -> str:
+        """The masks in a word: "none" for full attention, "2:6", or layers by mask as in "3x8:0 5x2:6"."""
+        if self.is_dense:
+            return "none"
+        histogram = self.histogram()
+        if len(histogram) == 1:
+            return next(iter(histogram))
+        return " ".join(f"{layers}x{name}" for name, layers in histogram.items())
+
+    def check_fits(self, backbone: str, architecture: Architecture, grid: VideoGrid) -> None:
+        """Whether the plan is for this architecture and grid; text may have any length, `backbone` is only told.
 
         Raises EvditError, with the shape that would fit.
         """
-        if backbone != self.backbone:
+        if architecture.layers != len(self.masks):
             raise EvditError(
-                f"the plan is for {self.backbone}, not for {backbone}: masks belong to one backbone",
+                f"the plan has {len(self.masks)} layers, {backbone} has {architecture.layers}: "
+                "a plan has one mask a layer",
                 where=self.origin,
-                next_steps=[f"--model {self.backbone}", f"a plan made with --model {backbone}"],
+                next_steps=[f"a plan made on this {backbone}", "--masks none"],
             )
-        if layers != len(self.masks):
+        if self.architecture not in (None, architecture):
             raise EvditError(
-                f"the plan has {len(self.masks)} layers, {backbone} has {layers}: a plan has one mask a layer",
+                f"the plan is for {self.architecture} ({self.backbone}), not for {architecture} ({backbone})",
                 where=self.origin,
-                next_steps=[f"a plan made on this {backbone}"],
+                next_steps=[f"a plan made with --model {backbone}", "--masks none"],
             )
         own, asked = self.grid, grid
         if (asked.frames, asked.rows, asked.cols) != (own.frames, own.rows, own.cols):

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from vdit_cli.artifacts.digest import content_digest
 from vdit_cli.errors import EvditError, nearest, quoted
+from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 
-SCHEMA = "evdit.mask-plan/1"
+SCHEMA = "evdit.mask-plan/2"
 PLAN_FILE = "plan.json"
+PLACES = (PLAN_FILE, f"student/{PLAN_FILE}", f"steps-*/student/{PLAN_FILE}")
+"""Where a run keeps its plan: a search beside run.json, a distillation in its students' folders, each the same."""
 KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "schema": ((str,), "a text"),
     "backbone": ((str,), "a text"),
+    "architecture": ((dict, type(None)), "an object or null"),
     "layer_count": ((int,), "a whole number"),
     "grid": ((dict,), "an object"),
     "searched_on": ((str, type(None)), "a text or null"),
@@ -28,20 +34,23 @@ KEYS: dict[str, tuple[tuple[type, ...], str]] = {
 """Every key of a plan, the types that its value may have, and their name."""
 
 LAYER_KEYS = ("mask", "global_frames")
+ARCHITECTURE_KEYS = tuple(each.name for each in fields(Architecture))
 GRID_KEYS = ("frames", "rows", "cols", "text_before", "text_after")
 
 
 def plan_file(path: Path) -> Path:
-    """`path` itself, or plan.json inside it where it is a folder. Raises EvditError where there is none."""
+    """`path` itself, or where it is a run's folder the plan in it. Raises EvditError where there is none."""
     if not path.is_dir():
         return path
-    if not (path / PLAN_FILE).is_file():
+    found = [file for place in PLACES for file in sorted(path.glob(place)) if file.is_file()]
+    if not found:
         raise EvditError(
-            f"{path} holds no {PLAN_FILE}: a folder is taken as a plan when a search wrote one into it",
+            f"{path} holds no {PLAN_FILE}: a folder is taken as a plan when a search or a distillation wrote one into "
+            "it",
             where=str(path),
             next_steps=["the folder of a run that made a plan", "a plan file", "a mask name such as 1:7"],
         )
-    return path / PLAN_FILE
+    return found[0]
 
 
 def read_text(file: Path) -> str:
@@ -86,8 +95,26 @@ def parse(text: str, origin: str) -> dict[str, Any]:
     return document
 
 
-def check_content(document: dict[str, Any], origin: str) -> tuple[VideoGrid, tuple[TileMask, ...]]:
-    """Grid and masks of a plan; the other keys are checked in place, and the digest is left to `check_seal`.
+def without_architecture(document: dict[str, Any]) -> dict[str, Any]:
+    """A plan of schema 1 as one of schema 2: it named a backbone, and no architecture is known."""
+    return {**document, "schema": "evdit.mask-plan/2", "architecture": None}
+
+
+UPGRADES: tuple[tuple[str, Callable[[dict[str, Any]], dict[str, Any]]], ...] = (
+    ("evdit.mask-plan/1", without_architecture),
+)
+"""Older schemas in order, and what makes each the next one."""
+
+
+def upgraded(document: dict[str, Any]) -> dict[str, Any]:
+    """The JSON object of a plan in this version's schema; one that is of no older schema is left as it is."""
+    for schema, upgrade in UPGRADES:
+        document = upgrade(document) if document.get("schema") == schema else document
+    return document
+
+
+def check_content(document: dict[str, Any], origin: str) -> tuple[Architecture | None, VideoGrid, tuple[TileMask, ...]]:
+    """Architecture, grid and masks of a plan; the other keys are checked here, the digest is left to `check_seal`.
 
     Raises EvditError with the file, and the layer where there is one.
     """
@@ -108,9 +135,10 @@ def check_content(document: dict[str, Any], origin: str) -> tuple[VideoGrid, tup
             "a plan lists each of at least one layer",
             where=f"{origin} layers",
         )
+    architecture = read_architecture(document["architecture"], document["layer_count"], f"{origin} architecture")
     grid = read_grid(document["grid"], f"{origin} grid")
     layers = enumerate(document["layers"])
-    return grid, tuple(read_layer(layer, grid, f"{origin} layer {index}") for index, layer in layers)
+    return architecture, grid, tuple(read_layer(layer, grid, f"{origin} layer {index}") for index, layer in layers)
 
 
 def check_seal(document: dict[str, Any], origin: str) -> None:
@@ -125,6 +153,22 @@ def check_seal(document: dict[str, Any], origin: str) -> None:
             where=f"{origin} digest",
             next_steps=[f"evdit masks seal {quoted(origin)}  (if you made the change)"],
         )
+
+
+def read_architecture(value: dict[str, Any] | None, layers: int, origin: str) -> Architecture | None:
+    """The architecture in JSON form, None for null. Raises EvditError for one that is none or of other layers."""
+    if value is None:
+        return None
+    check_keys(value, ARCHITECTURE_KEYS, (), origin)
+    if not isinstance(value["transformer"], str):
+        raise EvditError(f"transformer is {_brief(value['transformer'])}: it must be a text", where=origin)
+    for name in ARCHITECTURE_KEYS[1:]:
+        if type(value[name]) is not int or value[name] < 1:
+            raise EvditError(f"{name} is {_brief(value[name])}: it must be a whole number above 0", where=origin)
+    found = Architecture(**value)
+    if found.layers != layers:
+        raise EvditError(f"layers is {found.layers}: the plan lists {layers}", where=origin)
+    return found
 
 
 def read_grid(value: dict[str, Any], origin: str) -> VideoGrid:

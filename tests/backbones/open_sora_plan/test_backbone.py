@@ -1,3 +1,5 @@
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from tests.tiny_pipeline import (
 )
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.backbones.base import TextStates
+from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.errors import ENVIRONMENT, USAGE, EvditError
 from vdit_cli.tiles.grid import VideoGrid
@@ -144,7 +147,7 @@ def test_a_plan_binds_each_distinct_mask_once(ours):
     attends = backbone.apply_plan(plan, batch=2)
     assert [attend.mask for attend in attends] == [dense, sparse]
     assert [site.attend for site in backbone.attention_sites()] == list(attends)
-    uniform = backbone.apply_plan(MaskPlan.uniform("tiny", grid, 2, sparse), batch=2)
+    uniform = backbone.apply_plan(MaskPlan.uniform("tiny", grid, backbone.architecture, sparse), batch=2)
     assert uniform[0] is uniform[1]
 
 
@@ -154,9 +157,9 @@ def test_a_plan_changes_the_output_and_outlives_offload(ours, offload):
     expected = made(opened(ours))[1]
     backbone = opened(ours, offload=offload)
     grid = backbone.grid(VIDEO_FRAMES, HEIGHT, WIDTH)
-    backbone.apply_plan(MaskPlan.uniform("tiny", grid, 2, TileMask.dense(3)), batch=2)
+    backbone.apply_plan(MaskPlan.uniform("tiny", grid, backbone.architecture, TileMask.dense(3)), batch=2)
     assert_close(made(backbone)[1], expected)
-    backbone.apply_plan(MaskPlan.uniform("tiny", grid, 2, TileMask.from_stride(3, 3)), batch=2)
+    backbone.apply_plan(MaskPlan.uniform("tiny", grid, backbone.architecture, TileMask.from_stride(3, 3)), batch=2)
     sparse = made(backbone)[1]
     assert (sparse - expected).abs().max() > 0.01
     assert torch.equal(made(backbone)[1], sparse)
@@ -166,13 +169,15 @@ def test_a_plan_for_another_model_is_refused(ours):
     backbone = opened(ours)
     grid = backbone.grid(VIDEO_FRAMES, HEIGHT, WIDTH)
     for plan in (
-        MaskPlan.uniform("shapes", grid, 2, TileMask.dense(3)),
-        MaskPlan.uniform("tiny", grid, 3, TileMask.dense(3)),
+        MaskPlan.uniform("tiny", grid, replace(backbone.architecture, heads=3), TileMask.dense(3)),
+        MaskPlan.uniform("tiny", grid, replace(backbone.architecture, layers=3), TileMask.dense(3)),
     ):
         with pytest.raises(EvditError):
             backbone.apply_plan(plan, batch=2)
     with pytest.raises(EvditError, match="kernel"):
-        backbone.apply_plan(MaskPlan.uniform("tiny", grid, 2, TileMask.dense(3)), batch=2, kernel="magic")
+        backbone.apply_plan(
+            MaskPlan.uniform("tiny", grid, backbone.architecture, TileMask.dense(3)), batch=2, kernel="magic"
+        )
 
 
 def test_a_checkpoint_folder_takes_the_transformers_place(ours, tmp_path):
@@ -186,13 +191,35 @@ def test_a_checkpoint_folder_takes_the_transformers_place(ours, tmp_path):
 
 def test_a_run_gives_its_transformer_and_what_it_came_from(ours, tmp_path):
     parent = opened(ours).weights_digest
-    run = RunDir.create(tmp_path / "run", Request("distill-kd", "tiny", {"r": 0.1}, lineage=(parent,)))
+    run = RunDir.create(tmp_path / "run", Request("distill-kd", "tiny", {"r": 0.1}))
     refused(ours, USAGE, "transformer", checkpoint=str(run.path))
-    write_transformer(run.path / "student", seed=5)
+    student = run.path / "student"
+    write_transformer(student, seed=5, metadata=Lineage((parent,)).metadata())
     run.add_output("transformer", "student")
     backbone = opened(ours, checkpoint=str(run.path))
-    assert backbone.transformer_folder == run.path / "student"
-    assert backbone.lineage == (parent,)
+    assert backbone.transformer_folder == student and backbone.own_plan() is None
+    shipped = shutil.copytree(student, tmp_path / "shipped")
+    assert backbone.lineage == opened(ours, checkpoint=str(shipped)).lineage == (parent,)
+    assert opened(ours).lineage == ()
+
+
+def test_the_plan_that_lies_with_the_weights(ours, tmp_path):
+    """Beside a checkpoint's, else in its run; in a model's transformer folder, else beside model_index.json."""
+    model, run = copied(ours, tmp_path / "model"), RunDir.create(tmp_path / "run", Request("distill-kd", "tiny", {}))
+    write_transformer(run.path / "student", seed=5)
+    run.add_output("transformer", "student")
+    grid = opened(model).grid(VIDEO_FRAMES, HEIGHT, WIDTH)
+    for folder, inner, options in (
+        (model, "transformer", {}),
+        (run.path, "student", {"checkpoint": str(run.path)}),
+    ):
+        assert opened(model, **options).own_plan() is None or folder != model
+        for place in (folder, folder / inner):
+            plan = MaskPlan("any", grid, (TileMask.dense(3), TileMask.from_stride(3, 3)), made_by={"at": str(place)})
+            plan.write(place)
+            found = opened(model, **options).own_plan()
+            assert found == plan and found.origin == str(place / "plan.json")
+    assert opened(model, checkpoint=str(run.path / "student")).own_plan().origin == str(run.path / "student/plan.json")
 
 
 def test_vae_tiling_is_switched_on(ours):
@@ -229,7 +256,7 @@ def test_auto_is_the_cpu_in_float32_without_a_gpu(ours):
         pytest.skip("this machine has a GPU")
     backbone = open_backbone(find_source(str(ours)))
     assert (backbone.device.type, backbone.dtype) == ("cpu", torch.float32)
-    assert TRANSFORMER_CONFIG["num_layers"] == backbone.layers == len(backbone.attention_sites())
+    assert TRANSFORMER_CONFIG["num_layers"] == backbone.architecture.layers == len(backbone.attention_sites())
     assert Path(backbone.transformer_folder).is_dir()
 
 

@@ -117,5 +117,5 @@ def test_a_plan_sets_the_order_and_none_takes_it_back(ours: Path, offload: str) 
         block.attn1.attend = bind(mask, case)
     backbone.transformer.frame_order = None
     assert_close(found, backbone.denoise(latents, t, text))
-    backbone.apply_plan(MaskPlan.uniform("tiny", grid, 2, TileMask.dense(5)), batch=2)
+    backbone.apply_plan(MaskPlan.uniform("tiny", grid, backbone.architecture, TileMask.dense(5)), batch=2)
     assert backbone.transformer.frame_order is None

@@ -24,7 +24,7 @@ from vdit_cli.attention.bind import Attend, Case, bind
 from vdit_cli.attention.costs import CostTable
 from vdit_cli.backbones.base import EMPTY, Cut, TextStates
 from vdit_cli.backbones.devices import pick_device, pick_dtype
-from vdit_cli.backbones.dry_run import working_bytes
+from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.backbones.open_sora_plan import loading, transformer_config
 from vdit_cli.backbones.open_sora_plan.folders import ModelFolders
 from vdit_cli.backbones.open_sora_plan.offload import Part, Parts, open_streamed
@@ -36,10 +36,12 @@ from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.backbones.open_sora_plan.transformer_layers import SelfAttention
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.backbones.open_sora_plan.vae_config import VaeConfig
+from vdit_cli.backbones.open_sora_plan.working_memory import decoding_bytes, denoising_bytes
 from vdit_cli.backbones.sources import LoadOptions, ModelSource
 from vdit_cli.backbones.tensor_file import changed_tensors
 from vdit_cli.diffusion.prediction import kind_of
 from vdit_cli.errors import EvditError
+from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.plan import MaskPlan
 
@@ -99,7 +101,8 @@ class OpenSoraPlan:
         self.text_folder, self.tokenizer_folder = folders.text_encoder, folders.tokenizer
         self.folders = folders
         self.transformer_folder = trained.folder if trained else folders.transformer
-        self.lineage = trained.lineage if trained else ()
+        beside = trained.run if trained else folders.root
+        self.plan_folders = (self.transformer_folder, *([beside] if beside else []))
         self.transformer_config = transformer_config.complete(loading.read_config(self.transformer_folder))
         self.vae_config = loading.read_config(folders.vae)
         built = VaeConfig.read(self.vae_config)
@@ -121,9 +124,11 @@ class OpenSoraPlan:
         self.parts = Parts(loaders, device, offload)
 
     @property
-    def layers(self) -> int:
-        """Transformer blocks, and so attention sites."""
-        return self.transformer_config["num_layers"]
+    def architecture(self) -> Architecture:
+        """The transformer's class, layers, heads and their width."""
+        config = self.transformer_config
+        sizes = (config["num_layers"], config["num_attention_heads"], config["attention_head_dim"])
+        return Architecture(OpenSoraT2V.__name__, *sizes)
 
     @property
     def transformer(self) -> OpenSoraT2V:
@@ -139,6 +144,22 @@ class OpenSoraPlan:
     def weights_digest(self) -> str:
         """Digest of the transformer's weights, which a plan was searched on; reads the whole file once."""
         return weights_digest(loading.weight_files(self.transformer_folder))
+
+    @cached_property
+    def _lineage(self) -> Lineage:
+        return Lineage.of(loading.read_metadata(self.transformer_folder), str(self.transformer_folder))
+
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """Digests of the weights that the transformer's were trained from, as they say themselves."""
+        return self._lineage.weights
+
+    def own_plan(self) -> MaskPlan | None:
+        """The plan.json beside the transformer's weights, or in the folder of the model or run that they are part of.
+
+        Raises EvditError (2) where the weights name another one, or one that is not there.
+        """
+        return self._lineage.worn(self.plan_folders)
 
     def part_digest(self, part: str) -> str:
         """Digest of all that decides what the part "vae" or "text" makes; reads whole files."""
@@ -165,13 +186,9 @@ class OpenSoraPlan:
         Found by running it on tensors without data; work space inside an operation is not seen.
         """
         shape = (batch, *self.latent_shape(video_frames, height, width))
-        with torch.device("meta"):
-            if part == "vae":
-                return self._decoding_bytes(shape, vae_tiling)
-            transformer = OpenSoraT2V(self.transformer_config).to(self.dtype)
-            x, t = torch.empty(shape, dtype=self.dtype), torch.empty(batch)
-            text = torch.empty(batch, 1, self.transformer_config["caption_channels"], dtype=self.dtype)
-            return working_bytes(lambda: transformer(x, t, text))
+        if part == "vae":
+            return decoding_bytes(self.vae_config, self.dtype, shape, vae_tiling)
+        return denoising_bytes(self.transformer_config, self.dtype, shape)
 
     def unknown_words(self, prompt: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The words of a prompt, cleaned, that the tokenizer has tokens for, and those that it has none for."""
@@ -314,23 +331,17 @@ class OpenSoraPlan:
         kernel: str = "auto",
         needs_grad: bool = False,
         costs: CostTable | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Attend, ...]:
         """Bind each distinct mask of the plan once for a network batch of `batch`; returns one Attend a site.
 
-        The transformer then holds frames in the plan's order. Both stay when offload reads it again. Raises EvditError
-        for a plan that does not fit or a kernel that can't.
+        `dtype` is that of q, k and v, the backbone's own unless autocast makes it another. The transformer then holds
+        frames in the plan's order. Both stay when offload reads it again. Raises EvditError for a plan that does not
+        fit or a kernel that can't.
         """
-        plan.check_fits(self.name, self.layers, plan.grid)
-        config = self.transformer_config
-        case = Case(
-            plan.grid,
-            config["num_attention_heads"],
-            config["attention_head_dim"],
-            batch,
-            self.dtype,
-            self.device,
-            needs_grad,
-        )
+        made = self.architecture
+        plan.check_fits(self.name, made, plan.grid)
+        case = Case(plan.grid, made.heads, made.head_dim, batch, dtype or self.dtype, self.device, needs_grad)
         order = None if plan.frame_order == tuple(range(plan.grid.frames)) else plan.frame_order
         bound = {mask: bind(mask, case, kernel, order, costs) for mask in plan.distinct()}
         self._attends = tuple(bound[mask] for mask in plan.masks)
@@ -342,21 +353,6 @@ class OpenSoraPlan:
         for site, attend in zip(_sites(transformer), self._attends, strict=True):
             site.attend = attend
         transformer.frame_order = self._attends[0].frame_order
-
-    def _decoding_bytes(self, shape_BCFhw: tuple[int, int, int, int, int], tiling: bool) -> int:
-        """Tensors of decoding, on "meta". Tiled, two tiles a direction are run: more tiles add only what they make."""
-        vae = CausalVAEModel(self.vae_config).to(self.dtype)
-        if not tiling:
-            latents = torch.empty(shape_BCFhw, dtype=self.dtype)
-            return working_bytes(lambda: vae.decode(latents).sample)
-        vae.enable_tiling()
-        batch, channels, frames, height, width = shape_BCFhw
-        side = 2 * vae.tile_latent_min_size
-        part = (min(frames, 2 * vae.tile_latent_min_size_t), min(height, side), min(width, side))
-        latents = torch.empty(batch, channels, *part, dtype=self.dtype)
-        pixels = 3 * self.time_ratio * self.space_ratio**2 * self.dtype.itemsize
-        rest = batch * (frames * height * width - math.prod(part))
-        return working_bytes(lambda: vae.decode(latents).sample) + pixels * rest
 
     def _load_text(self) -> TextEncoder:
         # Its number format follows its size, not --dtype: mT5-xxl in float32 would be 23 GB.

@@ -96,6 +96,17 @@ def stored_shapes(folder: Path | str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def read_metadata(folder: Path | str) -> dict[str, str]:
+    """What `folder`'s weights say of themselves beside their tensors; each shard says the same.
+
+    Raises EvditError (exit 3) for missing or damaged files.
+    """
+    path = weight_files(folder)[0]
+    check_whole(path)
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
 def load_strict(
     module: nn.Module,
     folder: Path | str,

@@ -30,13 +30,13 @@ TEXT_ENCODER_SIZE = "about 52 GB on the hub, of which the encoder half takes 11.
 
 @dataclass(frozen=True)
 class Trained:
-    """A transformer that takes the place of the model's own: its folder and the weights digests it descends from.
+    """A transformer that takes the place of the model's own: its folder, and that of the run that made it.
 
     `sampler` is how a distilled student wants to be sampled; None leaves the model's own defaults.
     """
 
     folder: Path
-    lineage: tuple[str, ...]
+    run: Path | None = None
     sampler: Sampler | None = None
 
 
@@ -90,9 +90,9 @@ def transformer_of(checkpoint: str) -> Trained:
                 next_steps=[f"--model {quoted(checkpoint)}"],
             )
         folder = run.find("transformer")
-        return Trained(folder, run.lineage(), Sampler.read(folder))
+        return Trained(folder, path, Sampler.read(folder))
     if (path / "config.json").is_file():
-        return Trained(path, (), Sampler.read(path))
+        return Trained(path, None, Sampler.read(path))
     raise EvditError(
         f"{checkpoint} is no checkpoint: it is neither a run folder nor a transformer's folder with a config.json",
         where=f"--checkpoint {checkpoint}",
