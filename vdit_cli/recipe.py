@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from vdit_cli.knobs import FASTEST, SLOWEST, Section, flat, knob, option_line, read, section
+from vdit_cli.knobs import FASTEST, SLOWEST, Section, flat, knob, read, section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,10 +328,6 @@ class Recipe(Section):
             key: {"value": value, "origin": self.origins.get(key, "default")}
             for key, value in flat(getattr(self, name), f"{name}.")
         }
-
-    def resolved_text(self, name: str) -> str:
-        """The section `name` a key a line, each with its origin as a comment, for stderr."""
-        return "\n".join(option_line(key, each["value"], each["origin"]) for key, each in self.resolved(name).items())
 
 
 def load(path: Path | str | None = None, sets: Iterable[str] = (), flags: Mapping[str, Any] | None = None) -> Recipe:

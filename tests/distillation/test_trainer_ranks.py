@@ -26,7 +26,7 @@ CLOSE = 1e-5
 
 def run_on_two(folder: Path, *scenarios: str) -> None:
     """Those scenarios of `ranks_training` on two ranks of this machine."""
-    launch(2, ["--module", "tests.distillation.ranks_training", str(folder), *scenarios])
+    launch(2, ["-m", "tests.distillation.ranks_training", str(folder), *scenarios])
 
 
 def lines(folder: Path) -> list[dict[str, float]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vdit_cli.cli.console import Console
-from vdit_cli.cli.options import AllowChanged, Config, Json, Set, knob_option
+from vdit_cli.cli.options import AllowChanged, Config, Gpus, Json, Set, Verbose, knob_option
 from vdit_cli.recipe import load
 
 EXAMPLE = """evdit distill-mlcd --data data/shapes --steps 4 --config recipes/distill-mlcd.yaml -o runs/four
@@ -35,27 +35,33 @@ def command(
     lora_rank: Annotated[int | None, knob_option("distill_mlcd.lora_rank")] = None,
     seed: Annotated[int | None, knob_option("distill_mlcd.seed")] = None,
     device: Annotated[str | None, knob_option("distill_mlcd.device")] = None,
+    gpus: Gpus = None,
     config: Config = None,
     sets: Set = None,
     allow_changed: AllowChanged = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Train a student that needs few steps, from a model and prepared data.
 
     Ctrl-C once saves and stops; the same command on the same folder goes on exactly there. The result is a checkpoint
-    for `evdit generate`, its sampler inside.
+    for `evdit generate`, its sampler inside. With --gpus N, or under torchrun or `accelerate launch`, several processes
+    share the work; any other number of them may go on with it.
     """
     given = locals()
-    beside = ("output", "config", "sets", "allow_changed", "as_json")
+    beside = ("output", "gpus", "config", "sets", "allow_changed", "verbose", "as_json")
     flags = {f"distill_mlcd.{name}": value for name, value in given.items() if name not in beside}
     recipe = load(config, sets or (), flags)
 
     from vdit_cli.distillation.distill_mlcd import distill_mlcd
+    from vdit_cli.parallel.launch import launched
 
-    with Console() as console:
-        console.say(recipe.resolved_text("distill_mlcd"))
+    if launched(gpus, recipe.distill_mlcd.device):
+        return
+    with Console(verbose=verbose) as console:
         folder = distill_mlcd(recipe.distill_mlcd, output, console, allow_changed)
-    if as_json:
-        console.json("evdit.distill-mlcd/1", {"student": str(folder)})
-    else:
-        console.data(str(folder))
+        console.end_stage()
+        if as_json:
+            console.json("evdit.distill-mlcd/1", {"student": str(folder)})
+        else:
+            console.data(str(folder))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vdit_cli.cli.console import Console
-from vdit_cli.cli.options import AllowChanged, Config, Json, Set, knob_option
+from vdit_cli.cli.options import AllowChanged, Config, Json, Set, Verbose, knob_option
 from vdit_cli.recipe import load
 
 EXAMPLE = """evdit train-shapes --config recipes/train-shapes.yaml -o runs/shapes
@@ -30,6 +30,7 @@ def command(
     config: Config = None,
     sets: Set = None,
     allow_changed: AllowChanged = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Train the embedded model `shapes` from scratch on rendered clips: about 25 minutes on one large GPU.
@@ -40,8 +41,7 @@ def command(
 
     from vdit_cli.distillation.train_shapes import train_shapes
 
-    with Console() as console:
-        console.say(recipe.resolved_text("train_shapes"))
+    with Console(verbose=verbose) as console:
         folder = train_shapes(recipe.train_shapes, output, console, allow_changed)
     if as_json:
         console.json("evdit.train-shapes/1", {"model": str(folder)})

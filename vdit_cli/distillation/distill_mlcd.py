@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor
 
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
-from vdit_cli.artifacts.run_dir import DONE, Request, RunDir
+from vdit_cli.artifacts.run_dir import DONE, RUN_FILE, Request, RunDir
 from vdit_cli.attention.bind import Attend
 from vdit_cli.data.shards import open_data
 from vdit_cli.distillation.checkpoints import check_goes_on
-from vdit_cli.distillation.fitting import autocast, recompute_blocks
+from vdit_cli.distillation.fitting import autocast, fit_model
 from vdit_cli.distillation.mlcd_card import student_card
 from vdit_cli.distillation.mlcd_job import (
     Job,
@@ -38,16 +39,13 @@ from vdit_cli.distillation.mlcd_watch import Watch
 from vdit_cli.distillation.optimisers import build_optimisers
 from vdit_cli.distillation.samples import SplitLoss
 from vdit_cli.distillation.trainer import put_parameters, train
+from vdit_cli.parallel.groups import Ranks, joined
+from vdit_cli.parallel.sharding import shard, whole_on_first
 from vdit_cli.recipe import DistillMlcdOptions
 from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
 from vdit_cli.timing import Progress, Stopwatch
 
 STUDENT = "student"
-LESS_MEMORY = (
-    "--set distill_mlcd.gradient_checkpointing=true",
-    "--set distill_mlcd.accumulation=4",
-    "--lora-rank 64",
-)
 
 
 def distill_mlcd(
@@ -56,36 +54,58 @@ def distill_mlcd(
     """Train, or go on training, a student in the run `out`, and return its folder, which `--checkpoint` takes.
 
     With several step counts each student starts the next, in `out/steps-N`. Without `out` the run is
-    `runs/<date>-distill-mlcd-<model>`. With `allow_changed` a run that was begun with other values goes on with these.
-    Raises EvditError (2) for what does not fit and for such a run otherwise, (1) where a student collapses, and
-    Interrupted after saving.
+    `runs/<date>-distill-mlcd-<model>`. Of several ranks each computes its share of every batch, and the first one
+    writes all files. With `allow_changed` a run that was begun with other values goes on with these. Raises EvditError
+    (2) for what does not fit and for such a run otherwise, (1) where a student collapses, and Interrupted after saving.
     """
-    counts = step_counts(options)
-    check_options(options)
-    clips = open_data(options.data or "")
-    request = request_of(options)
-    if out is not None and (out / "run.json").is_file():
-        begun = RunDir.start(out, request, allow_changed)
-        if begun.is_done():
-            return _done_already(begun, progress)
-    for line in idle_options(options):
-        progress.say(f"warning: {line}")
-    job = prepare(options, counts, clips, progress)
-    run = RunDir.start(out, request, allow_changed)
-    if run.is_done():
-        return _done_already(run, progress)
-    with run:
-        run.manifest["lineage"] = list(lineage_of(job.pair, options))
-        clock = Stopwatch()
-        with PeakMemory(job.device) as memory, out_of_memory_told("train", list(LESS_MEMORY)):
-            attends = _students(job, run, clock, progress)
-        _receipt(job, request, attends, clock, memory.peak).write(run.path / "receipt.json")
-    return run.find("transformer")
+    with joined(options.device) as ranks:
+        counts = step_counts(options)
+        check_options(options, ranks)
+        clips = open_data(options.data or "")
+        request = request_of(options)
+        if out is not None and (out / RUN_FILE).is_file():  # a run that is done is told before any model is opened
+            begun = _begun(out, request, allow_changed, ranks)
+            if begun.is_done():
+                return _done_already(begun, progress)
+        for line in idle_options(options):
+            progress.say(f"warning: {line}")
+        job = prepare(options, counts, clips, ranks, progress)
+        run = _begun(out, request, allow_changed, ranks)
+        if run.is_done():
+            return _done_already(run, progress)
+        with run if ranks.is_first else nullcontext():
+            ranks.wait()  # the first rank has cleared leftovers away, and nobody reads a checkpoint before
+            run.manifest["lineage"] = list(lineage_of(job.pair, options))
+            clock = Stopwatch()
+            with PeakMemory(job.device) as memory, out_of_memory_told("train", less_memory(options)):
+                attends = _students(job, run, clock, progress)
+            if ranks.is_first:
+                _receipt(job, request, attends, clock, memory.peak).write(run.path / "receipt.json")
+        ranks.wait()
+        return RunDir.open(run.path).find("transformer")
+
+
+def _begun(out: Path | None, request: Request, allow_changed: bool, ranks: Ranks) -> RunDir:
+    """The run, which the first rank makes or goes on with, and the others only read."""
+    started = RunDir.start(out, request, allow_changed) if ranks.is_first else None
+    path = ranks.from_first(lambda: str(started.path) if started else "")
+    return started or RunDir(Path(path), request.manifest())
 
 
 def _done_already(run: RunDir, progress: Progress) -> Path:
     progress.say(f"{run.path} is done already")
     return run.find("transformer")
+
+
+def less_memory(options: DistillMlcdOptions) -> list[str]:
+    """What of the command's own flags makes the training smaller, but for what is set already."""
+    smaller = {
+        "--set distill_mlcd.gradient_checkpointing=true": not options.gradient_checkpointing,
+        f"--set distill_mlcd.accumulation={options.batch_size}": options.accumulation < options.batch_size,
+        "--lora-rank 64": not options.lora_rank,
+        "--gpus 2 --set distill_mlcd.shard=full": options.shard == "none",
+    }
+    return [flag for flag, helps in smaller.items() if helps]
 
 
 def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tuple[Attend, ...]:
@@ -96,11 +116,13 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
         attends = bind_student(job, job.plan) if job.plan else ()
         if options.lora_rank:
             add_lora(pair.student, options.lora_rank, options.seed)
-        if options.gradient_checkpointing:
-            recompute_blocks(pair.student.blocks())
-        if options.compile == "blocks" or (options.compile == "auto" and job.device.type == "cuda"):
-            for backbone in (pair.teacher, pair.student):
-                backbone.compile_blocks()
+        fit_model(pair.student.network(), pair.student.blocks(), options, job.ranks, job.device)
+        if options.shard == "full":
+            shard(pair.teacher.network(), pair.teacher.blocks(), job.ranks, job.device)
+        # Compiled blocks were not tried in shards: there only a person asks for them.
+        is_compiled = options.compile == "auto" and job.device.type == "cuda" and options.shard == "none"
+        for backbone in (pair.teacher, pair.student) if is_compiled or options.compile == "blocks" else ():
+            backbone.compile_blocks()
         clips = HeldClips(job.clips, job.device)
     for steps in job.counts:
         folder = run.path if len(job.counts) == 1 else run.path / f"steps-{steps}"
@@ -108,7 +130,8 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
             check_goes_on(folder / "checkpoints", options.iterations, run.before["state"] == DONE)
         _student(job, clips, steps, folder, clock, progress)
         role = "transformer" if steps == job.counts[-1] else f"transformer-{steps}"
-        run.add_output(role, (folder / STUDENT).relative_to(run.path).as_posix())
+        if job.ranks.is_first:
+            run.add_output(role, (folder / STUDENT).relative_to(run.path).as_posix())
     return attends
 
 
@@ -146,15 +169,17 @@ def _student(
             folder,
             job.device,
             progress,
+            ranks=job.ranks,
             follow=learned.follow,
             held_out=lesson.held_out if options.held_out else None,
             watch=_watch(job, learned, steps, folder, label, progress) if options.previews else _see_nothing,
         )
     put_parameters(learned, trained.average)
-    sampler = job.sampler(steps)
-    card = student_card(options, pair.teacher.name, len(job.clips), sampler, folder / "metrics.jsonl")
-    kept, lineage = learned.part("student"), lineage_of(pair, options)
-    write_student(pair.student, folder / STUDENT, kept, sampler, card, lineage, job.plan)
+    kept = whole_on_first(learned.part("student"), job.ranks)
+    if job.ranks.is_first:
+        sampler, lineage = job.sampler(steps), lineage_of(pair, options)
+        card = student_card(options, pair.teacher.name, len(job.clips), sampler, folder / "metrics.jsonl")
+        write_student(pair.student, folder / STUDENT, kept, sampler, card, lineage, job.plan)
 
 
 def _see_nothing(iteration: int, average: Mapping[str, Tensor]) -> None:
@@ -173,8 +198,9 @@ def _watch(job: Job, learned: Learned, steps: int, folder: Path, label: str, pro
         job.spec(job.pair.teacher.defaults.steps, job.teacher_guidance),
         partial(autocast, options.precision, job.device),
         beside=(options.precision, job.plan.digest if job.plan else None),
+        in_shards=options.shard == "full",
     )
-    return Watch(previews, learned, folder, label, options, progress)
+    return Watch(previews, learned, folder, label, options, progress, job.ranks)
 
 
 def _receipt(job: Job, request: Request, attends: tuple[Attend, ...], clock: Stopwatch, peak: int) -> Receipt:
@@ -201,6 +227,6 @@ def _receipt(job: Job, request: Request, attends: tuple[Attend, ...], clock: Sto
         ),
         seconds={phase: round(value, 4) for phase, value in clock.seconds.items()},
         peak_memory_bytes=peak,
-        machine=this_machine((torch.cuda.get_device_name(device),) if device.type == "cuda" else ()),
+        machine=this_machine((torch.cuda.get_device_name(device),) * job.ranks.count if device.type == "cuda" else ()),
         output=STUDENT,
     )

@@ -19,11 +19,14 @@ from vdit_cli.data.facts import DataFacts
 from vdit_cli.data.shards import INDEX, Clips
 from vdit_cli.diffusion.milestones import Milestones
 from vdit_cli.diffusion.schedules import NoiseSchedule
-from vdit_cli.distillation.fitting import autocast
+from vdit_cli.distillation.fitting import autocast, check_shard
 from vdit_cli.distillation.mlcd_networks import Pair, open_pair
+from vdit_cli.distillation.samples import parts_of
 from vdit_cli.errors import EvditError, quoted
 from vdit_cli.knobs import flat
+from vdit_cli.parallel.groups import ALONE, Ranks
 from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.sampling.announcement import counted, say_options
 from vdit_cli.sampling.plans import AUTO, check_kernel, find_plan
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.tiles.plan import MaskPlan
@@ -33,6 +36,7 @@ HOW = (
     "device",
     "kernel",
     "compile",
+    "shard",
     "accumulation",
     "gradient_checkpointing",
     "tensorboard",
@@ -70,6 +74,7 @@ class Job:
     plan: MaskPlan | None
     schedule: NoiseSchedule
     device: torch.device
+    ranks: Ranks
 
     @property
     def teacher_guidance(self) -> float:
@@ -121,7 +126,7 @@ def idle_options(options: DistillMlcdOptions) -> list[str]:
     return [f"{options.where(key)} has no effect: {why}" for key, why in idle.items() if why and options.where(key)]
 
 
-def check_options(options: DistillMlcdOptions) -> None:
+def check_options(options: DistillMlcdOptions, ranks: Ranks = ALONE) -> None:
     """Raise EvditError (2) for missing data, curricula whose lists differ, unknown kernels, and shards."""
     check_kernel(options.kernel)
     if options.previews:
@@ -144,11 +149,13 @@ def check_options(options: DistillMlcdOptions) -> None:
             where=options.where("teacher_shares") or options.where("teacher_points") or "distill_mlcd.teacher_points",
             next_steps=["--set distill_mlcd.teacher_points=[2,5,25] --set distill_mlcd.teacher_shares=[]"],
         )
-    if options.shard != "none":
+    parts_of(0, 0, options.batch_size, torch.device("cpu"), ranks.rank, ranks.count, options.accumulation)
+    check_shard(options)
+    if options.shard == "full" and options.target == "average":
         raise EvditError(
-            "this distillation runs on one process: the model can't be shared out among several",
-            where=options.where("shard") or "distill_mlcd.shard",
-            next_steps=["--set distill_mlcd.shard=none --lora-rank 64"],
+            "shard=full can't go with target=average: the target's weights have no network that gathers them",
+            where=options.where("target") or options.where("shard"),
+            next_steps=["--set distill_mlcd.target=student", "--set distill_mlcd.shard=none"],
         )
 
 
@@ -165,7 +172,7 @@ def request_of(options: DistillMlcdOptions) -> Request:
     return Request("distill-mlcd", options.model, values, inputs, dict(options.origins), fixed=fixed, length=length)
 
 
-def prepare(options: DistillMlcdOptions, counts: Sequence[int], clips: Clips, progress: Progress) -> Job:
+def prepare(options: DistillMlcdOptions, counts: Sequence[int], clips: Clips, ranks: Ranks, progress: Progress) -> Job:
     """Open the models and hold data, size, times and masks against them. Raises EvditError (2) for misfits."""
     device = pick_device(options.device)
     pair = open_pair(options, device, progress)
@@ -190,7 +197,18 @@ def prepare(options: DistillMlcdOptions, counts: Sequence[int], clips: Clips, pr
     spec = SampleSpec(size["video_frames"], size["height"], size["width"], 1, 1.0, "milestones")
     plan = find_plan(options.masks, pair.student, spec, options.allow_other_weights)
     options = replace(options, previews=min(options.previews, len(clips)), held_out=held_out(options, len(clips)))
-    return Job(options, tuple(counts), clips, pair, None if plan.is_dense else plan, schedule, device)
+    numbers = "float32"
+    with autocast(options.precision, device):
+        numbers = "bfloat16" if torch.is_autocast_enabled(device.type) else numbers
+    students = "a student" if len(counts) == 1 else f"{len(counts)} students"
+    progress.say(
+        f"{teacher.name}: {students} of {' then '.join(map(str, counts))} steps, {options.iterations} iterations of "
+        f"{counted(options.batch_size, 'clip')} out of {len(clips)} ({options.held_out} held out), {device} {numbers}"
+        + (f", {ranks.count} ranks" if ranks.count > 1 else "")
+    )
+    guidance = teacher.defaults.guidance if options.teacher_guidance is None else options.teacher_guidance
+    say_options("distill_mlcd", options, {"teacher_guidance": guidance}, teacher.name, progress)
+    return Job(options, tuple(counts), clips, pair, None if plan.is_dense else plan, schedule, device, ranks)
 
 
 def held_out(options: DistillMlcdOptions, clips: int) -> int:

@@ -31,7 +31,7 @@ from vdit_cli.distillation.mlcd_watch import Look
 from vdit_cli.sampling.making import to_frames
 from vdit_cli.sampling.noise import generators_for
 from vdit_cli.sampling.sample import SampleSpec, sample
-from vdit_cli.timing import Progress, Silent
+from vdit_cli.timing import Silent
 
 SCHEMA = "evdit.look/1"
 LOOKS, TEACHER = "looks.jsonl", "teacher"
@@ -43,7 +43,8 @@ SHEET_FRAMES = 6
 class Previews:
     """The first `count` captions of the data with seeds `seed`, `seed` + 1, ...; everything goes to `folder`.
 
-    `beside` is whatever else decides the videos: the precision, the plan's digest.
+    `beside` is whatever else decides the videos: the precision, the plan's digest. A network `in_shards` is only called
+    whole, so its texts are not prepared beforehand.
     """
 
     pair: Pair
@@ -55,6 +56,7 @@ class Previews:
     teacher_spec: SampleSpec
     precision: Callable[[], AbstractContextManager[None]]
     beside: tuple[str | None, ...] = ()
+    in_shards: bool = False
 
     @cached_property
     def key(self) -> str:
@@ -64,17 +66,26 @@ class Previews:
         teacher = self.pair.teacher.weights_digest
         return content_digest([self.count, self.seed, specs, shards, teacher, *self.beside])
 
-    def teacher_look(self, progress: Progress) -> Look:
-        """The teacher's videos of the same prompts and noise, made once and kept; its gap to itself is 0."""
+    def teacher_look(self) -> Look | None:
+        """The look of the teacher's videos, None before `keep_teacher` and where those are of another key."""
+        look = kept(self.folder / f"{TEACHER}.json", SCHEMA, self._look_of)
+        return look if self.has_teacher_latents() else None
+
+    def sampled_teacher(self) -> Tensor:
+        """Latents of the teacher's videos. Of a network in shards all ranks must ask, for the student's too."""
+        return self._sampled(self.pair.teacher, self.teacher_spec)
+
+    def sampled_student(self) -> Tensor:
+        """Latents of the student's videos of the same prompts and noise, as it is now."""
+        return self._sampled(self.pair.student, self.student_spec)
+
+    def keep_teacher(self, latents_BCFhw: Tensor) -> Look:
+        """Write the teacher's videos and latents, and note their look; its gap to itself is 0."""
         file = self.folder / f"{TEACHER}.json"
-        look = kept(file, SCHEMA, self._look_of)
-        if look is None or not self.has_teacher_latents():
-            progress.say(f"previews: {self.count} videos of the teacher, {self.teacher_spec.steps} steps each")
-            latents = self._sampled(self.pair.teacher, self.teacher_spec)
-            look = Look.of(self._shown(latents, TEACHER), 0.0)
-            with replacing(file.with_suffix(".safetensors")) as beside:
-                write_tensors({"latents": latents.cpu().contiguous()}, beside)
-            write_json(file, {"schema": SCHEMA, "key": self.key, **asdict(look)})
+        look = Look.of(self._shown(latents_BCFhw, TEACHER), 0.0)
+        with replacing(file.with_suffix(".safetensors")) as beside:
+            write_tensors({"latents": latents_BCFhw.cpu().contiguous()}, beside)
+        write_json(file, {"schema": SCHEMA, "key": self.key, **asdict(look)})
         return look
 
     def has_teacher_latents(self) -> bool:
@@ -84,15 +95,11 @@ class Previews:
         except (OSError, SafetensorError):
             return False
 
-    def look(self, iteration: int) -> Look:
-        """Make the student's videos as it is now, and note their numbers; a look that was noted is not made again."""
-        noted = self.noted()
-        if iteration in noted:
-            return noted[iteration]
-        latents = self._sampled(self.pair.student, self.student_spec)
+    def keep(self, iteration: int, latents_BCFhw: Tensor) -> Look:
+        """Write the student's videos, and note their look beside the teacher's latents, which are there."""
         wanted = load_file(self.folder / f"{TEACHER}.safetensors")["latents"]
-        gap = float((latents.cpu() - wanted).square().mean().sqrt())
-        look = Look.of(self._shown(latents, f"step-{iteration:06d}"), gap)
+        gap = float((latents_BCFhw.cpu() - wanted).square().mean().sqrt())
+        look = Look.of(self._shown(latents_BCFhw, f"step-{iteration:06d}"), gap)
         with open(self.folder / LOOKS, "a", encoding="utf-8") as file:
             file.write(json.dumps({"iteration": iteration, "key": self.key, **asdict(look)}) + "\n")
         return look
@@ -128,7 +135,8 @@ class Previews:
         text, null = TextStates(states, mask), TextStates(*self.clips.null_text())
         generators = generators_for(self.seed + i for i in range(self.count))
         with self.precision():
-            return sample(backbone, spec, text, null if spec.guided else None, generators, Silent())
+            null_text = null if spec.guided else None
+            return sample(backbone, spec, text, null_text, generators, Silent(), prepare=not self.in_shards)
 
     def _decoded(self, latents_BCFhw: Tensor) -> list[np.ndarray]:
         teacher = self.pair.teacher

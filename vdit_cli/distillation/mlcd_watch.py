@@ -16,6 +16,7 @@ from vdit_cli.distillation.checkpoints import checkpoint_place
 from vdit_cli.distillation.mlcd_networks import Learned
 from vdit_cli.errors import FAILED, EvditError
 from vdit_cli.measures import motion, sharpness
+from vdit_cli.parallel.groups import ALONE, Ranks
 from vdit_cli.recipe import DistillMlcdOptions
 from vdit_cli.timing import Progress
 
@@ -80,30 +81,58 @@ class Watch:
     label: str
     options: DistillMlcdOptions
     progress: Progress
+    ranks: Ranks = ALONE
 
     def __call__(self, iteration: int, average: Mapping[str, Tensor]) -> None:
         """Previews of what is kept, `average`. Raises EvditError (1) for a collapsed student."""
-        self.previews.drop_after(iteration)
-        is_last = iteration == self.options.iterations
-        if not (is_last or iteration % self.options.checkpoint_every == 0):
+        previews, ranks = self.previews, self.ranks
+        if ranks.is_first:
+            previews.drop_after(iteration)
+        if iteration % self.options.checkpoint_every and iteration != self.options.iterations:
             return
-        teacher = self.previews.teacher_look(self.progress)
-        with self.learned.holding(average):
-            look = self.previews.look(iteration)
+        first = ranks.is_first
+        no_teacher, not_seen = ranks.any(
+            first and previews.teacher_look() is None, first and iteration not in previews.noted()
+        )
+        # A network in shards is only whole where all ranks call it; another one the first rank calls alone.
+        samples = first or previews.in_shards
+        if no_teacher:
+            count, steps = previews.count, previews.teacher_spec.steps
+            self.progress.say(f"previews: {count} videos of the teacher, {steps} steps each")
+            made = previews.sampled_teacher() if samples else None
+            if first and made is not None:
+                previews.keep_teacher(made)
+        if not_seen:
+            with self.learned.holding(average):
+                made = previews.sampled_student() if samples else None
+            if first and made is not None:
+                previews.keep(iteration, made)
+        why = ranks.from_first(lambda: self._judged(iteration))
+        if why:
+            self._set_aside(iteration)
+            raise EvditError(
+                f"{self.label} collapsed at iteration {iteration}: {why}; the last good checkpoint is kept",
+                where=str(previews.folder),
+                next_steps=[
+                    "--set distill_mlcd.learning_rate=... (smaller) --allow-changed",
+                    "fewer teacher_points first",
+                ],
+                exit_code=FAILED,
+            )
+
+    def _judged(self, iteration: int) -> str:
+        """Say what the look shows; returns why the student has collapsed, or nothing."""
+        noted, teacher = self.previews.noted(), self.previews.teacher_look()
+        look = noted[iteration]
+        if teacher is None:
+            return ""
         self.progress.say(
             f"{self.label}, iteration {iteration}: sharpness {look.sharpness:.4g} (teacher {teacher.sharpness:.4g}), "
             f"motion {look.motion:.4g} ({teacher.motion:.4g}), gap to the teacher {look.gap:.4g}"
         )
-        noted = self.previews.noted()
-        why = collapse_of(look, noted[min(noted)], teacher, self.options.collapse_factor)
-        if why is None:
-            return
+        return collapse_of(look, noted[min(noted)], teacher, self.options.collapse_factor) or ""
+
+    def _set_aside(self, iteration: int) -> None:
         saved = checkpoint_place(self.folder / "checkpoints", iteration)
-        if saved.is_dir():
+        if self.ranks.is_first and saved.is_dir():
             saved.rename(free_name(saved.with_name(f"collapsed-{iteration:06d}")))
-        raise EvditError(
-            f"{self.label} collapsed at iteration {iteration}: {why}; the last good checkpoint is kept",
-            where=str(self.previews.folder),
-            next_steps=["--set distill_mlcd.learning_rate=... (smaller) --allow-changed", "fewer teacher_points first"],
-            exit_code=FAILED,
-        )

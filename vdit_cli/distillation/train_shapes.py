@@ -34,6 +34,7 @@ from vdit_cli.distillation.shapes_vae import measure_psnr, normalise_latents, tr
 from vdit_cli.errors import EvditError
 from vdit_cli.knobs import Section, flat
 from vdit_cli.recipe import ShapesTextOptions, TrainShapesOptions
+from vdit_cli.sampling.announcement import counted, say_options
 from vdit_cli.sampling.peak import PeakMemory
 from vdit_cli.timing import Progress
 
@@ -60,6 +61,12 @@ def train_shapes(
     if run.is_done():
         progress.say(f"{run.path} is done already")
         return run.find("model")
+    part = options.transformer
+    progress.say(
+        f"shapes: its video autoencoder, text encoder and transformer from nothing, {part.iterations} iterations of "
+        f"{counted(part.batch_size, 'clip')} the last, {device}"
+    )
+    say_options("train_shapes", options, {}, "shapes", progress)
     with run:
         with PeakMemory(device) as memory:
             seconds = _train(options, run, device, progress)

@@ -17,15 +17,14 @@ from types import FrameType
 
 import psutil
 import torch
-from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-from torch.distributed.launcher.api import elastic_launch
-from torch.distributed.run import config_from_args, parse_args
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from vdit_cli.errors import ENVIRONMENT, FAILED, EvditError, Interrupted
 from vdit_cli.parallel.environment import LAUNCHER, is_rank, left_error
 
-PATIENT = "join_timeout=1800,read_timeout=600,keep_alive_interval=5,keep_alive_max_attempt=120"
+PATIENT = {"join_timeout": 1800, "read_timeout": 600, "keep_alive_interval": 5, "keep_alive_max_attempt": 120}
 """How long torchrun's own process waits for itself on a busy machine; by default three late heartbeats end all."""
 MOST_INTERRUPTS = 2
 """Ctrl-C is passed on this often (save and stop, then quit at once); after that this process quits itself."""
@@ -41,7 +40,7 @@ def launched(gpus: int | None, device: str) -> bool:
     if gpus is None or gpus == 1 or is_rank():
         return False
     check_devices(gpus, device)
-    launch(gpus, ["--module", "vdit_cli", *sys.argv[1:]])
+    launch(gpus, ["-m", "vdit_cli", *sys.argv[1:]])
     return True
 
 
@@ -66,25 +65,33 @@ def check_devices(gpus: int, device: str) -> None:
 
 
 def launch(count: int, program: Sequence[str]) -> None:
-    """Run `program` (a script, or "--module" and a name, then arguments) on `count` ranks of this machine.
+    """Run `program` (a script, or "-m" and a module, then arguments) on `count` ranks of this machine.
 
     Raises EvditError with the exit code of the rank that failed first; one killed by signal n counts as 128 + n.
     """
     with tempfile.TemporaryDirectory(prefix="evdit-ranks-") as folder:
-        argv = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", uuid.uuid4().hex]
-        argv += ["--rdzv-conf", PATIENT, "--nproc-per-node", str(count), "--log-dir", folder]
-        argv += ["--signals-to-handle", "SIGTERM,SIGHUP,SIGQUIT", *program]
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            rdzv_configs=dict(PATIENT),
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+            signals_to_handle="SIGTERM,SIGHUP,SIGQUIT",
+        )
         threads = str(max(1, (os.cpu_count() or 1) // count))
-        with _environment({"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads), LAUNCHER: str(os.getpid())}):
-            config, command, arguments = config_from_args(parse_args(argv))
-            with _quiet(), _interrupts_passed_on():
-                try:
-                    elastic_launch(config=config, entrypoint=command)(*arguments)
-                except ChildFailedError as failed:
-                    raise first_error(failed.failures) from None
-                except SignalException as stopped:
-                    name = signal.Signals(stopped.sigval).name
-                    raise EvditError(f"the ranks were stopped by {name}", exit_code=128 + stopped.sigval) from None
+        environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads), LAUNCHER: str(os.getpid())}
+        with _environment(environment), _quiet(), _interrupts_passed_on():
+            try:
+                elastic_launch(config, sys.executable)("-u", *program)
+            except ChildFailedError as failed:
+                raise first_error(failed.failures) from None
+            except SignalException as stopped:
+                name = signal.Signals(stopped.sigval).name
+                raise EvditError(f"the ranks were stopped by {name}", exit_code=128 + stopped.sigval) from None
 
 
 def first_error(failures: Mapping[int, ProcessFailure]) -> EvditError:

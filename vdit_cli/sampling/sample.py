@@ -45,19 +45,22 @@ def sample(
     null_text: TextStates | None,
     generators: Sequence[torch.Generator],
     progress: Progress,
+    *,
+    prepare: bool = True,
 ) -> Tensor:
     """Latents (B, C, F, h, w), float32 on the backbone's device, denoised from the noise of `generators`, one a video.
 
     `text` holds B prompts, `null_text` one or B (None is enough where `spec.guidance` is 1). Each step ends in one
-    `progress.advance` with its seconds. The steps are in float32 whatever the network computes in. Raises Interrupted
-    after the step in which the person asked to stop, and EvditError where the latents end up not finite.
+    `progress.advance` with its seconds. Without `prepare` each step projects the text anew. The steps are in float32
+    whatever the network computes in. Raises Interrupted after the step in which the person asked to stop, and
+    EvditError where the latents end up not finite.
     """
     shape_CFhw = backbone.latent_shape(spec.video_frames, spec.height, spec.width)
     scheduler = make_scheduler(spec.scheduler, backbone.scheduler_config)
     timesteps = set_steps(scheduler, spec.steps)
     draws = {"generator": list(generators)} if SCHEDULERS[spec.scheduler].draws_noise else {}
     branches = _branches(spec, text, null_text, len(generators)).to(backbone.device, backbone.dtype)
-    network_text = prepared_text(backbone, branches)
+    network_text = prepared_text(backbone, branches) if prepare else branches
     copies = 2 if spec.guided else 1
 
     x = initial_noise(shape_CFhw, generators, backbone.device) * scheduler.init_noise_sigma
