@@ -233,7 +233,9 @@ class DistillMlcdOptions(RankedTrainingOptions):
     target: Literal["student", "average"] = knob(
         "student", "whose answer below is aimed at: the student's own, or a moving average's"
     )
-    weight_cap: float = knob(5.0, "most that an error in x0 weighs: min(SNR + 1, this)", at_least=0)
+    weight_cap: float = knob(
+        5.0, "most that an error in x0 weighs: min(SNR + 1, this), times alpha for eps", at_least=0
+    )
     huber_c: float = knob(1e-3, "errors below it count squared, above it by their size", at_least=1e-8)
     lora_rank: int = knob(0, "rank of LoRA pairs beside the blocks' linear layers; 0 trains all weights", at_least=0)
     held_out: int = knob(

@@ -62,10 +62,14 @@ def assert_equal(first: Clips, second: Clips) -> None:
 
 
 @pytest.mark.numerical
-def test_data_are_what_the_model_makes_of_the_clips(model: Path, tmp_path: Path):
+def test_data_are_what_the_model_makes_of_the_clips(model: Path, tmp_path: Path, monkeypatch):
     """Latents of the rendered clips encoded again, one by one; states of each caption in the template by itself."""
-    clips = prepared(model, tmp_path / "data", count=5, seed=5, shard_clips=3, batch=2).clips
-    backbone = opened(model)
+    backbone, sizes = opened(model), []
+    encode = type(backbone).encode_video
+    with monkeypatch.context() as patch:
+        patch.setattr(type(backbone), "encode_video", lambda self, x: (sizes.append(len(x)), encode(self, x))[1])
+        clips = prepared(model, tmp_path / "data", count=5, seed=5, shard_clips=3, batch=2).clips
+    assert sizes == [2, 1, 2], "batches of 2 in shards of 3"
     assert clips.facts == DataFacts.of(backbone) and clips.latent_shape == (4, 3, 4, 4)
     assert clips.size == {"video_frames": 9, "height": 32, "width": 32, "fps": 8, "latent_shape": [4, 3, 4, 4]}
     scenes = draw_scenes(5, 5, "train", 0.25)

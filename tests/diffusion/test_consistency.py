@@ -4,9 +4,17 @@ import pytest
 import torch
 
 from tests.closeness import assert_close
-from vdit_cli.diffusion.consistency import clipped_weight, pseudo_huber, reference, span, step, target_share
+from vdit_cli.diffusion.consistency import (
+    clipped_weight,
+    pseudo_huber,
+    reference,
+    span,
+    step,
+    target_share,
+    x0_weight,
+)
 from vdit_cli.diffusion.milestones import CLEAN, Milestones, signal_and_noise
-from vdit_cli.diffusion.prediction import eps_from, target, x0_from
+from vdit_cli.diffusion.prediction import eps_from, target, x0_from, x0_gain
 from vdit_cli.diffusion.schedules import NoiseSchedule
 
 pytestmark = pytest.mark.numerical
@@ -81,6 +89,27 @@ def test_weights_are_snr_and_one_up_to_the_cap():
     assert_close(weights, (1 / s.flatten().square()).clamp(max=5.0), told="1 - s^2 = a^2: SNR + 1 = 1 / s^2")
     assert weights[0] == 5.0
     assert_close(weights[999], 1, atol=1e-4)
+
+
+def test_no_segment_of_any_prediction_is_pulled_much_harder_than_the_others():
+    """Weight times gain, the slope of the loss at the output far from zero, a mean a segment of four.
+
+    By x0 alone eps would be pulled 37 times as hard in its noisiest segment as in its cleanest.
+    """
+    ratios, plain = {}, {}
+    for kind, name in (("eps", "ddpm"), ("v", "ddpm"), ("flow", "straight")):
+        a, s = signal_and_noise(SCHEDULES[name], torch.arange(1000))
+        gain, weight = x0_gain(kind, a, s), x0_weight(kind, a, s)
+        assert kind == "eps" or torch.equal(weight, clipped_weight(a, s)), "v and flow keep their weight"
+        for found, each in ((ratios, weight), (plain, clipped_weight(a, s))):
+            segments = (each * gain).view(4, 250).mean(dim=1)
+            found[kind] = (segments.max() / segments.median()).item()
+    assert max(ratios.values()) < 2 < 10 < plain["eps"], (ratios, plain)
+
+
+def test_an_eps_weight_is_alpha_times_that_of_v():
+    a, s = signal_and_noise(SCHEDULES["ddpm"], torch.tensor([999, 249, 0]))
+    assert_close(x0_weight("eps", a, s, 5.0), a * (1 / s.square()).clamp(max=5.0))
 
 
 def test_the_three_predictions_tell_one_network():

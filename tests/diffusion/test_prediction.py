@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.closeness import assert_close
 from vdit_cli.diffusion.guidance import combine
-from vdit_cli.diffusion.prediction import KINDS, eps_from, kind_of, target, velocity, x0_from
+from vdit_cli.diffusion.prediction import KINDS, eps_from, kind_of, target, velocity, x0_from, x0_gain
 from vdit_cli.errors import EvditError
 
 pytestmark = pytest.mark.numerical
@@ -42,6 +42,17 @@ def test_any_output_is_read_consistently(share):
         assert_close(a * x0_from(kind, output, x, a, s) + s * eps_from(kind, output, x, a, s), x)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@given(share=st.floats(0.01, 0.99))
+@settings(max_examples=20, deadline=None)
+def test_a_gain_is_the_derivative_of_x0_by_the_output(kind, share):
+    """Of either sign: autograd's, at any output."""
+    _, _, a, s, x = _noised(kind, share)
+    output = torch.randn_like(x).requires_grad_()
+    (slope,) = torch.autograd.grad(x0_from(kind, output, x, a, s).sum(), output)
+    assert_close(x0_gain(kind, a, s).expand_as(slope), slope.abs())
+
+
 def test_v_is_the_angular_derivative():
     """With a = cos p and s = sin p, v = dx/dp (arXiv 2202.00512): compared with a difference quotient."""
     x0, eps, _, _, _ = _noised("v", 0.5)
@@ -53,6 +64,9 @@ def test_v_is_the_angular_derivative():
 def test_unknown_kinds_are_refused():
     x = torch.zeros(1)
     for read in (lambda: target("x", x, x, x, x), lambda: x0_from("x", x, x, x, x), lambda: eps_from("x", x, x, x, x)):
+        with pytest.raises(EvditError, match="unknown prediction 'x'"):
+            read()
+    for read in (lambda: x0_gain("x", x, x),):
         with pytest.raises(EvditError, match="unknown prediction 'x'"):
             read()
     with pytest.raises(EvditError, match="unknown prediction type 'sample'"):

@@ -151,16 +151,39 @@ def test_only_the_student_has_gradients():
 
 @pytest.mark.numerical
 @pytest.mark.parametrize("bias", [0.0, 0.05])
-def test_the_three_predictions_have_one_loss(bias):
-    """eps and v on one schedule; flow on the same path scaled by 1 / (a + s), which has the same SNR at each time."""
+def test_the_three_predictions_have_one_distance(bias):
+    """eps and v on one schedule; flow on the same path scaled by 1 / (a + s), which has the same SNR at each time.
+
+    v and flow weigh it alike too.
+    """
     path, ddpm = Milestones(4, 5), SCHEDULES["v"]
     total = ddpm.alphas + ddpm.sigmas
     straight = NoiseSchedule(ddpm.alphas / total, ddpm.sigmas / total)
-    losses = [Gaussian(kind, path).terms(bias)["loss"] for kind in ("eps", "v")]
-    losses.append(Gaussian("flow", path, straight).terms(bias)["loss"])
-    other = Gaussian("v", path).terms(bias + 0.05)["loss"]
-    assert_close(losses[1:], losses[:1] * 2, planted=[other] * 2)
-    assert bias == 0 or losses[0] > 0.001
+    eps, v = (Gaussian(kind, path).terms(bias) for kind in ("eps", "v"))
+    flow, other = Gaussian("flow", path, straight).terms(bias), Gaussian("v", path).terms(bias + 0.05)
+    told = [eps["distance"], flow["distance"], flow["loss"]]
+    assert_close(told, [v["distance"], v["distance"], v["loss"]], planted=[other["distance"]] * 2 + [other["loss"]])
+    assert bias == 0 or v["loss"] > 0.001
+
+
+@pytest.mark.numerical
+def test_the_loss_pulls_as_hard_at_an_eps_network_as_at_a_v_network():
+    """The gradient at every output and every grid point; by x0 alone it would be 157 times as hard at t = 999."""
+    path, pulls = Milestones(4, 5), {}
+    for kind in ("eps", "v"):
+        exact, held = Gaussian(kind, path), []
+
+        def student(x: Tensor, t_B: Tensor, exact=exact, held=held) -> Tensor:
+            held.append(exact.network(exact.consistency, 0.05)(x, t_B).requires_grad_())
+            return held[-1]
+
+        generator = torch.Generator().manual_seed(0)
+        times = path.at(torch.arange(1, 21))
+        x0, eps = (torch.randn(20, *SHAPE, generator=generator, dtype=torch.float64) for _ in range(2))
+        networks = Networks(student, exact.network(exact.consistency), exact.network(exact.denoiser))
+        mlcd_terms(networks, kind, exact.schedule, x0, eps, times)["loss"].backward()
+        pulls[kind] = held[-1].grad
+    assert_close(pulls["eps"], pulls["v"], rtol=1e-6)
 
 
 @pytest.mark.numerical

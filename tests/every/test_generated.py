@@ -10,7 +10,12 @@ from types import ModuleType
 
 import pytest
 
+from tests.closeness import assert_close
+from tests.distillation.prepared import write_data
+from tests.tiny_pipeline import write_pipeline
+
 ROOT = Path(__file__).resolve().parents[2]
+TIMES = ("999", "749", "499", "249")
 
 
 @pytest.fixture
@@ -78,3 +83,20 @@ def test_figures_of_shapes_make_tables(build: ModuleType):
     for name, table in gather(training, {3.0: (score, score)}, 3.0)["tables"].items():
         cells = [build.formatted(row, key, how) for row in table["rows"] for _, key, how in table["columns"]]
         assert cells and "-" not in cells, name
+
+
+@pytest.mark.numerical
+def test_figures_of_gradients_make_tables(build: ModuleType, tmp_path: Path):
+    """docs/gather_gradients.py on a tiny model: eps ends pulled as v is, where it was pulled far harder before."""
+    from gather_gradients import WEIGHTS, measure
+
+    model = write_pipeline(tmp_path / "model")
+    tables = measure(write_data(tmp_path / "data", model, 2), 2, str(model))["tables"]
+    for name, table in tables.items():
+        cells = [build.formatted(row, key, how) for row in table["rows"] for _, key, how in table["columns"]]
+        assert len(table["rows"]) == 6 and "-" not in cells, name
+        rows = {(row["weight"], row["kind"]): row for row in table["rows"]}
+        before, after = WEIGHTS
+        eps, v = ([rows[after, kind][t] for t in TIMES] for kind in ("eps", "v"))
+        assert_close(eps, v, rtol=0.01)
+        assert rows[before, "eps"]["999"] > 20 * v[0] and [rows[before, "v"][t] for t in TIMES] == v

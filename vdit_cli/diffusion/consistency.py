@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from vdit_cli.diffusion.prediction import x0_gain
+
 
 def step(x: Tensor, x0: Tensor, a_t: Tensor, s_t: Tensor, a_u: Tensor, s_u: Tensor) -> Tensor:
     """D(x, x0, t, u) = a_u x0 + (s_u / s_t) (x - a_t x0), the shape of x: from x at t to time u.
@@ -54,5 +56,15 @@ def pseudo_huber(difference: Tensor, c: float = 1e-3) -> Tensor:
 
 
 def clipped_weight(a_t: Tensor, s_t: Tensor, cap: float = 5.0) -> Tensor:
-    """min(SNR + 1, cap) with SNR = a^2 / s^2: the weight of an error in x0 at time t."""
+    """min(SNR + 1, cap) with SNR = a^2 / s^2: the weight of an error in x0 at time t, for a network that tells v."""
     return ((a_t / s_t).square() + 1).clamp(max=cap)
+
+
+def x0_weight(kind: str, a_t: Tensor, s_t: Tensor, cap: float = 5.0) -> Tensor:
+    """The weight of an error in x0 at time t that pulls at any network's output as `clipped_weight` pulls at v's.
+
+    That is clipped_weight * (s / x0_gain): times a for eps, whose x0 moves s / a for a change of the output (157 at
+    t = 999 of a linear schedule), so that high noise would drown the rest; itself for v and flow [ours: docs/method.md
+    has the gradients of each segment].
+    """
+    return clipped_weight(a_t, s_t, cap) * (s_t / x0_gain(kind, a_t, s_t))

@@ -59,6 +59,18 @@ def x0_from(kind: str, output: Tensor, x: Tensor, a: Tensor, s: Tensor) -> Tenso
     raise unknown_name("prediction", kind, KINDS)
 
 
+def x0_gain(kind: str, a: Tensor, s: Tensor) -> Tensor:
+    """How far the clean data of `x0_from` move for a change of the output, in the shape of s: eps s / a; v, flow s.
+
+    Raises EvditError for an unknown kind.
+    """
+    if kind == "eps":
+        return s / a
+    if kind in ("v", "flow"):
+        return s
+    raise unknown_name("prediction", kind, KINDS)
+
+
 def eps_from(kind: str, output: Tensor, x: Tensor, a: Tensor, s: Tensor) -> Tensor:
     """The noise told by a network's `output` for noisy x: eps itself; v s x + a v; flow x + a v.
 

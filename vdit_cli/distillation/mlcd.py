@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vdit_cli.diffusion.consistency import clipped_weight, pseudo_huber, reference, step, target_share
+from vdit_cli.diffusion.consistency import pseudo_huber, reference, step, target_share, x0_weight
 from vdit_cli.diffusion.guidance import combine
 from vdit_cli.diffusion.milestones import signal_and_noise
 from vdit_cli.diffusion.prediction import x0_from
@@ -57,13 +57,13 @@ def mlcd_terms(
     """The loss terms of latents x0 and noise eps (B, C, F, h, w) at `times` (t, u, tau), each (B,).
 
     With f(x, t) the x0 that a network tells: x_t = a_t x0 + s_t eps; x_u = D(x_t, f_teacher(x_t, t), t, u);
-    x_ref = `reference` of the teacher and f_target(x_u, u), no gradient; loss = mean of min(SNR + 1, cap) times
+    x_ref = `reference` of the teacher and f_target(x_u, u), no gradient; loss = mean of `x0_weight` of this kind times
     pseudo-Huber_c(f_student(x_t, t) - x_ref). `distance` is the same without the weight, in the mean of |d|.
     """
     t, u, tau = times
     (a_t, s_t), (a_u, s_u), (a_tau, s_tau) = (signal_and_noise(schedule, each) for each in times)
     share = target_share(a_t, s_t, a_u, s_u, a_tau, s_tau, (u == tau).view_as(a_t)).to(x0)
-    weight = clipped_weight(a_t, s_t, cap).to(x0)
+    weight = x0_weight(kind, a_t, s_t, cap).to(x0)
     a_t, s_t, a_u, s_u = (each.to(x0) for each in (a_t, s_t, a_u, s_u))
     x_t = a_t * x0 + s_t * eps
     with torch.no_grad():
