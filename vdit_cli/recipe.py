@@ -214,6 +214,11 @@ class DistillMlcdOptions(RankedTrainingOptions):
     weight_cap: float = knob(5.0, "most that an error in x0 weighs: min(SNR + 1, this)", at_least=0)
     huber_c: float = knob(1e-3, "errors below it count squared, above it by their size", at_least=1e-8)
     lora_rank: int = knob(0, "rank of LoRA pairs beside the blocks' linear layers; 0 trains all weights", at_least=0)
+    held_out: int = knob(
+        16,
+        "clips not trained on, whose loss stands in metrics.jsonl; at most an eighth of the data; 0 is none",
+        at_least=0,
+    )
     previews: int = knob(
         4, "videos made at step 0 and at each checkpoint, and watched for collapse; 0 is none", at_least=0
     )

@@ -11,7 +11,13 @@ from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from tests.distillation.ranks_training import train_net
 from vdit_cli.distillation import checkpoints
-from vdit_cli.distillation.checkpoints import TrainingState, list_checkpoints, newest_checkpoint, save_checkpoint
+from vdit_cli.distillation.checkpoints import (
+    TrainingState,
+    drop_older,
+    list_checkpoints,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from vdit_cli.errors import FAILED, EvditError
 from vdit_cli.parallel.groups import joined
 
@@ -51,7 +57,7 @@ def test_states_in_a_dict_of_their_own_come_back(tmp_path: Path):
     }
     saved = {"state": states, "param_groups": [{"lr": 0.1, "params": [0, 1]}]}
     weights = {"w": torch.ones(2)}
-    save_checkpoint(tmp_path, TrainingState(1, 0.0, weights, weights, [saved]), keep_last=1)
+    save_checkpoint(tmp_path, TrainingState(1, 0.0, weights, weights, [saved]))
     [found] = newest_checkpoint(tmp_path, "cpu")[0].optimisers
     assert found["param_groups"] == saved["param_groups"] and found["state"].keys() == states.keys()
     for index, slots in found["state"].items():
@@ -66,7 +72,20 @@ def test_only_the_newest_of_its_own_are_kept(tmp_path: Path):
     (tmp_path / "step-000002").symlink_to(tmp_path / "far")
     for iteration in (999_999, 1_000_000, 1_000_001):
         state = TrainingState(iteration, 0.0, {"x": torch.zeros(1)}, {"x": torch.zeros(1)}, [])
-        save_checkpoint(tmp_path, state, keep_last=2)
+        save_checkpoint(tmp_path, state)
+        drop_older(tmp_path, keep_last=2)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"far", "step-000001-best", "step-000002", "step-1000000", "step-1000001"}
     assert newest_checkpoint(tmp_path, "cpu")[0].iteration == 1_000_001
+
+
+@pytest.mark.parametrize("part", ["model", "average", "optimiser-0"])
+def test_what_is_not_finite_is_not_saved(tmp_path: Path, part: str):
+    """In the model, its average or an optimiser's state: refused by name, and nothing is written."""
+    tensors = {each: torch.ones(2) for each in ("model", "average", "optimiser-0")}
+    tensors[part][1] = float("inf")
+    optimiser = {"state": {0: {"exp_avg": tensors["optimiser-0"]}}, "param_groups": []}
+    state = TrainingState(4, 0.0, {"w": tensors["model"]}, {"w": tensors["average"]}, [optimiser])
+    with pytest.raises(EvditError, match=f"{part}.* is not finite after iteration 4: nothing of it is saved") as caught:
+        save_checkpoint(tmp_path, state)
+    assert caught.value.exit_code == FAILED and list(tmp_path.iterdir()) == []

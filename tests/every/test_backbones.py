@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests import documented_backbone
 from tests.closeness import assert_close
 from tests.documented_backbone import PAGE
 from tests.tiny_pipeline import write_pipeline
 from vdit_cli.artifacts.receipt import Receipt
-from vdit_cli.backbones.base import Backbone
+from vdit_cli.backbones.base import Backbone, Trains, own_plan
+from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.errors import DONE, ENVIRONMENT, EvditError
 from vdit_cli.tiles.mask import TileMask
@@ -118,6 +120,66 @@ def test_a_masked_video_from_words(backbone: Backbone):
         assert backbone.encode_video(video).shape == x.shape
 
 
+@pytest.mark.numerical
+def test_it_trains_and_what_it_learnt_opens_as_a_checkpoint(
+    backbone: Backbone, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Gradients for the parameters asked for alone; other values for one call; written, only those differ, bit for bit.
+
+    The plan that it wore lies with it. A delta is added to the stored tensor, whatever the network holds now.
+    """
+    assert isinstance(backbone, Trains)
+    x = torch.randn(1, *backbone.latent_shape(*size_of(backbone)), generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([500])
+    with backbone.resident("text"), torch.no_grad():
+        text = backbone.encode_text(PROMPTS[:1])
+    with backbone.resident("transformer"):
+        frames = backbone.grid(*size_of(backbone)).frames
+        backbone.apply_plan(plan_of(backbone, f"{frames}:0"), batch=1, needs_grad=True)
+        every = backbone.trainable()
+        name, other = [name for name, each in every.items() if each.ndim == 2][-2:]
+        assert list(backbone.trainable([name])) == [name]
+        backbone.denoise(x, t, text).square().mean().backward()
+        assert [key for key, each in every.items() if each.grad is not None and each.grad.any()] == [name]
+        with torch.no_grad():
+            before = backbone.denoise(x, t, text)
+            value = every[name] + 0.1
+            moved = backbone.predict_with({name: value}, x, t, text)
+            assert torch.equal(backbone.denoise(x, t, text), before)
+            every[name].copy_(value)
+            assert torch.equal(backbone.denoise(x, t, text), moved) and not torch.equal(moved, before)
+        assert all(isinstance(block, torch.nn.Module) for block in backbone.blocks())
+        delta = torch.full_like(every[other], 0.25)
+        worn = plan_of(backbone, f"1:{frames - 1}")
+        told = Lineage((backbone.weights_digest,), worn.digest).metadata()
+        backbone.write_transformer(tmp_path / "taught", {name: value}, {other: delta}, told)
+        worn.write(tmp_path / "taught")
+    stored, taught = (state_of(folder) for folder in (stored_folder(backbone), tmp_path / "taught"))
+    assert stored.keys() == taught.keys()
+    assert [key for key in stored if not torch.equal(stored[key], taught[key])] == [
+        key for key in stored if key in (name, other)
+    ]
+    assert_close(taught[other], stored[other] + 0.25, planted=stored[other])
+    monkeypatch.syspath_prepend(package)
+    source = find_source(str(stored_folder(backbone).parent if backbone.name != "clouds" else stored_folder(backbone)))
+    again = open_backbone(source, device="cpu", checkpoint=str(tmp_path / "taught"))
+    assert again.lineage == (backbone.weights_digest,) and own_plan(again) == worn and own_plan(backbone) is None
+    with again.resident("transformer"), torch.no_grad():
+        again.apply_plan(plan_of(again, f"{frames}:0"), batch=1)
+        found = again.predict_with({other: stored[other]}, x, t, text)
+    assert_close(found, moved, planted=before)
+
+
+def stored_folder(backbone: Backbone) -> Path:
+    """Where the transformer's weights lie."""
+    return Path(getattr(backbone, "transformer_folder", None) or backbone.file.parent)
+
+
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of the one weight file in a folder."""
+    return load_file(next(folder.glob("*.safetensors")))
+
+
 def test_a_plan_for_another_backbone_is_refused(backbone: Backbone):
     """By architecture, before anything is bound; the name is only told."""
     plan = plan_of(backbone, "1:" + str(backbone.grid(*size_of(backbone)).frames - 1))
@@ -130,7 +192,7 @@ def test_a_plan_for_another_backbone_is_refused(backbone: Backbone):
 @pytest.mark.numerical
 def test_the_page_s_package_works_in_every_command(package: Path, clouds: Path, tmp_path: Path):
     """`evdit models` lists it, its name says what is missing, its folder makes a masked video. The page is short."""
-    assert len(PAGE.read_text(encoding="utf-8").splitlines()) < 150
+    assert len(PAGE.read_text(encoding="utf-8").splitlines()) < 180
 
     def run(*args: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "XDG_DATA_HOME": str(tmp_path)}

@@ -18,7 +18,7 @@ from vdit_cli.analysis.row_statistics import RowNumbers, row_numbers
 from vdit_cli.analysis.rows import RowSample
 from vdit_cli.analysis.tile_mass import choose_kernel, tile_mass
 from vdit_cli.artifacts.atomic import replacing
-from vdit_cli.backbones.open_sora_plan.loading import write_tensors
+from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.errors import EvditError
 from vdit_cli.timing import Stopwatch
 

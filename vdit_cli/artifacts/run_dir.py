@@ -39,7 +39,8 @@ class Request:
     """What decides a run: the command, the model, the values of its section by dotted key, and the files it reads.
 
     `origins` says where each value was set and is kept for the reader only. `lineage` are the digests of the weights
-    that come in, and of those that they came from.
+    that come in, and of those that they came from. `fixed` are the keys (of values and inputs) that shape what a run
+    holds, so that it can't go on with others; `length` is the key that makes a finished run longer.
     """
 
     command: str
@@ -48,6 +49,8 @@ class Request:
     inputs: Mapping[str, Path] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
     lineage: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    length: str | None = None
 
     def manifest(self) -> dict[str, Any]:
         """A run.json for this request, nothing done yet."""
@@ -132,22 +135,16 @@ class RunDir:
         """The run at `path` to go on with, or as it is where it is done (`is_done`).
 
         Raises EvditError (exit 2), naming the keys that differ, for a run that was asked for something else, unless it
-        holds nothing yet, or `allow_changed` (None: the command has no such flag) and it is not finished; `otherwise`
-        are further steps to offer.
+        holds nothing yet, or `allow_changed` (None: the command has no such flag) and nothing of `request.fixed`
+        differs; a finished run can only be made longer. `otherwise` are further steps to offer.
         """
         run, asked = cls.of_command(path, request.command), request.manifest()
         changed = run.differences(asked)
         if not changed:
             return run
-        is_finished, is_begun = run.manifest["state"] == DONE, bool(contents(run.path))
-        if is_begun and (is_finished or not allow_changed):
-            what = "is finished, with other values" if is_finished and allow_changed else "was made by another recipe"
-            may_insist = allow_changed is False and not is_finished
-            raise EvditError(
-                f"{path} {what}: " + "; ".join(changed),
-                where=f"{run.path / RUN_FILE}",
-                next_steps=["a new folder with -o", *(["--allow-changed"] if may_insist else []), *otherwise],
-            )
+        is_begun = bool(contents(run.path))
+        if is_begun:
+            run.check_may_change(request, changed, allow_changed, otherwise)
         run.before = dict(run.manifest) if is_begun else None
         run.manifest = {**asked, **{key: run.manifest[key] for key in ("outputs", REPLACES) if key in run.manifest}}
         return run
@@ -318,13 +315,38 @@ class RunDir:
         """Whether there is nothing left to do: the run ended well, and all that it made is still whole."""
         return self.manifest["state"] == DONE and all(self.is_whole(role) for role in self.manifest["outputs"])
 
-    def differences(self, asked: Mapping[str, Any]) -> list[str]:
-        """The keys in which another manifest asks for something else, as "key: was X, is Y"."""
+    def differences(self, asked: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """The keys in which another manifest asks for something else, each with (what it was, what it is)."""
         if self.manifest["key"] == asked["key"]:
-            return []
+            return {}
         mine, other = decisive(self.manifest), decisive(asked)
         keys = [key for key in [*mine, *(key for key in other if key not in mine)] if mine.get(key) != other.get(key)]
-        return [f"{key}: was {mine.get(key)!r}, is {other.get(key)!r}" for key in keys]
+        return {key: (mine.get(key), other.get(key)) for key in keys}
+
+    def check_may_change(
+        self,
+        request: Request,
+        changed: Mapping[str, tuple[Any, Any]],
+        allow_changed: bool | None,
+        otherwise: Sequence[str],
+    ) -> None:
+        """Raise EvditError (exit 2) unless what `changed` may change in this run, and the person insists."""
+        fixed = {key: values for key, values in changed.items() if key.removeprefix("input ") in request.fixed}
+        was, now = changed.get(request.length or "", (0, 0))
+        is_longer = len(changed) == 1 and now > was
+        may_change = not fixed and (self.manifest["state"] != DONE or is_longer)
+        if allow_changed and may_change:
+            return
+        what = "was made by another recipe"
+        if allow_changed:
+            what = "was begun with what can't change any more" if fixed else "is finished, with other values"
+        told = fixed if allow_changed and fixed else changed
+        insist = ["--allow-changed"] if may_change and allow_changed is False else []
+        raise EvditError(
+            f"{self.path} {what}: " + "; ".join(f"{key}: was {was!r}, is {now!r}" for key, (was, now) in told.items()),
+            where=str(self.path / RUN_FILE),
+            next_steps=["a new folder with -o", *insist, *otherwise],
+        )
 
     def save(self) -> None:
         """Write run.json, whole or not at all."""

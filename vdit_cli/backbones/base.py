@@ -5,9 +5,11 @@ Letters: B batch, C channels, F latent frames, T pixel frames, h, w latent heigh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -20,6 +22,8 @@ from vdit_cli.backbones.prompt_form import PromptForm
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.plan import MaskPlan
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,45 @@ def make_fast(backbone: Backbone, compiled: bool) -> None:
     """Ready the transformer for inference where the backbone can."""
     if isinstance(backbone, PreparesSteps):
         backbone.make_fast(compiled)
+
+
+@runtime_checkable
+class Trains(Protocol):
+    """What a backbone may offer beside `Backbone`, so that its transformer can be trained, distilled and adapted.
+
+    The transformer must be resident. Parameters have the names of the stored weights; modules put beside them later
+    (adapters) have names of their own.
+    """
+
+    def trainable(self, names: Collection[str] | None = None) -> dict[str, nn.Parameter]:
+        """Let gradients flow to the transformer's parameters called `names` (None: all), to no others; returns them."""
+
+    def predict_with(self, parameters: Mapping[str, Tensor], x_BCFhw: Tensor, t_B: Tensor, text: TextStates) -> Tensor:
+        """What `denoise` gives with these values in the place of the parameters of their names."""
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer's blocks in order: what is adapted, computed again in the backward pass, or shared out."""
+
+    def compile_blocks(self) -> None:
+        """Let each block run compiled, for training; a second call changes nothing."""
+
+    def write_transformer(
+        self,
+        folder: Path,
+        values: Mapping[str, Tensor],
+        deltas: Mapping[str, Tensor] = EMPTY,
+        metadata: Mapping[str, str] = EMPTY,
+    ) -> None:
+        """Write the transformer to the new `folder`, so that it opens as a checkpoint.
+
+        It is the stored one, bit for bit, but for `values` (which take the stored tensors' places) and `deltas` (which
+        are added to them in float32), each written as `tensor_file.trained_tensor` says. `metadata` goes into the
+        weight files.
+        """
+
+
+class Trainable(Backbone, Trains, Protocol):
+    """A backbone that can be trained."""
 
 
 @runtime_checkable

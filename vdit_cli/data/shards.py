@@ -24,7 +24,7 @@ from vdit_cli.artifacts.digest import file_digest
 from vdit_cli.artifacts.receipt import read_object
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.backbones.base import TextStates
-from vdit_cli.backbones.open_sora_plan.loading import write_tensors
+from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.data.facts import DataFacts
 from vdit_cli.errors import EvditError, quoted
 

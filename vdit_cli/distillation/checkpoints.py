@@ -21,15 +21,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vdit_cli.artifacts.atomic import replacing, write_json
-from vdit_cli.backbones.open_sora_plan.loading import write_tensors
+from vdit_cli.artifacts.digest import content_digest, file_digest, file_digests
+from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.distillation.sharded_state import read_shares, write_shares
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import FAILED, EvditError
 from vdit_cli.parallel.groups import ALONE, Ranks
-from vdit_cli.parallel.sharding import is_sharded
+from vdit_cli.parallel.sharding import is_sharded, local
 
 NAME = re.compile(r"step-\d{6,}")
-SCHEMA = "evdit.training-state/1"
-DAMAGE = (OSError, ValueError, KeyError, SafetensorError)
+SCHEMA = "evdit.training-state/2"
+READ_TOO = ("evdit.training-state/1",)
+STATE = "state.json"
+DAMAGE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 """What reading a damaged checkpoint may raise."""
 
 
@@ -100,14 +103,23 @@ def _parts(state: TrainingState) -> tuple[dict[str, dict[str, Tensor]], list[dic
     return plain, [rest for _, rest in optimisers]
 
 
-def save_checkpoint(folder: Path, state: TrainingState, keep_last: int, ranks: Ranks = ALONE) -> Path:
-    """Write `folder/step-NNNNNN` whole or not at all, then drop all but the newest `keep_last` checkpoints.
+def save_checkpoint(folder: Path, state: TrainingState, ranks: Ranks = ALONE) -> Path:
+    """Write `folder/step-NNNNNN` whole or not at all, with a digest of each file.
 
     Of a model that every rank holds whole the first one writes; of a sharded model each writes its share. All ranks
-    must call. Raises EvditError (exit 1) for a full disk; the checkpoints before stay.
+    must call. Raises EvditError (exit 1) for a full disk and for what is not finite; the checkpoints before stay.
     """
-    final = folder / f"step-{state.iteration:06d}"
+    final = checkpoint_place(folder, state.iteration)
     parts, rests = _parts(state)
+    broken = [f"{part}.{key}" for part, all_ in parts.items() for key, each in all_.items() if not _is_finite(each)]
+    if ranks.any(bool(broken))[0]:
+        raise EvditError(
+            f"{broken[0] if broken else 'a tensor of another rank'} is not finite after iteration {state.iteration}: "
+            "nothing of it is saved, and the last good checkpoint is kept",
+            where=str(folder),
+            next_steps=["a smaller learning rate", "another seed, in a new folder"],
+            exit_code=FAILED,
+        )
     sharded = is_sharded(state.model.values())
     with replacing(final) if ranks.is_first else nullcontext(final) as beside:
         if ranks.is_first:
@@ -120,14 +132,28 @@ def save_checkpoint(folder: Path, state: TrainingState, keep_last: int, ranks: R
                 write_tensors(tensors, beside / f"{part}.safetensors")
         if ranks.is_first:
             content = {"schema": SCHEMA, "iteration": state.iteration, "seconds": state.seconds, "optimisers": rests}
-            sizes = {path.name: path.stat().st_size for path in sorted(beside.iterdir())}
-            write_json(beside / "state.json", {**content, "sharded": sharded, "bytes": sizes})
-    if ranks.is_first:
-        for old in list_checkpoints(folder)[:-keep_last]:
-            if not old.is_symlink():  # what somebody keeps elsewhere is not ours to remove
-                shutil.rmtree(old)
+            content |= {"sharded": sharded, "files": file_digests(beside)}
+            write_json(beside / STATE, {**content, "digest": content_digest(content)})
     ranks.wait()
     return final
+
+
+def drop_older(folder: Path, keep_last: int, ranks: Ranks = ALONE) -> None:
+    """Remove all but the newest `keep_last` checkpoints; what somebody keeps elsewhere, behind a link, is not ours."""
+    if ranks.is_first:
+        for old in list_checkpoints(folder)[:-keep_last]:
+            if not old.is_symlink():
+                shutil.rmtree(old)
+    ranks.wait()
+
+
+def checkpoint_place(folder: Path, iteration: int) -> Path:
+    """Where the checkpoint of that iteration stands."""
+    return folder / f"step-{iteration:06d}"
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(local(tensor).isfinite().all())
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -136,9 +162,18 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def check_goes_on(folder: Path, iterations: int) -> None:
-    """Raise EvditError (2) where the newest checkpoint in `folder` leaves nothing to do with the values insisted on."""
+def check_goes_on(folder: Path, iterations: int, was_done: bool = False) -> None:
+    """Raise EvditError (2) where the newest checkpoint in `folder` leaves nothing to do with the values insisted on.
+
+    Also where there is none, though the training `was_done`: it would begin from nothing.
+    """
     found = list_checkpoints(folder)
+    if was_done and not found:
+        raise EvditError(
+            f"{folder} holds no checkpoint any more: the finished training can't be made longer",
+            where="--allow-changed",
+            next_steps=["a new folder with -o, and --checkpoint with this one"],
+        )
     done = int(found[-1].name.removeprefix("step-")) if found else 0
     if done >= iterations:
         raise EvditError(
@@ -154,12 +189,7 @@ def load_checkpoint(path: Path, device: torch.device | str, like: Mapping[str, T
     `like` are tensors by part and name ("model.proj.weight", "optimiser-0.3.exp_avg"): a sharded checkpoint's tensors
     are split as they are, so that no rank reads it whole. All ranks must read.
     """
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    if state.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: schema {state.get('schema')!r} is not {SCHEMA}")
-    for name, size in state.get("bytes", {}).items():
-        if (path / name).stat().st_size != size:
-            raise ValueError(f"{name} has {(path / name).stat().st_size} bytes of {size}")
+    state = _checked_state(path)
     names = ["model", "average", *(f"optimiser-{number}" for number in range(len(state["optimisers"])))]
     if state.get("sharded"):
         tensors = read_shares(path, like or {}, device)
@@ -170,6 +200,24 @@ def load_checkpoint(path: Path, device: torch.device | str, like: Mapping[str, T
         _join_optimiser(parts[f"optimiser-{number}"], rest) for number, rest in enumerate(state["optimisers"])
     ]
     return TrainingState(state["iteration"], state["seconds"], parts["model"], parts["average"], optimisers)
+
+
+def _checked_state(path: Path) -> dict[str, Any]:
+    """What state.json of a checkpoint says, once its own digest and those of the files beside it are right."""
+    state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    if not isinstance(state, dict) or state.get("schema") not in (SCHEMA, *READ_TOO):
+        raise ValueError(f"{STATE} is no {SCHEMA}")
+    if state["schema"] != SCHEMA:  # such a one knows the sizes of its files only
+        for name, size in state.get("bytes", {}).items():
+            if (path / name).stat().st_size != size:
+                raise ValueError(f"{name} has {(path / name).stat().st_size} bytes of {size}")
+        return state
+    if content_digest({key: value for key, value in state.items() if key != "digest"}) != state.get("digest"):
+        raise ValueError(f"{STATE} is not what was written: its digest differs")
+    for name, digest in state["files"].items():
+        if file_digest(path / name) != digest:
+            raise ValueError(f"{name} is not what was written: its digest differs")
+    return state
 
 
 def _below(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -190,7 +238,7 @@ def newest_checkpoint(
             state = load_checkpoint(path, device, like)
         except DAMAGE as problem:
             why = str(problem)
-        if not ranks.any(state is None):
+        if not ranks.any(state is None)[0]:
             return state, damaged
         damaged.append(f"checkpoint {path.name} is damaged ({why}): going back to the one before it")
     return None, damaged

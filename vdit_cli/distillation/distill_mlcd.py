@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from vdit_cli.artifacts.atomic import free_name
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
-from vdit_cli.artifacts.run_dir import Request, RunDir
+from vdit_cli.artifacts.run_dir import DONE, Request, RunDir
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.artifacts.video_file import check_encoder
 from vdit_cli.attention.bind import Attend
@@ -32,16 +30,15 @@ from vdit_cli.distillation.mlcd_networks import (
     Pair,
     add_lora,
     open_pair,
-    stored_dtype,
-    transformer_of,
+    trained_parameters,
     write_student,
 )
 from vdit_cli.distillation.mlcd_previews import Previews
-from vdit_cli.distillation.mlcd_watch import collapse_of
+from vdit_cli.distillation.mlcd_watch import Watch
 from vdit_cli.distillation.optimisers import build_optimisers
 from vdit_cli.distillation.samples import SplitLoss
 from vdit_cli.distillation.trainer import put_parameters, train
-from vdit_cli.errors import FAILED, EvditError
+from vdit_cli.errors import EvditError
 from vdit_cli.knobs import flat
 from vdit_cli.recipe import DistillMlcdOptions
 from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
@@ -63,6 +60,22 @@ HOW = (
     "previews",
 )
 """Options that change where and how the work is done, not what is learnt: a run may be gone on with under others."""
+FIXED = (
+    "model",
+    "text_encoder",
+    "checkpoint",
+    "masks",
+    "data",
+    "held_out",
+    "steps",
+    "guidance",
+    "teacher_guidance",
+    "target",
+    "lora_rank",
+    "adam",
+    "seed",
+)
+"""Options that shape the state or the result of a run: it can't go on with others, even where one insists."""
 LESS_MEMORY = (
     "--set distill_mlcd.gradient_checkpointing=true",
     "--set distill_mlcd.accumulation=4",
@@ -116,21 +129,24 @@ def distill_mlcd(
     if out is not None and (out / "run.json").is_file():
         begun = RunDir.start(out, request, allow_changed)
         if begun.is_done():
-            progress.say(f"{begun.path} is done already")
-            return begun.find("transformer")
+            return _done_already(begun, progress)
     for line in idle_options(options):
         progress.say(f"warning: {line}")
     job = prepare(options, counts, clips, progress)
     run = RunDir.start(out, request, allow_changed)
     if run.is_done():
-        progress.say(f"{run.path} is done already")
-        return run.find("transformer")
+        return _done_already(run, progress)
     with run:
         run.manifest["lineage"] = list(lineage_of(job.pair, options))
         clock = Stopwatch()
         with PeakMemory(job.device) as memory, out_of_memory_told("train", list(LESS_MEMORY)):
             attends = _students(job, run, clock, progress)
         _receipt(job, request, attends, clock, memory.peak).write(run.path / "receipt.json")
+    return run.find("transformer")
+
+
+def _done_already(run: RunDir, progress: Progress) -> Path:
+    progress.say(f"{run.path} is done already")
     return run.find("transformer")
 
 
@@ -205,7 +221,9 @@ def request_of(options: DistillMlcdOptions) -> Request:
         path = Path(given or "")
         if given and path.exists():
             inputs[role] = path / "run.json" if (path / "run.json").is_file() else path
-    return Request("distill-mlcd", options.model, values, inputs, dict(options.origins))
+    # Of several students the later ones start from the earlier: with a longer first one they would have to begin anew.
+    fixed, length = (FIXED, "iterations") if len(step_counts(options)) == 1 else ((*FIXED, "iterations"), None)
+    return Request("distill-mlcd", options.model, values, inputs, dict(options.origins), fixed=fixed, length=length)
 
 
 def prepare(options: DistillMlcdOptions, counts: Sequence[int], clips: Clips, progress: Progress) -> Job:
@@ -229,8 +247,21 @@ def prepare(options: DistillMlcdOptions, counts: Sequence[int], clips: Clips, pr
             Milestones(steps, points, schedule.timesteps)
     spec = SampleSpec(size["video_frames"], size["height"], size["width"], 1, 1.0, "milestones")
     plan = find_plan(options.masks, pair.student, spec, options.allow_other_weights)
-    options = replace(options, previews=min(options.previews, len(clips)))
+    options = replace(options, previews=min(options.previews, len(clips)), held_out=held_out(options, len(clips)))
     return Job(options, tuple(counts), clips, pair, None if plan.is_dense else plan, schedule, device)
+
+
+def held_out(options: DistillMlcdOptions, clips: int) -> int:
+    """How many of the `clips` are not trained on: what was asked for, at most an eighth of them unless asked for."""
+    if not options.where("held_out"):
+        return min(options.held_out, clips // 8)
+    if options.held_out >= clips:
+        raise EvditError(
+            f"{options.held_out} clips are to be held out of {clips}: none would be left to train on",
+            where=options.where("held_out"),
+            next_steps=[f"--set distill_mlcd.held_out={clips // 8}", "more clips"],
+        )
+    return options.held_out
 
 
 def lineage_of(pair: Pair, options: DistillMlcdOptions) -> tuple[str, ...]:
@@ -252,31 +283,37 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
     """Train every student in order and write its folder; returns what the student's sites ran on."""
     options, pair = job.options, job.pair
     with clock.phase("load"), pair.teacher.resident("transformer"), pair.student.resident("transformer"):
-        teacher, student = transformer_of(pair.teacher), transformer_of(pair.student)
-        teacher.requires_grad_(False)
+        pair.teacher.trainable(())
         attends = bind_student(job, job.plan) if job.plan else ()
-        if options.lora_rank:
-            add_lora(student, options.lora_rank, options.seed)
+        adapted = add_lora(pair.student, options.lora_rank, options.seed) if options.lora_rank else {}
         if options.gradient_checkpointing:
-            recompute_blocks(student)
+            recompute_blocks(pair.student.blocks())
         if options.compile == "blocks" or (options.compile == "auto" and job.device.type == "cuda"):
-            for network in (teacher, student):
-                network.compile_blocks()  # type: ignore[operator]
+            for backbone in (pair.teacher, pair.student):
+                backbone.compile_blocks()
         clips = HeldClips(job.clips, job.device)
     for steps in job.counts:
         folder = run.path if len(job.counts) == 1 else run.path / f"steps-{steps}"
         if run.before is not None and steps == job.counts[-1]:
-            check_goes_on(folder / "checkpoints", options.iterations)
-        _student(job, clips, steps, folder, clock, progress)
+            check_goes_on(folder / "checkpoints", options.iterations, run.before["state"] == DONE)
+        _student(job, clips, adapted, steps, folder, clock, progress)
         role = "transformer" if steps == job.counts[-1] else f"transformer-{steps}"
         run.add_output(role, (folder / STUDENT).relative_to(run.path).as_posix())
     return attends
 
 
-def _student(job: Job, clips: HeldClips, steps: int, folder: Path, clock: Stopwatch, progress: Progress) -> None:
+def _student(
+    job: Job,
+    clips: HeldClips,
+    adapted: Mapping[str, nn.Module],
+    steps: int,
+    folder: Path,
+    clock: Stopwatch,
+    progress: Progress,
+) -> None:
     """Train the student of `steps` steps from what it is now, write its folder, and leave it as it was kept."""
     options, pair = job.options, job.pair
-    learned = Learned(transformer_of(pair.student), options.target == "average")
+    learned = Learned(trained_parameters(pair.student, adapted), options.target == "average")
     optimisers = build_optimisers(
         learned,
         lambda name, parameter: False,
@@ -286,64 +323,49 @@ def _student(job: Job, clips: HeldClips, steps: int, folder: Path, clock: Stopwa
         matrix_decay=0.0,
         adam=options.adam,
     )
+    label = f"student of {steps} steps" if steps > 1 else "student of 1 step"
+    schedule = job.schedule.to(job.device)
+    lesson = Lesson(options, pair, learned, clips, schedule, steps, job.teacher_guidance, options.held_out)
+    with clock.phase(f"train {steps}"):
+        trained = train(
+            learned,
+            optimisers,
+            SplitLoss(lesson.of),
+            options,
+            label,
+            options.seed,
+            folder,
+            job.device,
+            progress,
+            follow=learned.follow,
+            held_out=lesson.held_out if options.held_out else None,
+            watch=_watch(job, learned, steps, folder, label, progress) if options.previews else _see_nothing,
+        )
+    put_parameters(learned, trained.average)
+    sampler = job.sampler(steps)
+    card = student_card(options, pair.teacher.name, len(job.clips), sampler, folder / "metrics.jsonl")
+    lineage = lineage_of(pair, options)
+    write_student(pair.student, folder / STUDENT, learned.part("student"), adapted, sampler, card, lineage, job.plan)
+
+
+def _see_nothing(iteration: int, average: Mapping[str, Tensor]) -> None:
+    """Without previews nothing is watched."""
+
+
+def _watch(job: Job, learned: Learned, steps: int, folder: Path, label: str, progress: Progress) -> Watch:
+    options = job.options
     previews = Previews(
-        pair,
+        job.pair,
         job.clips,
         folder / "previews",
         options.previews,
         options.seed,
         job.spec(steps, job.sampler(steps).guidance),
-        job.spec(pair.teacher.defaults.steps, job.teacher_guidance),
+        job.spec(job.pair.teacher.defaults.steps, job.teacher_guidance),
         partial(autocast, options.precision, job.device),
+        beside=(options.precision, job.plan.digest if job.plan else None),
     )
-    label = f"student of {steps} steps" if steps > 1 else "student of 1 step"
-    watch = partial(_watch, job, learned, previews, folder, label, progress)
-    lesson = Lesson(
-        options, pair, learned, clips, job.schedule.to(job.device), steps, job.teacher_guidance, before=watch
-    )
-    with clock.phase(f"train {steps}"):
-        trained = train(
-            learned, optimisers, SplitLoss(lesson.of), options, label, options.seed, folder, job.device, progress
-        )
-    put_parameters(learned, trained.average)
-    watch(options.iterations)
-    sampler = job.sampler(steps)
-    card = student_card(options, pair.teacher.name, len(job.clips), sampler, folder / "metrics.jsonl")
-    lineage = lineage_of(pair, options)
-    write_student(pair.student, folder / STUDENT, stored_dtype(pair.teacher), sampler, card, lineage, job.plan)
-
-
-def _watch(
-    job: Job, learned: Learned, previews: Previews, folder: Path, label: str, progress: Progress, iteration: int
-) -> None:
-    """At step 0 and after each checkpoint: previews of what it holds. Raises EvditError (1) for a collapsed student.
-
-    The checkpoint of a collapsed student is set aside, so that the run's newest one is the last good one.
-    """
-    is_last = iteration == job.options.iterations
-    if not job.options.previews or not (is_last or iteration % job.options.checkpoint_every == 0):
-        return
-    saved = folder / "checkpoints" / f"step-{iteration:06d}"
-    teacher = previews.teacher_look(progress)
-    values: dict[str, Any] = {}
-    if 0 < iteration < job.options.iterations:
-        values = load_file(saved / "average.safetensors", device=str(job.device))
-    with learned.holding(values):
-        look = previews.look(iteration)
-    progress.say(
-        f"{label}, iteration {iteration}: sharpness {look.sharpness:.4g} (teacher {teacher.sharpness:.4g}), "
-        f"motion {look.motion:.4g} ({teacher.motion:.4g}), gap to the teacher {look.gap:.4g}"
-    )
-    why = collapse_of(look, previews.noted()[0], teacher, job.options.collapse_factor)
-    if why is not None:
-        if saved.is_dir():
-            saved.rename(free_name(saved.with_name(f"collapsed-{iteration:06d}")))
-        raise EvditError(
-            f"{label} collapsed at iteration {iteration}: {why}; the last good checkpoint is kept",
-            where=str(previews.folder),
-            next_steps=["--set distill_mlcd.learning_rate=... (smaller) --allow-changed", "fewer teacher_points first"],
-            exit_code=FAILED,
-        )
+    return Watch(previews, learned, folder, label, options, progress)
 
 
 def _receipt(job: Job, request: Request, attends: tuple[Attend, ...], clock: Stopwatch, peak: int) -> Receipt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -25,7 +26,7 @@ def fit_model(model: nn.Module, options: RankedTrainingOptions, ranks: Ranks, de
     To be called before the optimisers are built: sharding puts other parameters into the model.
     """
     if options.gradient_checkpointing:
-        recompute_blocks(model)
+        recompute_blocks(blocks_of(model))
     if options.shard == "full":
         if options.adam != "adamw":
             raise EvditError(
@@ -37,12 +38,12 @@ def fit_model(model: nn.Module, options: RankedTrainingOptions, ranks: Ranks, de
     return model
 
 
-def recompute_blocks(model: nn.Module) -> None:
+def recompute_blocks(blocks: Iterable[nn.Module]) -> None:
     """Let every block keep only its inputs and compute the rest again in the backward pass; the numbers are the same.
 
     Source: gradient checkpointing, arXiv 1604.06174.
     """
-    for block in blocks_of(model):
+    for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 

@@ -27,6 +27,7 @@ class Metrics:
     def __init__(self, folder: Path, start: int, tensorboard: bool = False, ranks: Ranks = ALONE) -> None:
         self.path = folder / "metrics.jsonl"
         self.ranks = ranks
+        folder.mkdir(parents=True, exist_ok=True)
         self.window: list[dict[str, Tensor]] = []
         self.last = (start, 0.0)
         self.clock = time.perf_counter()
@@ -36,32 +37,38 @@ class Metrics:
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["iteration"] <= start]
             write_text(self.path, "".join(line + "\n" for line in kept))
 
-    def keep(self, iteration: int, rate_share: float, terms: dict[str, Tensor]) -> None:
-        """Gather one iteration's terms; nothing is read from the device yet."""
+    def keep(self, done: int, rate_share: float, terms: dict[str, Tensor]) -> None:
+        """Gather the terms of an iteration, the `done`th; nothing is read from the device yet."""
         self.window.append(terms)
-        self.last = (iteration + 1, rate_share)
+        self.last = (done, rate_share)
 
-    def write(self, label: str) -> str:
-        """Append the window's means as a line; returns a short note. Raises EvditError for a loss that isn't finite."""
+    def write(self, label: str, held_out: Tensor | None = None) -> str:
+        """Append the window's means as a line, this rank's share of a `held_out` loss beside; returns a short note.
+
+        Raises EvditError for a number that is not finite: nothing of it is written.
+        """
         if not self.window:
             return ""
-        names = list(self.window[0])
-        means = torch.stack([torch.stack([terms[name].float() for terms in self.window]).mean() for name in names])
+        means = {name: torch.stack([terms[name].float() for terms in self.window]).mean() for name in self.window[0]}
+        if held_out is not None:
+            means["held_out_loss"] = held_out.float()
         iteration, rate_share = self.last
         now = time.perf_counter()
-        values = dict(zip(names, self.ranks.sum(means).tolist(), strict=True))
+        values = dict(zip(means, self.ranks.sum(torch.stack(list(means.values()))).tolist(), strict=True))
         speed = len(self.window) / (now - self.clock)
         self.window, self.clock = [], now
-        if not math.isfinite(values["loss"]):
-            raise EvditError(
-                f"{label}: the loss is {values['loss']} at iteration {iteration}; the last good checkpoint is kept",
-                where=str(self.path),
-                next_steps=["a smaller learning rate", "another seed"],
-                exit_code=FAILED,
-            )
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise EvditError(
+                    f"{label}: {name} is {value} at iteration {iteration}; the last good checkpoint is kept",
+                    where=str(self.path),
+                    next_steps=["a smaller learning rate", "another seed, in a new folder"],
+                    exit_code=FAILED,
+                )
         if self.ranks.is_first:
             self._append({"iteration": iteration, "rate_share": rate_share, "iterations_per_second": speed, **values})
-        return f"loss {values['loss']:.4f}  {speed:.1f} it/s"
+        beside = f" ({values['held_out_loss']:.4f} held out)" if held_out is not None else ""
+        return f"loss {values['loss']:.4f}{beside}  {speed:.1f} it/s"
 
     def _append(self, line: dict[str, float]) -> None:
         with open(self.path, "a", encoding="utf-8") as file:

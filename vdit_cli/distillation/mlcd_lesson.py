@@ -5,7 +5,7 @@ Letters: B batch, C channels, F latent frames, h, w latent height and width, L t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +53,7 @@ class HeldClips:
 class Lesson:
     """The loss of a student of `steps` steps, as the training loop asks for it.
 
-    `before` is called once with each iteration's number before anything else happens in it.
+    The last `held` clips are never trained on.
     """
 
     options: DistillMlcdOptions
@@ -63,20 +63,30 @@ class Lesson:
     schedule: NoiseSchedule
     steps: int
     teacher_guidance: float
-    before: Callable[[int], None]
-    begun: int = -1
+    held: int = 0
 
     def of(self, samples: Samples) -> LossTerms:
         """The loss terms of one part of a batch."""
+        return self._terms(samples, samples.items(len(self.clips.clips) - self.held), self.path_at(samples.iteration))
+
+    @torch.no_grad()
+    def held_out(self, iteration: int) -> Tensor:
+        """The loss on the held clips with the teacher points of `iteration`; a clip's noise and time never change."""
+        clips, batch = len(self.clips.clips), self.options.batch_size
+        loss = torch.zeros((), device=self.clips.device)
+        for first in range(0, self.held, -(-batch // self.options.accumulation)):
+            count = min(-(-batch // self.options.accumulation), self.held - first)
+            # Iteration -1: numbers that no sample of the training has.
+            samples = Samples(self.options.seed, -1, first, count, self.held, self.clips.device)
+            items = range(clips - self.held + first, clips - self.held + first + count)
+            loss += self._terms(samples, items, self.path_at(iteration))["loss"] * (count / self.held)
+        return loss
+
+    def _terms(self, samples: Samples, items: Sequence[int], path: Milestones) -> LossTerms:
         options = self.options
-        if samples.iteration != self.begun:
-            self.begun = samples.iteration
-            self.learned.follow(min(options.average_keep, (1 + samples.iteration) / (10 + samples.iteration)))
-            self.before(samples.iteration)
-        x0, text = self.clips.batch(samples.items(len(self.clips.clips)))
+        x0, text = self.clips.batch(items)
         if options.guidance == "kept":
             text = self._some_emptied(text, samples)
-        path = self.path_at(samples.iteration)
         j_B = 1 + samples.integers("time", path.steps * path.points)
         times = tuple(each.to(samples.device) for each in path.at(j_B.cpu()))
         eps = samples.normal("noise", *x0.shape[1:])

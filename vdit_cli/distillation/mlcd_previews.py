@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vdit_cli.artifacts.atomic import replacing, write_json
+from vdit_cli.artifacts.atomic import replacing, write_json, write_text
+from vdit_cli.artifacts.digest import content_digest
 from vdit_cli.artifacts.receipt import kept
 from vdit_cli.artifacts.video_file import write_video
 from vdit_cli.backbones.base import Backbone, TextStates
-from vdit_cli.backbones.open_sora_plan.loading import write_tensors
+from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.data.shards import Clips
 from vdit_cli.distillation.mlcd_networks import Pair
 from vdit_cli.distillation.mlcd_watch import Look
@@ -39,7 +41,10 @@ SHEET_FRAMES = 6
 
 @dataclass(frozen=True)
 class Previews:
-    """The first `count` captions of the data with seeds `seed`, `seed` + 1, ...; everything goes to `folder`."""
+    """The first `count` captions of the data with seeds `seed`, `seed` + 1, ...; everything goes to `folder`.
+
+    `beside` is whatever else decides the videos: the precision, the plan's digest.
+    """
 
     pair: Pair
     clips: Clips
@@ -49,18 +54,27 @@ class Previews:
     student_spec: SampleSpec
     teacher_spec: SampleSpec
     precision: Callable[[], AbstractContextManager[None]]
+    beside: tuple[str | None, ...] = ()
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of what decides the videos but for the student's weights: only looks of one key are compared."""
+        specs = [asdict(self.student_spec), asdict(self.teacher_spec)]
+        shards = [(shard.sha256, shard.captions) for shard in self.clips.shards]
+        teacher = self.pair.teacher.weights_digest
+        return content_digest([self.count, self.seed, specs, shards, teacher, *self.beside])
 
     def teacher_look(self, progress: Progress) -> Look:
         """The teacher's videos of the same prompts and noise, made once and kept; its gap to itself is 0."""
         file = self.folder / f"{TEACHER}.json"
-        look = kept(file, SCHEMA, Look)
+        look = kept(file, SCHEMA, self._look_of)
         if look is None or not self.has_teacher_latents():
             progress.say(f"previews: {self.count} videos of the teacher, {self.teacher_spec.steps} steps each")
             latents = self._sampled(self.pair.teacher, self.teacher_spec)
             look = Look.of(self._shown(latents, TEACHER), 0.0)
             with replacing(file.with_suffix(".safetensors")) as beside:
                 write_tensors({"latents": latents.cpu().contiguous()}, beside)
-            write_json(file, {"schema": SCHEMA, **asdict(look)})
+            write_json(file, {"schema": SCHEMA, "key": self.key, **asdict(look)})
         return look
 
     def has_teacher_latents(self) -> bool:
@@ -80,15 +94,34 @@ class Previews:
         gap = float((latents.cpu() - wanted).square().mean().sqrt())
         look = Look.of(self._shown(latents, f"step-{iteration:06d}"), gap)
         with open(self.folder / LOOKS, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"iteration": iteration, **asdict(look)}) + "\n")
+            file.write(json.dumps({"iteration": iteration, "key": self.key, **asdict(look)}) + "\n")
         return look
 
     def noted(self) -> dict[int, Look]:
-        """The looks noted so far, by iteration; a line cut short by a killed process is left out."""
+        """The looks noted so far under this key, by iteration; a line cut short by a killed process is left out."""
+        looks: dict[int, Look] = {}
+        for line in self._lines():
+            content = json.loads(line)
+            iteration, look = content.pop("iteration"), self._look_of(**content)
+            if look is not None:
+                looks[iteration] = look
+        return looks
+
+    def drop_after(self, iteration: int) -> None:
+        """Forget the looks after `iteration`: that part of the training is about to be done again."""
+        lines = self._lines()
+        left = [line for line in lines if json.loads(line)["iteration"] <= iteration]
+        if left != lines:
+            write_text(self.folder / LOOKS, "".join(line + "\n" for line in left))
+
+    def _lines(self) -> list[str]:
         path = self.folder / LOOKS
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        content = [json.loads(line) for line in lines if line.endswith("}")]
-        return {each.pop("iteration"): Look(**each) for each in content}
+        return [line for line in lines if line.endswith("}")]
+
+    def _look_of(self, key: str = "", **values: float) -> Look | None:
+        """The look of what was noted, None where that was under another key."""
+        return Look(**values) if key == self.key else None
 
     def _sampled(self, backbone: Backbone, spec: SampleSpec) -> Tensor:
         states, mask = self.clips.text(range(self.count))

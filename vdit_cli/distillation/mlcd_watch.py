@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
+from vdit_cli.artifacts.atomic import free_name
+from vdit_cli.distillation.checkpoints import checkpoint_place
+from vdit_cli.distillation.mlcd_networks import Learned
+from vdit_cli.errors import FAILED, EvditError
 from vdit_cli.measures import motion, sharpness
+from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.timing import Progress
+
+if TYPE_CHECKING:
+    from vdit_cli.distillation.mlcd_previews import Previews
 
 
 @dataclass(frozen=True)
@@ -53,3 +65,45 @@ def collapse_of(now: Look, first: Look, teacher: Look, factor: float) -> str | N
 def log_ratio(value: float, wanted: float) -> float:
     """log(value / wanted), minus infinity for no value at all."""
     return math.log(value / wanted) if value > 0 else -math.inf
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Looks at a student before its first iteration and at each checkpoint on schedule, and stops one that collapses.
+
+    A collapsed student's checkpoint is set aside, so that the newest one is the last good one.
+    """
+
+    previews: Previews
+    learned: Learned
+    folder: Path
+    label: str
+    options: DistillMlcdOptions
+    progress: Progress
+
+    def __call__(self, iteration: int, average: Mapping[str, Tensor]) -> None:
+        """Previews of what is kept, `average`. Raises EvditError (1) for a collapsed student."""
+        self.previews.drop_after(iteration)
+        is_last = iteration == self.options.iterations
+        if not (is_last or iteration % self.options.checkpoint_every == 0):
+            return
+        teacher = self.previews.teacher_look(self.progress)
+        with self.learned.holding(average):
+            look = self.previews.look(iteration)
+        self.progress.say(
+            f"{self.label}, iteration {iteration}: sharpness {look.sharpness:.4g} (teacher {teacher.sharpness:.4g}), "
+            f"motion {look.motion:.4g} ({teacher.motion:.4g}), gap to the teacher {look.gap:.4g}"
+        )
+        noted = self.previews.noted()
+        why = collapse_of(look, noted[min(noted)], teacher, self.options.collapse_factor)
+        if why is None:
+            return
+        saved = checkpoint_place(self.folder / "checkpoints", iteration)
+        if saved.is_dir():
+            saved.rename(free_name(saved.with_name(f"collapsed-{iteration:06d}")))
+        raise EvditError(
+            f"{self.label} collapsed at iteration {iteration}: {why}; the last good checkpoint is kept",
+            where=str(self.previews.folder),
+            next_steps=["--set distill_mlcd.learning_rate=... (smaller) --allow-changed", "fewer teacher_points first"],
+            exit_code=FAILED,
+        )

@@ -6,23 +6,26 @@ an uninterrupted one exactly and a checkpoint holds no generator state.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from vdit_cli.distillation.checkpoints import TrainingState, newest_checkpoint, save_checkpoint
+from vdit_cli.distillation.checkpoints import TrainingState, drop_older, newest_checkpoint, save_checkpoint
 from vdit_cli.distillation.metrics import Metrics
 from vdit_cli.distillation.optimisers import Optimisers, learning_rate_share, update_average
 from vdit_cli.distillation.samples import LossTerms, Samples, SplitLoss, WholeLoss, parts_of, split_loss
-from vdit_cli.errors import EvditError, Interrupted
+from vdit_cli.errors import FAILED, EvditError, Interrupted
 from vdit_cli.parallel.groups import ALONE, Ranks
-from vdit_cli.parallel.sharding import is_sharded, placed_like, whole
+from vdit_cli.parallel.sharding import is_sharded, local, placed_like, whole
 from vdit_cli.recipe import RankedTrainingOptions, TrainingOptions
 from vdit_cli.timing import Progress
+
+GRADIENT_NORM = "gradient_norm"
 
 
 @dataclass(frozen=True)
@@ -49,19 +52,21 @@ def train(
     progress: Progress,
     *,
     ranks: Ranks = ALONE,
+    follow: Callable[[float], None] = lambda keep: None,
+    held_out: Callable[[int], Tensor] | None = None,
+    watch: Callable[[int, Mapping[str, Tensor]], None] = lambda iteration, average: None,
 ) -> Trained:
     """Train `model` until `options.iterations`, going on from the newest checkpoint in `folder` where there is one.
 
-    A `SplitLoss` is called with each of this rank's parts of the batch, another one as `loss(iteration,
-    cpu_generator, device_generator)` with the whole, on one rank only; both return loss terms. Gradients are those of
-    the whole batch on any number of ranks, for a model that `fit_model` sharded as for one that each rank holds whole.
-    Metrics go to `folder/metrics.jsonl`, states to `folder/checkpoints`. Raises Interrupted after saving when the
-    person asks to stop, and EvditError where a loss is not finite; the last good checkpoint stays.
+    Gradients are those of the whole batch on any number of ranks and parts, for a model that `fit_model` sharded as for
+    one that each rank holds whole. After each step the average and, by `follow(keep)`, a target network move. Before
+    the first one and after each checkpoint `watch(iteration, average)` looks, and may raise: the checkpoints before are
+    still there. Metrics (what `held_out` gives among them) and checkpoints go to `folder`. Raises Interrupted after
+    saving when asked to stop, and EvditError (1) where a loss or gradient is not finite, before any weight moves.
     """
     ranked = options if isinstance(options, RankedTrainingOptions) else RankedTrainingOptions()
     loss = split_loss(loss, ranks.count * ranked.accumulation)
     named = dict(model.named_parameters())  # names shared weights once, which a state_dict does not
-    folder.mkdir(parents=True, exist_ok=True)
     if not is_sharded(named.values()):
         ranks.spread(named.values())
     average = {name: parameter.detach().float().clone() for name, parameter in named.items()}
@@ -69,33 +74,31 @@ def train(
     metrics = Metrics(folder, start, ranked.tensorboard, ranks)
     progress.stage(label, options.iterations - start)
     clock = time.perf_counter()
-
-    def save(iteration: int) -> str:
-        note = metrics.write(label)  # first: a loss that is not finite must not be saved
-        spent = seconds + time.perf_counter() - clock
-        state = TrainingState(iteration, spent, named, average, [each.state_dict() for each in optimisers.stepped])
-        save_checkpoint(folder / "checkpoints", state, options.keep_last, ranks)
-        return note
-
-    for iteration in range(start, options.iterations):
-        share = _rate_share(options, iteration)
-        parts = parts_of(seed, iteration, options.batch_size, device, ranks.rank, ranks.count, ranked.accumulation)
-        terms = _step(model, optimisers, loss, parts, options.clip, share, ranks)
-        update_average(average.values(), named.values(), min(options.average_keep, (1 + iteration) / (10 + iteration)))
-        metrics.keep(iteration, share, terms)
-        done = iteration + 1
-        stopping = ranks.any(progress.should_stop()) and done < options.iterations
-        note = ""
-        if done % options.checkpoint_every == 0 or done == options.iterations or stopping:
-            note = save(done)
-        elif done % options.log_every == 0:
-            note = metrics.write(label)
+    watch(start, average)
+    for done in range(start + 1, options.iterations + 1):
+        share, keep = _rate_share(options, done - 1), min(options.average_keep, done / (9 + done))
+        parts = parts_of(seed, done - 1, options.batch_size, device, ranks.rank, ranks.count, ranked.accumulation)
+        terms = _gradients(model, loss, parts, options.clip, ranks)
+        stopping, is_broken = ranks.any(progress.should_stop(), not _is_finite(terms))
+        if is_broken:
+            raise _not_finite(model, terms, label, done, folder)
+        optimisers.step(share)
+        model.zero_grad(set_to_none=True)
+        update_average(average.values(), named.values(), keep)
+        follow(keep)
+        metrics.keep(done, share, terms)
+        note, is_saved = "", done % options.checkpoint_every == 0 or done == options.iterations or stopping
+        if is_saved or done % options.log_every == 0:
+            note = metrics.write(label, held_out(done - 1) if held_out else None)
+        if is_saved:
+            spent = seconds + time.perf_counter() - clock
+            state = TrainingState(done, spent, named, average, [each.state_dict() for each in optimisers.stepped])
+            save_checkpoint(folder / "checkpoints", state, ranks)
+            watch(done, average)
+            drop_older(folder / "checkpoints", options.keep_last, ranks)
         progress.advance(note)
-        if stopping:
-            raise Interrupted(
-                f"{label} stopped after {done} of {options.iterations} iterations, all saved",
-                next_steps=["the same command again goes on from there"],
-            )
+        if stopping and done < options.iterations:
+            raise _stopped(label, done, options.iterations)
     return Trained(average, options.iterations, seconds + time.perf_counter() - clock)
 
 
@@ -165,16 +168,8 @@ def _of_other_values(folder: Path, why: str) -> EvditError:
     )
 
 
-def _step(
-    model: nn.Module,
-    optimisers: Optimisers,
-    loss: SplitLoss,
-    parts: list[Samples],
-    clip: float,
-    rate_share: float,
-    ranks: Ranks,
-) -> LossTerms:
-    """One iteration: losses and gradients of this rank's parts, their sum over ranks, clipping, the optimisers.
+def _gradients(model: nn.Module, loss: SplitLoss, parts: list[Samples], clip: float, ranks: Ranks) -> dict[str, Tensor]:
+    """Put the whole batch's gradients, clipped, into the model: of this rank's parts, summed over the ranks.
 
     Returns this rank's share of each mean over the batch, to be summed over the ranks.
     """
@@ -191,7 +186,36 @@ def _step(
     if not sharded:
         ranks.sum_gradients(model.parameters())
     norm = whole(nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True)).detach()
-    optimisers.step(rate_share)
-    for parameter in model.parameters():
-        parameter.grad = None
-    return totals | {"gradient_norm": norm / ranks.count}
+    return totals | {GRADIENT_NORM: norm / ranks.count}
+
+
+def _stopped(label: str, done: int, iterations: int) -> Interrupted:
+    return Interrupted(
+        f"{label} stopped after {done} of {iterations} iterations, all saved",
+        next_steps=["the same command again goes on from there"],
+    )
+
+
+def _is_finite(terms: LossTerms) -> bool:
+    return bool(torch.stack([terms["loss"].float(), terms[GRADIENT_NORM].float()]).isfinite().all())
+
+
+def _not_finite(model: nn.Module, terms: LossTerms, label: str, iteration: int, folder: Path) -> EvditError:
+    """The error for an iteration whose loss or gradients are not finite; the gradients are thrown away."""
+    broken = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and not local(parameter.grad).isfinite().all()
+    ]
+    model.zero_grad(set_to_none=True)
+    loss = float(terms["loss"])
+    what = f"the loss is {loss}"
+    if math.isfinite(loss):
+        more = f" and of {len(broken) - 1} more" if len(broken) > 1 else ""
+        what = f"the gradient of {broken[0]}{more} is not finite" if broken else "another rank's loss is not finite"
+    return EvditError(
+        f"{label}: {what} at iteration {iteration}; the last good checkpoint is kept",
+        where=str(folder),
+        next_steps=["a smaller learning rate", "another seed, in a new folder"],
+        exit_code=FAILED,
+    )

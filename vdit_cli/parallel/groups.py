@@ -42,13 +42,13 @@ class Ranks:
         """Whether this is the rank that writes files and speaks."""
         return self.rank == 0
 
-    def any(self, claim: bool) -> bool:
-        """Whether the claim is true on any rank; every rank must ask."""
+    def any(self, *claims: bool) -> list[bool]:
+        """Whether each claim is true on any rank; every rank must ask."""
         if self.count == 1:
-            return claim
-        flag = torch.tensor([int(claim)], dtype=torch.int32)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return bool(flag.item())
+            return list(claims)
+        flags = torch.tensor(claims, dtype=torch.int32)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        return [bool(flag) for flag in flags]
 
     def wait(self) -> None:
         """Go on when all ranks have come here."""

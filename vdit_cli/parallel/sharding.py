@@ -52,6 +52,11 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This rank's share of a sharded tensor; another tensor as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def placed_like(value: Tensor, target: Tensor) -> Tensor:
     """This rank's share of a whole `value`, split as `target` is; as it is where the target or the shape is another."""
     if not isinstance(target, DTensor) or isinstance(value, DTensor) or value.shape != target.shape:

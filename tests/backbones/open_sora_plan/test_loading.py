@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from vdit_cli.backbones import tensor_file
 from vdit_cli.backbones.open_sora_plan import loading
 from vdit_cli.errors import ENVIRONMENT, FAILED, EvditError
 
@@ -197,7 +198,7 @@ def test_a_full_disk_leaves_the_earlier_weights(folder: Path, monkeypatch: pytes
         Path(path).write_bytes(b"half")
         raise SafetensorError(f"I/O error: No space left on device (os error {errno.ENOSPC})")
 
-    monkeypatch.setattr(loading, "save_file", full)
+    monkeypatch.setattr(tensor_file, "save_file", full)
     with pytest.raises(EvditError, match="disk is full") as caught:
         loading.save_weights(model(3), folder, CONFIG)
     assert caught.value.exit_code == FAILED

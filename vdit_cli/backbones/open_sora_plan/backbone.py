@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase
 
 from vdit_cli.artifacts.digest import content_digest, weights_digest
 from vdit_cli.attention.bind import Attend, Case, bind
 from vdit_cli.attention.costs import CostTable
-from vdit_cli.backbones.base import Cut, TextStates
+from vdit_cli.backbones.base import EMPTY, Cut, TextStates
 from vdit_cli.backbones.devices import pick_device, pick_dtype
-from vdit_cli.backbones.dry_run import working_bytes
 from vdit_cli.backbones.lineage import Lineage
-from vdit_cli.backbones.open_sora_plan import loading, transformer_config
+from vdit_cli.backbones.open_sora_plan import loading, memory, transformer_config
 from vdit_cli.backbones.open_sora_plan.folders import ModelFolders
 from vdit_cli.backbones.open_sora_plan.offload import Part, Parts, open_streamed
 from vdit_cli.backbones.open_sora_plan.opening import Trained, find_model, transformer_of
@@ -36,6 +37,7 @@ from vdit_cli.backbones.open_sora_plan.transformer_layers import SelfAttention
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.backbones.open_sora_plan.vae_config import VaeConfig
 from vdit_cli.backbones.sources import LoadOptions, ModelSource
+from vdit_cli.backbones.tensor_file import changed_tensors
 from vdit_cli.diffusion.prediction import kind_of
 from vdit_cli.errors import EvditError
 from vdit_cli.tiles.architecture import Architecture
@@ -144,7 +146,9 @@ class OpenSoraPlan:
 
     @cached_property
     def _lineage(self) -> Lineage:
-        return Lineage.of(loading.read_metadata(self.transformer_folder), str(self.transformer_folder))
+        file = loading.weight_files(self.transformer_folder)[0]
+        loading.check_whole(file)
+        return Lineage.read(file)
 
     @property
     def lineage(self) -> tuple[str, ...]:
@@ -183,13 +187,9 @@ class OpenSoraPlan:
         Found by running it on tensors without data; work space inside an operation is not seen.
         """
         shape = (batch, *self.latent_shape(video_frames, height, width))
-        with torch.device("meta"):
-            if part == "vae":
-                return self._decoding_bytes(shape, vae_tiling)
-            transformer = OpenSoraT2V(self.transformer_config).to(self.dtype)
-            x, t = torch.empty(shape, dtype=self.dtype), torch.empty(batch)
-            text = torch.empty(batch, 1, self.transformer_config["caption_channels"], dtype=self.dtype)
-            return working_bytes(lambda: transformer(x, t, text))
+        if part == "vae":
+            return memory.decoding_bytes(self.vae_config, self.dtype, shape, vae_tiling)
+        return memory.denoising_bytes(self.transformer_config, self.dtype, shape)
 
     def unknown_words(self, prompt: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The words of a prompt, cleaned, that the tokenizer has tokens for, and those that it has none for."""
@@ -274,6 +274,37 @@ class OpenSoraPlan:
         if self._compiled:
             transformer.compile_blocks()
 
+    def trainable(self, names: Collection[str] | None = None) -> dict[str, nn.Parameter]:
+        """Let gradients flow to the transformer's parameters called `names` (None: all), to no others; returns them."""
+        named = dict(self.transformer.named_parameters())
+        for name, parameter in named.items():
+            parameter.requires_grad_(names is None or name in names)
+        return {name: each for name, each in named.items() if each.requires_grad}
+
+    def predict_with(self, parameters: Mapping[str, Tensor], x_BCFhw: Tensor, t_B: Tensor, text: TextStates) -> Tensor:
+        """The transformer's prediction with these values for the parameters of their names."""
+        given = (x_BCFhw, t_B, text.states_BLC, text.mask_BL)
+        return functional_call(self.transformer, dict(parameters), given)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer's blocks in order."""
+        return list(self.transformer.transformer_blocks)
+
+    def compile_blocks(self) -> None:
+        """Let each block run compiled; a second call changes nothing."""
+        self.transformer.compile_blocks()
+
+    def write_transformer(
+        self,
+        folder: Path,
+        values: Mapping[str, Tensor],
+        deltas: Mapping[str, Tensor] = EMPTY,
+        metadata: Mapping[str, str] = EMPTY,
+    ) -> None:
+        """Write the stored transformer with other values for some tensors; see `base.Trains`."""
+        state = changed_tensors(loading.read_state(self.transformer_folder), values, deltas)
+        loading.write_state(state, folder, loading.read_config(self.transformer_folder), metadata=metadata)
+
     @torch.no_grad()
     def encode_video(self, video_BCTHW: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Video in [-1, 1] to scaled latents (posterior sample, or its mean without a generator), (B, C, F, h, w)."""
@@ -319,21 +350,6 @@ class OpenSoraPlan:
         for site, attend in zip(_sites(transformer), self._attends, strict=True):
             site.attend = attend
         transformer.frame_order = self._attends[0].frame_order
-
-    def _decoding_bytes(self, shape_BCFhw: tuple[int, int, int, int, int], tiling: bool) -> int:
-        """Tensors of decoding, on "meta". Tiled, two tiles a direction are run: more tiles add only what they make."""
-        vae = CausalVAEModel(self.vae_config).to(self.dtype)
-        if not tiling:
-            latents = torch.empty(shape_BCFhw, dtype=self.dtype)
-            return working_bytes(lambda: vae.decode(latents).sample)
-        vae.enable_tiling()
-        batch, channels, frames, height, width = shape_BCFhw
-        side = 2 * vae.tile_latent_min_size
-        part = (min(frames, 2 * vae.tile_latent_min_size_t), min(height, side), min(width, side))
-        latents = torch.empty(batch, channels, *part, dtype=self.dtype)
-        pixels = 3 * self.time_ratio * self.space_ratio**2 * self.dtype.itemsize
-        rest = batch * (frames * height * width - math.prod(part))
-        return working_bytes(lambda: vae.decode(latents).sample) + pixels * rest
 
     def _load_text(self) -> TextEncoder:
         # Its number format follows its size, not --dtype: mT5-xxl in float32 would be 23 GB.

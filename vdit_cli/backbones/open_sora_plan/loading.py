@@ -7,18 +7,16 @@ and transformers write them. Tensors are mapped from the file, so reading needs 
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vdit_cli.artifacts.atomic import replacing, write_json
+from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.errors import ENVIRONMENT, EvditError
 
 CONFIG = "config.json"
@@ -98,17 +96,6 @@ def stored_shapes(folder: Path | str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def read_metadata(folder: Path | str) -> dict[str, str]:
-    """What `folder`'s weights say of themselves beside their tensors; each shard says the same.
-
-    Raises EvditError (exit 3) for missing or damaged files.
-    """
-    path = weight_files(folder)[0]
-    check_whole(path)
-    with _opened(path) as file:
-        return file.metadata() or {}
-
-
 def load_strict(
     module: nn.Module,
     folder: Path | str,
@@ -186,9 +173,20 @@ def save_weights(
     beside them; weight files of an earlier save that no longer belong are removed. Each file also holds the config and
     `metadata`.
     """
+    write_state(module.state_dict(), folder, config, dtype, max_shard_bytes, metadata)
+
+
+def write_state(
+    state: Mapping[str, Tensor],
+    folder: Path | str,
+    config: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write the tensors of a state_dict and `config` to `folder`, as `save_weights` does those of a module."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = module.state_dict()
     sizes = {key: value.numel() * _stored_type(value, dtype).itemsize for key, value in state.items()}
     shards = _split(sizes, max_shard_bytes)
     names = [f"{STEM}.safetensors"]
@@ -208,21 +206,6 @@ def save_weights(
     for stale in folder.glob(f"{STEM}*.safetensors*"):
         if stale.name not in names:
             stale.unlink()
-
-
-def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file that others may read, as the umask says. Raises OSError for a full disk."""
-    path.touch()
-    mode = path.stat().st_mode
-    try:
-        save_file(tensors, path, metadata=dict(metadata or {}))
-        path.chmod(mode)  # safetensors makes files that only their owner can read, whatever the umask
-    except SafetensorError as error:
-        # safetensors tells a full disk only in words; as an OSError it is answered like any other.
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _entry(folder: Path) -> Path | None:

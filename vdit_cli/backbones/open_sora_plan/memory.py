@@ -1,0 +1,44 @@
+"""Bytes that denoising and decoding need beside the weights, found by running them on tensors without data.
+
+Letters: B batch, C channels, F latent frames, h, w latent height and width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from vdit_cli.backbones.dry_run import working_bytes
+from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
+from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
+
+Shape = tuple[int, int, int, int, int]
+"""(B, C, F, h, w) of latents."""
+
+
+def denoising_bytes(config: dict[str, Any], dtype: torch.dtype, shape_BCFhw: Shape) -> int:
+    """Tensors of one call of the transformer."""
+    with torch.device("meta"):
+        transformer = OpenSoraT2V(config).to(dtype)
+        x, t = torch.empty(shape_BCFhw, dtype=dtype), torch.empty(shape_BCFhw[0])
+        text = torch.empty(shape_BCFhw[0], 1, config["caption_channels"], dtype=dtype)
+        return working_bytes(lambda: transformer(x, t, text))
+
+
+def decoding_bytes(config: dict[str, Any], dtype: torch.dtype, shape_BCFhw: Shape, tiling: bool) -> int:
+    """Tensors of decoding. Tiled, two tiles a direction are run: more tiles add only what they make."""
+    with torch.device("meta"):
+        vae = CausalVAEModel(config).to(dtype)
+        if not tiling:
+            latents = torch.empty(shape_BCFhw, dtype=dtype)
+            return working_bytes(lambda: vae.decode(latents).sample)
+        vae.enable_tiling()
+        batch, channels, frames, height, width = shape_BCFhw
+        side = 2 * vae.tile_latent_min_size
+        part = (min(frames, 2 * vae.tile_latent_min_size_t), min(height, side), min(width, side))
+        latents = torch.empty(batch, channels, *part, dtype=dtype)
+        pixels = 3 * vae.time_ratio * vae.space_ratio**2 * dtype.itemsize
+        rest = batch * (frames * height * width - math.prod(part))
+        return working_bytes(lambda: vae.decode(latents).sample) + pixels * rest
