@@ -185,6 +185,28 @@ class TrainShapesOptions(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrepareDataOptions(Section):
+    """`evdit prepare-data`: clips and captions to latents and text states, the data of training."""
+
+    model: str = knob("shapes", "a registered name, a folder, or owner/name on a hub")
+    text_encoder: str | None = knob(None, "folder or hub id of the text encoder, where the model has none inside")
+    source: str | None = knob(None, "where the clips come from: shapes, the procedural world, drawn from the seed")
+    count: int = knob(2000, "clips, from the first on", at_least=1)
+    seed: int = knob(0, "of the scenes; none shows a held-out combination", at_least=0)
+    two_objects: float = knob(0.25, "share of the scenes of shapes with a second object", at_least=0, at_most=1)
+    video_frames: int | None = knob(None, "frames of a clip: 4k+1", flag="--frames", at_least=1)
+    height: int | None = knob(None, "pixels, a multiple of 16", at_least=16)
+    width: int | None = knob(None, "pixels, a multiple of 16", at_least=16)
+    shard_clips: int = knob(64, "clips of a file, which is what an interruption loses at most", at_least=1)
+    batch: int | None = knob(None, "clips that the VAE encodes at once: 1, or as many as suit a GPU", at_least=1)
+    previews: int = knob(4, "clips decoded back into previews/, to look at", at_least=0)
+    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = knob(
+        "auto", "numbers of the model and of the data; auto suits the device"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DistillMlcdOptions(RankedTrainingOptions):
     """`evdit distill-mlcd`: a student of few steps by multi-step latent consistency distillation."""
 
@@ -197,7 +219,7 @@ class DistillMlcdOptions(RankedTrainingOptions):
         "plan that lies with the checkpoint or the model, else none",
     )
     allow_other_weights: bool = knob(False, "take a plan that was searched on other weights")
-    data: str | None = knob(None, "a folder of encoded clips, as evdit prepare-data (not built yet) will make them")
+    data: str | None = knob(None, "a folder of encoded clips, as evdit prepare-data makes them")
     steps: str = knob("20", "steps of the student; several, as in 20,8,4,2: each student starts the next")
     iterations: int = knob(2000, "optimiser steps of each student", at_least=1)
     average_keep: float = knob(0.98, "decay of the averaged weights, which are what is kept", at_least=0)
@@ -296,6 +318,7 @@ class Recipe(Section):
     generate: GenerateOptions = section(GenerateOptions, "a prompt to a video")
     analyze: AnalyzeOptions = section(AnalyzeOptions, "which tiles a model's attention uses")
     train_shapes: TrainShapesOptions = section(TrainShapesOptions, "the embedded model from nothing")
+    prepare_data: PrepareDataOptions = section(PrepareDataOptions, "clips and captions to data for training")
     distill_mlcd: DistillMlcdOptions = section(DistillMlcdOptions, "a student of few steps")
     bench: BenchOptions = section(BenchOptions, "how fast it is here")
 

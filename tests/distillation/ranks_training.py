@@ -84,7 +84,8 @@ def train_net(
         accumulation=accumulation,
         gradient_checkpointing=recompute,
     )
-    model = fit_model(Net(), options, ranks, device)
+    model = Net()
+    fit_model(model, list(model.blocks), options, ranks, device)
     rules = {"matrix_rate": 0.01, "rate": 0.01, "betas": (0.9, 0.99), "matrix_decay": 0.0}
     optimisers = build_optimisers(model, lambda name, parameter: False, **rules)
 

@@ -56,8 +56,8 @@ def plant_nan(patch: pytest.MonkeyPatch, at: int) -> None:
     now = [0]
     parameters, loss = stage.trained_parameters, stage.Lesson.of
 
-    def hooked(student, adapted):
-        trained = parameters(student, adapted)
+    def hooked(student):
+        trained = parameters(student)
         list(trained.values())[3].register_hook(lambda gradient: gradient * float("nan") if now[0] == at else None)
         return trained
 

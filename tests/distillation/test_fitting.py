@@ -40,7 +40,7 @@ def test_accelerate_s_fp16_is_refused(monkeypatch):
 def test_eight_bit_states_are_not_split():
     options = RankedTrainingOptions(shard="full", adam="adamw-8bit")
     with pytest.raises(EvditError, match="shard=full can't go with adam=adamw-8bit"):
-        fit_model(nn.Linear(2, 2), options, ALONE, CPU)
+        fit_model(nn.Linear(2, 2), [], options, ALONE, CPU)
 
 
 def test_tensorboard_without_its_package_is_refused(tmp_path, monkeypatch):

@@ -19,6 +19,8 @@ COMMANDS = {
     "vdit_cli/sampling/memory.py": "generate",
     "vdit_cli/analysis/analyze.py": "analyze",
     "vdit_cli/analysis/preparing.py": "analyze",
+    "vdit_cli/data/encoding.py": "prepare-data",
+    "vdit_cli/data/prepare_data.py": "prepare-data",
     "vdit_cli/distillation/distill_mlcd.py": "distill-mlcd",
     "vdit_cli/bench/attention.py": "bench attention",
     "vdit_cli/bench/model.py": "bench model",

@@ -65,6 +65,12 @@ def weights(*folders: str) -> Callable[[Path], dict[str, str]]:
     return lambda run: {folder: weights_digest((run / folder).glob("*.safetensors")) for folder in folders}
 
 
+def shards(run: Path) -> list[str]:
+    """The digests of prepared data."""
+    index = json.loads((run / "index.json").read_text(encoding="utf-8"))
+    return [hashlib.sha256((run / shard["path"]).read_bytes()).hexdigest() for shard in index["shards"]]
+
+
 def layers(run: Path) -> Any:
     """What an analysis found in each layer."""
     return json.loads((run / "analysis.json").read_text(encoding="utf-8"))["layers"]
@@ -84,6 +90,9 @@ def write_subjects(folder: Path) -> Mapping[str, Subject]:
     cpu = ("--device", "cpu")
     generate = ("generate", PROMPTS[0], "--model", model, "--steps", "2", *cpu)
     sets = [word for setting in TINY_SHAPES for word in ("--set", setting)]
+    prepare = ("shard_clips=2", "previews=1")
+    prepared = [word for setting in prepare for word in ("--set", f"prepare_data.{setting}")]
+    small = ("--height", "32", "--width", "32")
     distill = ("iterations=4", "batch_size=2", "previews=1", "warmup=1", "log_every=1", "checkpoint_every=2")
     distilled = [word for setting in distill for word in ("--set", f"distill_mlcd.{setting}")]
     attention = ("--latent-frames", "4", "--frame-tokens", "3", "--heads", "1", "--head-dim", "8", "--masks", "1:3")
@@ -112,6 +121,11 @@ def write_subjects(folder: Path) -> Mapping[str, Subject]:
         ),
         "bench model": Subject(
             ("bench", "model", *model_size, "--seconds", "0", "--plans", "1:3", *cpu), rows, other=("--layers", "2")
+        ),
+        "prepare-data": Subject(
+            ("prepare-data", "--model", model, "--source", "shapes", "--count", "5", *small, *cpu, *prepared),
+            shards,
+            other=("--seed", "5"),
         ),
         "distill-mlcd": Subject(
             ("distill-mlcd", "--model", model, "--data", data, "--steps", "4", *cpu, *distilled),

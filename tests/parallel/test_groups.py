@@ -30,7 +30,7 @@ PROGRAMS = {
     "shards": """
     import torch
     from vdit_cli.parallel.sharding import shard
-    model = shard(torch.nn.Linear(4, 4), ranks, torch.device("cpu"))
+    model = shard(torch.nn.Linear(4, 4), [], ranks, torch.device("cpu"))
     model(torch.ones(2, 4)).sum().backward()
     del model
 """,

@@ -159,6 +159,9 @@ class Trains(Protocol):
     (adapters) have names of their own.
     """
 
+    def network(self) -> nn.Module:
+        """The transformer as one module: `denoise` is a call of it, parameters have the names of its modules."""
+
     def trainable(self, names: Collection[str] | None = None) -> dict[str, nn.Parameter]:
         """Let gradients flow to the transformer's parameters called `names` (None: all), to no others; returns them."""
 

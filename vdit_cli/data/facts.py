@@ -6,9 +6,11 @@ Letters: C channels, F latent frames, h, w latent height and width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from vdit_cli.artifacts.atomic import free_name
 from vdit_cli.backbones.base import Backbone, part_digest
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, quoted
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,11 @@ class DataFacts:
             negative=own.negative,
         )
 
-    def check(self, wanted: DataFacts, folder: str) -> None:
+    def check(self, wanted: DataFacts, folder: str, model: str | None = None) -> None:
         """Raise EvditError (exit 2), naming both, where data in `folder` were made by other parts than `wanted`'s.
 
-        Models of different names that share VAE, text encoder and template share data.
+        Models of different names that share VAE, text encoder and template share data. `model` is what a person calls
+        the wanted one, where that is not its name.
         """
         pairs = (
             ("VAE", self.vae[:12], wanted.vae[:12], self.vae == wanted.vae),
@@ -62,7 +65,8 @@ class DataFacts:
                 f"the data in {folder} do not fit {wanted.model}: they were made with " + "; ".join(wrong),
                 where=f"--data {folder}",
                 next_steps=[
-                    f"evdit prepare-data --model {wanted.model} ...  (not built yet)",
+                    f"evdit prepare-data --model {quoted(model or wanted.model)} --source shapes -o "
+                    f"{quoted(free_name(Path(folder)))}",
                     "the model that made them",
                 ],
             )

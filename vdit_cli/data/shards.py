@@ -19,10 +19,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from vdit_cli.artifacts.atomic import replacing, write_json
+from vdit_cli.artifacts.atomic import free_name, replacing, write_json
 from vdit_cli.artifacts.digest import file_digest
 from vdit_cli.artifacts.receipt import read_object
-from vdit_cli.artifacts.run_dir import RunDir
+from vdit_cli.artifacts.run_dir import RunDir, is_free
 from vdit_cli.backbones.base import TextStates
 from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.data.facts import DataFacts
@@ -206,7 +206,9 @@ class Clips:
         return self._opened[shard.path]
 
     def _check(self, path: Path, sha256: str) -> None:
-        again = ["data prepared again, in a new folder"]
+        again = [
+            f"the evdit prepare-data command of {self.folder / 'run.json'} again: it makes what is damaged or lost"
+        ]
         if not path.is_file():
             raise EvditError(f"{path} is gone, though {INDEX} names it", where=str(self.folder), next_steps=again)
         found = file_digest(path)
@@ -227,10 +229,14 @@ def open_data(folder: Path | str, wanted: DataFacts | None = None) -> Clips:
     if not (folder / INDEX).is_file():
         state = RunDir.open(folder).state() if (folder / "run.json").is_file() else None
         why = "it has no index.json" if state is None else f"its run is {state}, not done"
+        place = folder if state is None and is_free(folder) else free_name(folder)
+        steps = [f"evdit prepare-data --source shapes -o {quoted(place)}"]
+        if state is not None:
+            steps.insert(0, f"the command of {folder / 'run.json'} again, which goes on")
         raise EvditError(
             f"{folder} holds no prepared data: {why}",
             where=f"--data {folder}",
-            next_steps=[f"evdit prepare-data --source VIDEOS -o {quoted(folder)}  (not built yet)"],
+            next_steps=steps,
         )
     content = read_object(folder / INDEX, SCHEMA)
     try:

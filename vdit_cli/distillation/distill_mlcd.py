@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from vdit_cli.artifacts.atomic import free_name
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
 from vdit_cli.artifacts.run_dir import DONE, Request, RunDir
 from vdit_cli.artifacts.sampler import Sampler
@@ -29,6 +29,7 @@ from vdit_cli.distillation.mlcd_networks import (
     Learned,
     Pair,
     add_lora,
+    bind_student,
     open_pair,
     trained_parameters,
     write_student,
@@ -38,7 +39,7 @@ from vdit_cli.distillation.mlcd_watch import Watch
 from vdit_cli.distillation.optimisers import build_optimisers
 from vdit_cli.distillation.samples import SplitLoss
 from vdit_cli.distillation.trainer import put_parameters, train
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, quoted
 from vdit_cli.knobs import flat
 from vdit_cli.recipe import DistillMlcdOptions
 from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
@@ -189,12 +190,13 @@ def check_options(options: DistillMlcdOptions) -> None:
     if options.previews:
         check_encoder(".mp4")
     if not options.data:
+        place = free_name(Path("data"))
         raise EvditError(
-            "there is no data to train on: --data names the folder of encoded clips (what makes one is not built yet)",
+            "there is no data to train on: --data names a folder that evdit prepare-data made",
             where="--data",
             next_steps=[
-                f"evdit prepare-data --model {options.model} --source SOURCE -o DATA  (not built yet)",
-                "--data DATA",
+                f"evdit prepare-data --model {quoted(options.model)} --source shapes -o {place}",
+                f"--data {place}",
             ],
         )
     points, shares = options.teacher_points, options.teacher_shares
@@ -231,7 +233,7 @@ def prepare(options: DistillMlcdOptions, counts: Sequence[int], clips: Clips, pr
     device = pick_device(options.device)
     pair = open_pair(options, device, progress)
     teacher = pair.teacher
-    clips.facts.check(DataFacts.of(teacher), str(clips.folder))
+    clips.facts.check(DataFacts.of(teacher), str(clips.folder), options.model)
     size = clips.size
     shape = teacher.latent_shape(size["video_frames"], size["height"], size["width"])
     if shape != clips.latent_shape or not len(clips):
@@ -239,7 +241,10 @@ def prepare(options: DistillMlcdOptions, counts: Sequence[int], clips: Clips, pr
             f"{clips.folder} holds {len(clips)} clips of latents {list(clips.latent_shape)}: {teacher.name} needs "
             f"clips of {list(shape)}",
             where=f"--data {clips.folder}",
-            next_steps=["evdit prepare-data again  (not built yet)"],
+            next_steps=[
+                f"evdit prepare-data --model {quoted(options.model)} --source shapes "
+                f"-o {quoted(free_name(clips.folder))}"
+            ],
         )
     schedule = NoiseSchedule.from_config(teacher.scheduler_config)
     for steps in counts:
@@ -270,22 +275,14 @@ def lineage_of(pair: Pair, options: DistillMlcdOptions) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*start, pair.teacher.weights_digest, *pair.teacher.lineage)))
 
 
-def bind_student(job: Job, plan: MaskPlan) -> tuple[Attend, ...]:
-    """Put the plan's masks on the student, bound for what runs: part of a batch, in the type of matrix products."""
-    options, device = job.options, job.device
-    with autocast(options.precision, device):
-        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-    part = math.ceil(options.batch_size / options.accumulation)
-    return job.pair.student.apply_plan(plan, part, options.kernel, needs_grad=True, dtype=dtype)
-
-
 def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tuple[Attend, ...]:
     """Train every student in order and write its folder; returns what the student's sites ran on."""
     options, pair = job.options, job.pair
     with clock.phase("load"), pair.teacher.resident("transformer"), pair.student.resident("transformer"):
         pair.teacher.trainable(())
-        attends = bind_student(job, job.plan) if job.plan else ()
-        adapted = add_lora(pair.student, options.lora_rank, options.seed) if options.lora_rank else {}
+        attends = bind_student(pair.student, job.plan, options, job.device) if job.plan else ()
+        if options.lora_rank:
+            add_lora(pair.student, options.lora_rank, options.seed)
         if options.gradient_checkpointing:
             recompute_blocks(pair.student.blocks())
         if options.compile == "blocks" or (options.compile == "auto" and job.device.type == "cuda"):
@@ -296,7 +293,7 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
         folder = run.path if len(job.counts) == 1 else run.path / f"steps-{steps}"
         if run.before is not None and steps == job.counts[-1]:
             check_goes_on(folder / "checkpoints", options.iterations, run.before["state"] == DONE)
-        _student(job, clips, adapted, steps, folder, clock, progress)
+        _student(job, clips, steps, folder, clock, progress)
         role = "transformer" if steps == job.counts[-1] else f"transformer-{steps}"
         run.add_output(role, (folder / STUDENT).relative_to(run.path).as_posix())
     return attends
@@ -305,7 +302,6 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
 def _student(
     job: Job,
     clips: HeldClips,
-    adapted: Mapping[str, nn.Module],
     steps: int,
     folder: Path,
     clock: Stopwatch,
@@ -313,7 +309,7 @@ def _student(
 ) -> None:
     """Train the student of `steps` steps from what it is now, write its folder, and leave it as it was kept."""
     options, pair = job.options, job.pair
-    learned = Learned(trained_parameters(pair.student, adapted), options.target == "average")
+    learned = Learned(trained_parameters(pair.student), options.target == "average")
     optimisers = build_optimisers(
         learned,
         lambda name, parameter: False,
@@ -345,7 +341,7 @@ def _student(
     sampler = job.sampler(steps)
     card = student_card(options, pair.teacher.name, len(job.clips), sampler, folder / "metrics.jsonl")
     lineage = lineage_of(pair, options)
-    write_student(pair.student, folder / STUDENT, learned.part("student"), adapted, sampler, card, lineage, job.plan)
+    write_student(pair.student, folder / STUDENT, learned.part("student"), sampler, card, lineage, job.plan)
 
 
 def _see_nothing(iteration: int, average: Mapping[str, Tensor]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -13,28 +13,35 @@ from torch.utils.checkpoint import checkpoint
 
 from vdit_cli.errors import EvditError
 from vdit_cli.parallel.groups import Ranks
-from vdit_cli.parallel.sharding import blocks_of, shard
+from vdit_cli.parallel.sharding import shard
 from vdit_cli.recipe import RankedTrainingOptions
 
 ACCELERATE_PRECISION = "ACCELERATE_MIXED_PRECISION"
 """Environment variable by which `accelerate launch --mixed_precision` tells its choice."""
 
 
-def fit_model(model: nn.Module, options: RankedTrainingOptions, ranks: Ranks, device: torch.device) -> nn.Module:
+def check_shard(options: RankedTrainingOptions) -> None:
+    """Raise EvditError (2) for optimisers whose states can't be split over ranks as the weights are."""
+    if options.shard == "full" and options.adam != "adamw":
+        raise EvditError(
+            f"shard=full can't go with adam={options.adam}: 8-bit states can't be split",
+            where=options.where("shard") or options.where("adam"),
+            next_steps=["adam=adamw", "shard=none"],
+        )
+
+
+def fit_model(
+    model: nn.Module, blocks: Sequence[nn.Module], options: RankedTrainingOptions, ranks: Ranks, device: torch.device
+) -> nn.Module:
     """The same model, its blocks recomputed in the backward pass and sharded over the ranks where options say so.
 
     To be called before the optimisers are built: sharding puts other parameters into the model.
     """
+    check_shard(options)
     if options.gradient_checkpointing:
-        recompute_blocks(blocks_of(model))
+        recompute_blocks(blocks)
     if options.shard == "full":
-        if options.adam != "adamw":
-            raise EvditError(
-                f"shard=full can't go with adam={options.adam}: 8-bit states can't be split",
-                where=options.where("shard") or options.where("adam"),
-                next_steps=["adam=adamw", "shard=none"],
-            )
-        shard(model, ranks, device)
+        shard(model, blocks, ranks, device)
     return model
 
 

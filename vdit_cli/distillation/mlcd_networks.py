@@ -6,17 +6,19 @@ Letters: B batch, C channels, F latent frames, h, w latent height and width, L t
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from vdit_cli.artifacts.atomic import replacing
 from vdit_cli.artifacts.sampler import Sampler
+from vdit_cli.attention.bind import Attend
 from vdit_cli.backbones.base import Backbone, TextStates, Trainable, Trains
 from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.backbones.registry import find_source, open_backbone
@@ -29,6 +31,8 @@ from vdit_cli.timing import Progress
 
 ADAPTER = "default"
 """The name under which peft keeps the one adapter of a student."""
+PAIR_ENDS = (f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight")
+"""How peft names the two matrices beside a layer."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,21 @@ def open_pair(options: DistillMlcdOptions, device: torch.device, progress: Progr
     return Pair(*cast("list[Trainable]", made))
 
 
-def add_lora(student: Trainable, rank: int, seed: int) -> dict[str, nn.Module]:
-    """Freeze the student and put trainable low-rank pairs, float32, beside every linear layer of its blocks.
+def bind_student(
+    student: Trainable, plan: MaskPlan, options: DistillMlcdOptions, device: torch.device
+) -> tuple[Attend, ...]:
+    """Put the plan's masks on the student, bound for what runs: part of a batch, in the type of matrix products."""
+    with autocast(options.precision, device):
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+    part = math.ceil(options.batch_size / options.accumulation)
+    return student.apply_plan(plan, part, options.kernel, needs_grad=True, dtype=dtype)
 
-    Returns the adapted layers by the name of their own weight. A pair starts as zero, scaled by alpha / rank = 1.
-    Raises EvditError (3) without the package peft. Source: LoRA, arXiv 2106.09685.
+
+def add_lora(student: Trainable, rank: int, seed: int) -> None:
+    """Put low-rank pairs, float32, beside every linear layer of the student's blocks; its own weights are frozen.
+
+    A pair starts as zero, scaled by alpha / rank = 1. Raises EvditError (3) without the package peft.
+    Source: LoRA, arXiv 2106.09685.
     """
     if importlib.util.find_spec("peft") is None:
         raise EvditError(
@@ -83,23 +97,30 @@ def add_lora(student: Trainable, rank: int, seed: int) -> dict[str, nn.Module]:
         )
     from peft import LoraConfig, inject_adapter_in_model
 
-    own_names = {id(parameter): name for name, parameter in student.trainable().items()}
     blocks = nn.ModuleList(student.blocks())
     linear = [name for name, module in blocks.named_modules() if type(module) is nn.Linear]
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=linear, init_lora_weights=True)
     inject_adapter_in_model(config, blocks, adapter_name=ADAPTER)
-    layers = [cast(Any, module) for module in blocks.modules() if hasattr(module, "get_delta_weight")]
-    adapted = {own_names[id(layer.base_layer.weight)]: layer for layer in layers}
-    for parameter in trained_parameters(student, adapted).values():
+    for parameter in trained_parameters(student).values():
         parameter.data = parameter.data.float()
-    return adapted
 
 
-def trained_parameters(student: Trainable, adapted: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
-    """The student's parameters that are trained, all others frozen: the pairs of `adapted` layers, or all there are."""
+def trained_parameters(student: Trainable) -> dict[str, nn.Parameter]:
+    """The student's parameters that are trained, all others frozen: its LoRA pairs, or all there are where it has none.
+
+    Names are those of the network's modules.
+    """
     everything = student.trainable()
-    return student.trainable([name for name in everything if ".lora_" in name]) if adapted else everything
+    pairs = [name for name in everything if name.endswith(PAIR_ENDS)]
+    return student.trainable(pairs) if pairs else everything
+
+
+def lora_deltas(pairs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What trained pairs add to the weights of their layers, B A in float32, by the names of those weights."""
+    first, second = PAIR_ENDS
+    layers = [name.removesuffix(first) for name in pairs if name.endswith(first)]
+    return {f"{layer}.weight": pairs[layer + second].float() @ pairs[layer + first].float() for layer in layers}
 
 
 class Learned(nn.Module):
@@ -173,7 +194,6 @@ def write_student(
     student: Trainable,
     folder: Path,
     trained: Mapping[str, Tensor],
-    adapted: Mapping[str, nn.Module],
     sampler: Sampler,
     card: str,
     lineage: tuple[str, ...],
@@ -181,13 +201,13 @@ def write_student(
 ) -> None:
     """Write the student's transformer, its sampler, its card and its plan as one folder, whole or not at all.
 
-    `trained` are its trained parameters by name; of `adapted` layers (`add_lora`) what the pairs add is merged.
+    `trained` are its trained parameters by name; what LoRA pairs add is merged into the weights as they are stored.
     `lineage` and the digest of the plan it wears stand in the weights' metadata.
     """
-    deltas = {name: cast(Any, module).get_delta_weight(ADAPTER) for name, module in adapted.items()}
+    deltas = lora_deltas(trained)
     told = Lineage(lineage, plan.digest if plan else None).metadata()
     with replacing(folder) as beside:
-        student.write_transformer(beside, {} if adapted else trained, deltas, told)
+        student.write_transformer(beside, {} if deltas else trained, deltas, told)
         sampler.write(beside)
         if plan is not None:
             plan.write(beside)

@@ -18,11 +18,13 @@ import torch.distributed as dist
 # Its functions' defaults are the group of the moment it is imported: after `joined` they would keep it alive, which
 # `take_apart` must not let happen.
 import torch.distributed.nn.functional  # noqa: F401
+from accelerate import PartialState
+from accelerate.utils import broadcast, broadcast_object_list, reduce
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from vdit_cli.errors import EvditError, Interrupted
-from vdit_cli.parallel.environment import is_rank, local_rank, watch_launcher
+from vdit_cli.parallel.environment import is_rank, watch_launcher
 
 PATIENCE = datetime.timedelta(days=1)
 """How long a rank waits for another one: a rank may measure alone for hours, and torchrun sees a dead one at once."""
@@ -44,11 +46,7 @@ class Ranks:
 
     def any(self, *claims: bool) -> list[bool]:
         """Whether each claim is true on any rank; every rank must ask."""
-        if self.count == 1:
-            return list(claims)
-        flags = torch.tensor(claims, dtype=torch.int32)
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        return [bool(flag) for flag in flags]
+        return [bool(count) for count in self.sum(torch.tensor(claims, dtype=torch.float32))]
 
     def wait(self) -> None:
         """Go on when all ranks have come here."""
@@ -56,29 +54,18 @@ class Ranks:
 
     def from_first(self, make: Callable[[], str]) -> str:
         """The text that `make` returns on the first rank, the only one that calls it, on every rank."""
-        text = make().encode("utf-8") if self.is_first else b""
-        if self.count == 1:
-            return text.decode("utf-8")
-        length = torch.tensor([len(text)])
-        dist.broadcast(length, 0)
-        letters = torch.zeros(int(length.item()), dtype=torch.uint8)
-        if self.is_first:
-            letters.copy_(torch.tensor(list(text), dtype=torch.uint8))
-        dist.broadcast(letters, 0)
-        return bytes(letters.tolist()).decode("utf-8")
+        told = [make() if self.is_first else ""]
+        return told[0] if self.count == 1 else str(broadcast_object_list(told)[0])
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The same tensor, now the sum over all ranks."""
-        if self.count > 1:
-            dist.all_reduce(tensor)
-        return tensor
+        """The sum of the tensors of all ranks."""
+        return tensor if self.count == 1 else reduce(tensor, "sum")
 
     @torch.no_grad()
     def spread(self, tensors: Iterable[Tensor]) -> None:
         """Give every rank the first one's values, in place."""
-        if self.count > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor.detach(), 0)
+        for tensor in tensors if self.count > 1 else ():
+            broadcast(tensor.detach())
 
     @torch.no_grad()
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
@@ -134,10 +121,8 @@ def joined(device: str) -> Iterator[Ranks]:
         )
     watch_launcher()
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    if on_gpu:
-        torch.cuda.set_device(local_rank())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
-    ranks = Ranks(dist.get_rank(), dist.get_world_size())
+    state = PartialState(cpu=not on_gpu, backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    ranks = Ranks(state.process_index, state.num_processes)
     try:
         yield ranks
         ranks.wait()

@@ -12,30 +12,15 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from vdit_cli.parallel.groups import Ranks, mesh_of
 
 
-def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The members of the outermost module lists: what is gathered, or computed again, as one."""
-    found: list[nn.Module] = []
-
-    def look(module: nn.Module) -> None:
-        for child in module.children():
-            if isinstance(child, nn.ModuleList):
-                found.extend(child)
-            else:
-                look(child)
-
-    look(model)
-    return found
-
-
-def shard(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
+def shard(model: nn.Module, blocks: Iterable[nn.Module], ranks: Ranks, device: torch.device) -> nn.Module:
     """The same model, each rank now holding its share of every parameter, split along the first dimension.
 
     Student and teacher alike; an average made of the shards is sharded too. All ranks must hold the same values
-    before. Only `model(...)` and its blocks' own calls gather the parameters; a method called past them does not.
-    Source: torch.distributed.fsdp.fully_shard.
+    before. Only `model(...)` and its blocks' own calls gather the parameters, block by block; a method called past
+    them does not. Source: torch.distributed.fsdp.fully_shard.
     """
     mesh = mesh_of(ranks, device)
-    for block in blocks_of(model):
+    for block in blocks:
         if next(block.parameters(), None) is not None:
             fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)

@@ -274,6 +274,10 @@ class OpenSoraPlan:
         if self._compiled:
             transformer.compile_blocks()
 
+    def network(self) -> nn.Module:
+        """The transformer."""
+        return self.transformer
+
     def trainable(self, names: Collection[str] | None = None) -> dict[str, nn.Parameter]:
         """Let gradients flow to the transformer's parameters called `names` (None: all), to no others; returns them."""
         named = dict(self.transformer.named_parameters())
