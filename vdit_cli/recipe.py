@@ -28,6 +28,10 @@ class GenerateOptions(Section):
         "the plan that lies with the checkpoint or the model, else none",
     )
     allow_other_weights: bool = knob(False, "take a plan that was searched on other weights")
+    lora: tuple[str, ...] = knob(
+        (),
+        "LoRA adapters added to the transformer: a PEFT folder or diffusers' safetensors file each, or :scale of it",
+    )
     steps: int | None = knob(None, "denoising steps", at_least=1)
     scheduler: str | None = knob(None, "sampler: ddim, euler-ancestral, dpm++2m, unipc or milestones")
     guidance: float | None = knob(None, "strength of classifier-free guidance; 1 is without", at_least=0)

@@ -20,6 +20,7 @@ from tests.tiny_pipeline import write_pipeline
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.backbones.base import Backbone, Trains, own_plan
 from vdit_cli.backbones.lineage import Lineage
+from vdit_cli.backbones.lora import write_adapter
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.errors import DONE, ENVIRONMENT, EvditError
 from vdit_cli.tiles.mask import TileMask
@@ -189,10 +190,34 @@ def test_a_plan_for_another_backbone_is_refused(backbone: Backbone):
         backbone.apply_plan(replace(plan, backbone="renamed"), batch=1)
 
 
+def test_adapters_are_added_or_refused(
+    backbone: Backbone, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A backbone that does not add them never opens as if it had."""
+    monkeypatch.syspath_prepend(package)
+    name = "transformer_blocks.0.attn1.to_q"
+    pairs = {name: (torch.ones(2, 48), torch.ones(48, 2))}
+    write_adapter(tmp_path / "adapter", pairs, {})
+    if backbone.name == "clouds":
+        with pytest.raises(EvditError, match="takes no adapters"):
+            open_backbone(find_source(str(stored_folder(backbone))), device="cpu", lora=(str(tmp_path),))
+        return
+    source = find_source(str(stored_folder(backbone).parent))
+    parameters = []
+    for lora in ((), (str(tmp_path),)):
+        again = open_backbone(source, device="cpu", lora=lora)
+        with again.resident("transformer"):
+            parameters.append(dict(again.trainable()))
+    plain, changed = parameters
+    with torch.no_grad():
+        assert torch.equal(changed[f"{name}.weight"], plain[f"{name}.weight"] + 2)
+        assert [key for key in plain if not torch.equal(changed[key], plain[key])] == [f"{name}.weight"]
+
+
 @pytest.mark.numerical
 def test_the_page_s_package_works_in_every_command(package: Path, clouds: Path, tmp_path: Path):
     """`evdit models` lists it, its name says what is missing, its folder makes a masked video. The page is short."""
-    assert len(PAGE.read_text(encoding="utf-8").splitlines()) < 180
+    assert len(PAGE.read_text(encoding="utf-8").splitlines()) < 190
 
     def run(*args: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "XDG_DATA_HOME": str(tmp_path)}
