@@ -32,7 +32,7 @@ def test_the_recipe_makes_a_student_that_generates(tmp_path: Path, evdit):
     assert code == 2 and "seed: was 0, is 1" in err and "--allow-changed" not in err
     before = Path("run/run.json").read_bytes()
     code, _, err = evdit(*command, "--seed", "3", "--allow-changed")
-    assert code == 2 and "is finished, with other values: seed: was 0, is 3" in err
+    assert code == 2 and "was begun with what can't change any more: seed: was 0, is 3" in err
     assert Path("run/run.json").read_bytes() == before
 
     weights = Path("run/student/diffusion_pytorch_model.safetensors")

@@ -24,9 +24,11 @@ from vdit_cli.attention.bind import Attend, Case, bind
 from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.backbones.open_sora_plan import backbone
 from vdit_cli.distillation import distill_mlcd as stage
+from vdit_cli.distillation import mlcd_job
+from vdit_cli.distillation.mlcd_job import idle_options
 from vdit_cli.distillation.mlcd_watch import Look
 from vdit_cli.errors import FAILED, EvditError, Interrupted
-from vdit_cli.recipe import load
+from vdit_cli.recipe import DistillMlcdOptions, load
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Silent
@@ -314,7 +316,7 @@ def test_what_does_not_fit_is_refused_before_a_run_is_made(made: tuple[Path, Pat
     options = {"data": str(made[1]), **changes}
     with pytest.raises(EvditError, match=told) as caught:
         stage.distill_mlcd(
-            stage.DistillMlcdOptions(model=str(made[0]), device="cpu", **{"teacher_points": (2, 5), **options}),
+            DistillMlcdOptions(model=str(made[0]), device="cpu", **{"teacher_points": (2, 5), **options}),
             tmp_path / "run",
             Silent(),
         )
@@ -332,10 +334,10 @@ def test_options_without_effect_are_said():
     """Those that were set, and only where they have none."""
     idle = ["distill_mlcd.null_share=0.2", "distill_mlcd.collapse_factor=3", "distill_mlcd.allow_other_weights=true"]
     beside = ["distill_mlcd.previews=0", "distill_mlcd.masks=none"]
-    said = stage.idle_options(load(None, [*idle, *beside]).distill_mlcd)
+    said = idle_options(load(None, [*idle, *beside]).distill_mlcd)
     assert [line.partition(" has no effect: ")[0] for line in said] == [f"--set {each}" for each in idle]
-    assert stage.idle_options(load(None, [*idle[:2], "distill_mlcd.guidance=kept"]).distill_mlcd) == []
-    assert stage.idle_options(load(None, ["distill_mlcd.previews=0"]).distill_mlcd) == []
+    assert idle_options(load(None, [*idle[:2], "distill_mlcd.guidance=kept"]).distill_mlcd) == []
+    assert idle_options(load(None, ["distill_mlcd.previews=0"]).distill_mlcd) == []
 
 
 def test_previews_need_an_encoder_before_anything_loads(made: tuple[Path, Path], tmp_path: Path, monkeypatch):
@@ -344,7 +346,7 @@ def test_previews_need_an_encoder_before_anything_loads(made: tuple[Path, Path],
     def missing(kind: str) -> None:
         raise EvditError("mp4 files can't be written")
 
-    monkeypatch.setattr(stage, "check_encoder", missing)
+    monkeypatch.setattr(mlcd_job, "check_encoder", missing)
     options = load(None, (), {"distill_mlcd.model": str(model), "distill_mlcd.data": str(data)}).distill_mlcd
     with pytest.raises(EvditError, match="mp4 files can't be written"):
         stage.distill_mlcd(options, tmp_path / "run", Silent())

@@ -13,10 +13,13 @@ from tests.distillation.prepared import write_data
 from tests.distillation.small_mlcd import distill_small
 from tests.tiny_pipeline import copied, write_pipeline
 from vdit_cli.artifacts.run_dir import RunDir
+from vdit_cli.data.shards import open_data
 from vdit_cli.distillation import distill_mlcd as stage
+from vdit_cli.distillation.mlcd_job import prepare
 from vdit_cli.distillation.mlcd_previews import Previews
 from vdit_cli.distillation.mlcd_watch import Look
 from vdit_cli.errors import FAILED, USAGE, EvditError, Interrupted
+from vdit_cli.recipe import DistillMlcdOptions
 from vdit_cli.timing import Silent
 
 WEIGHTS = "student/diffusion_pytorch_model.safetensors"
@@ -168,9 +171,9 @@ def test_previews_may_change_between_two_halves(made: tuple[Path, Path], tmp_pat
 
 def test_previews_are_keyed_by_what_decides_them(made: tuple[Path, Path], undisturbed: Path, tmp_path: Path):
     """Another count, seed, sampling, precision or plan is another key; the same again is the same."""
-    options = stage.DistillMlcdOptions(model=str(made[0]), data=str(made[1]), device="cpu", guidance="kept")
-    clips = stage.open_data(made[1])
-    job = stage.prepare(options, (4,), clips, Silent())
+    options = DistillMlcdOptions(model=str(made[0]), data=str(made[1]), device="cpu", guidance="kept")
+    clips = open_data(made[1])
+    job = prepare(options, (4,), clips, Silent())
 
     def key(count: int = 1, seed: int = 0, guidance: float = 1.0, beside: tuple[str | None, ...] = ("float32", None)):
         spec = job.spec(4, 1.0)

@@ -6,7 +6,6 @@ Letters: B batch, C channels, F latent frames, h, w latent height and width, L t
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 
 from vdit_cli.artifacts.atomic import replacing
 from vdit_cli.artifacts.sampler import Sampler
-from vdit_cli.attention.bind import Attend
 from vdit_cli.backbones.base import Backbone, TextStates, Trainable, Trains
 from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.backbones.lora import ADAPTER_FOLDER, write_adapter
@@ -71,16 +69,6 @@ def open_pair(options: DistillMlcdOptions, device: torch.device, progress: Progr
             next_steps=["docs/adding-a-backbone.md"],
         )
     return Pair(*cast("list[Trainable]", made))
-
-
-def bind_student(
-    student: Trainable, plan: MaskPlan, options: DistillMlcdOptions, device: torch.device
-) -> tuple[Attend, ...]:
-    """Put the plan's masks on the student, bound for what runs: part of a batch, in the type of matrix products."""
-    with autocast(options.precision, device):
-        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-    part = math.ceil(options.batch_size / options.accumulation)
-    return student.apply_plan(plan, part, options.kernel, needs_grad=True, dtype=dtype)
 
 
 def add_lora(student: Trainable, rank: int, seed: int) -> None:

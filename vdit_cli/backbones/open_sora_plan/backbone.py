@@ -24,7 +24,7 @@ from vdit_cli.attention.bind import Attend, Case, bind
 from vdit_cli.attention.costs import CostTable
 from vdit_cli.backbones.base import EMPTY, Cut, TextStates
 from vdit_cli.backbones.devices import pick_device, pick_dtype
-from vdit_cli.backbones.open_sora_plan import loading, memory, transformer_config
+from vdit_cli.backbones.open_sora_plan import loading, transformer_config
 from vdit_cli.backbones.open_sora_plan.folders import ModelFolders
 from vdit_cli.backbones.open_sora_plan.offload import Part, Parts
 from vdit_cli.backbones.open_sora_plan.opening import Trained, find_model, transformer_of
@@ -36,6 +36,7 @@ from vdit_cli.backbones.open_sora_plan.transformer_layers import SelfAttention
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.backbones.open_sora_plan.vae_config import VaeConfig
 from vdit_cli.backbones.open_sora_plan.weights import Weights
+from vdit_cli.backbones.open_sora_plan.working_memory import decoding_bytes, denoising_bytes
 from vdit_cli.backbones.sources import LoadOptions, ModelSource
 from vdit_cli.diffusion.prediction import kind_of
 from vdit_cli.errors import EvditError
@@ -182,8 +183,8 @@ class OpenSoraPlan:
         """
         shape = (batch, *self.latent_shape(video_frames, height, width))
         if part == "vae":
-            return memory.decoding_bytes(self.vae_config, self.dtype, shape, vae_tiling)
-        return memory.denoising_bytes(self.transformer_config, self.dtype, shape)
+            return decoding_bytes(self.vae_config, self.dtype, shape, vae_tiling)
+        return denoising_bytes(self.transformer_config, self.dtype, shape)
 
     def unknown_words(self, prompt: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The words of a prompt, cleaned, that the tokenizer has tokens for, and those that it has none for."""

@@ -1,4 +1,4 @@
-"""Bytes that denoising and decoding need beside the weights, found by running them on tensors without data.
+"""Bytes of the tensors that a step and a decoding need beside weights, found on tensors without data.
 
 Letters: B batch, C channels, F latent frames, h, w latent height and width.
 """
@@ -13,13 +13,13 @@ import torch
 from vdit_cli.backbones.dry_run import working_bytes
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
+from vdit_cli.backbones.open_sora_plan.vae_config import VaeConfig
 
 Shape = tuple[int, int, int, int, int]
-"""(B, C, F, h, w) of latents."""
 
 
 def denoising_bytes(config: dict[str, Any], dtype: torch.dtype, shape_BCFhw: Shape) -> int:
-    """Tensors of one call of the transformer."""
+    """Tensors of one network call with a text of one token."""
     with torch.device("meta"):
         transformer = OpenSoraT2V(config).to(dtype)
         x, t = torch.empty(shape_BCFhw, dtype=dtype), torch.empty(shape_BCFhw[0])
@@ -39,6 +39,7 @@ def decoding_bytes(config: dict[str, Any], dtype: torch.dtype, shape_BCFhw: Shap
         side = 2 * vae.tile_latent_min_size
         part = (min(frames, 2 * vae.tile_latent_min_size_t), min(height, side), min(width, side))
         latents = torch.empty(batch, channels, *part, dtype=dtype)
-        pixels = 3 * vae.time_ratio * vae.space_ratio**2 * dtype.itemsize
+        time_ratio, space_ratio = VaeConfig.read(config).ratios
+        pixels = 3 * time_ratio * space_ratio**2 * dtype.itemsize
         rest = batch * (frames * height * width - math.prod(part))
         return working_bytes(lambda: vae.decode(latents).sample) + pixels * rest
