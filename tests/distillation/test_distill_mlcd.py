@@ -210,7 +210,10 @@ def test_a_masked_student_is_one_wherever_it_goes(made: tuple[Path, Path], maske
 def test_a_checkpoints_plan_goes_on_being_worn(made: tuple[Path, Path], masked: Path, tmp_path: Path, masks, worn):
     """Unless full attention is asked for; the next student's folder says which."""
     changes = {"masks": masks, "steps": "3,2", "iterations": 1}
-    distill_small(*made, tmp_path / "run", checkpoint=str(masked), **changes)
+    progress = Silent()
+    distill_small(*made, tmp_path / "run", progress, checkpoint=str(masked), **changes)
+    masks_said = "full attention" if worn == "none" else f"masks 1:2 by {masked / 'student/plan.json'}"
+    assert f"the student of tiny is trained with {masks_said}" in progress.lines
     assert Receipt.read(tmp_path / "run" / "receipt.json").ran.masks == worn
     for steps in (3, 2):
         folder = tmp_path / "run" / f"steps-{steps}" / "student"

@@ -39,6 +39,7 @@ from vdit_cli.distillation.optimisers import build_optimisers
 from vdit_cli.distillation.samples import SplitLoss
 from vdit_cli.distillation.trainer import put_parameters, train
 from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.sampling.announcement import masks_told
 from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
 from vdit_cli.timing import Progress, Stopwatch
 
@@ -71,6 +72,7 @@ def distill_mlcd(
     for line in idle_options(options):
         progress.say(f"warning: {line}")
     job = prepare(options, counts, clips, progress)
+    progress.say(f"the student of {job.pair.teacher.name} is trained with {masks_told(job.plan)}")
     run = RunDir.start(out, request, allow_changed)
     if run.is_done():
         return _done_already(run, progress)

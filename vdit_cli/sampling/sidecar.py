@@ -9,8 +9,7 @@ import torch
 
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine, versions
 from vdit_cli.attention.bind import Attend
-from vdit_cli.backbones.base import Backbone
-from vdit_cli.backbones.lora import Lora
+from vdit_cli.backbones.base import AddsAdapters, Backbone
 from vdit_cli.sampling.outputs import Clip
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.tiles.plan import MaskPlan
@@ -20,8 +19,7 @@ PHASES = ("load", "text", "denoise", "decode", "write")
 
 def loras_of(backbone: Backbone) -> list[dict[str, Any]]:
     """Path, scale and digest of each adapter that is added to the backbone's weights."""
-    loras: tuple[Lora, ...] = getattr(backbone, "loras", ())
-    return [lora.content() for lora in loras]
+    return [lora.content() for lora in backbone.loras] if isinstance(backbone, AddsAdapters) else []
 
 
 def metadata_of(clip: Clip, spec: SampleSpec, model: str, plan: MaskPlan) -> dict[str, str]:
