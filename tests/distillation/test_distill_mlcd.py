@@ -206,10 +206,10 @@ def test_a_masked_student_is_one_wherever_it_goes(made: tuple[Path, Path], maske
     assert [layer["mask"] for layer in Receipt.read(tmp_path / "out.json").ran.layers] == ["1:2", "1:2"]
 
 
-@pytest.mark.parametrize(("masks", "worn"), [("auto", "1:2"), ("none", "none")])
-def test_a_checkpoints_plan_goes_on_being_worn(made: tuple[Path, Path], masked: Path, tmp_path: Path, masks, worn):
+@pytest.mark.parametrize(("asked", "worn"), [({}, "1:2"), ({"masks": "none"}, "none")])
+def test_a_checkpoints_plan_goes_on_being_worn(made: tuple[Path, Path], masked: Path, tmp_path: Path, asked, worn):
     """Unless full attention is asked for; the next student's folder says which."""
-    changes = {"masks": masks, "steps": "3,2", "iterations": 1}
+    changes = {**asked, "steps": "3,2", "iterations": 1}
     progress = Silent()
     distill_small(*made, tmp_path / "run", progress, checkpoint=str(masked), **changes)
     masks_said = "full attention" if worn == "none" else f"masks 1:2 by {masked / 'student/plan.json'}"
