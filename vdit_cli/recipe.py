@@ -21,13 +21,19 @@ class GenerateOptions(Section):
 
     model: str = knob("shapes", "a registered name, a folder, or owner/name on a hub")
     text_encoder: str | None = knob(None, "folder or hub id of the text encoder, where the model has none inside")
-    checkpoint: str | None = knob(None, "a training run (or its folder) whose transformer replaces the model's own")
+    checkpoint: str | None = knob(
+        None, "a training run, or a folder of its, whose transformer or adapter replaces the model's own"
+    )
     masks: str = knob(
         "auto",
         "attention masks: a plan file, a run that made one, k:F-k for all layers, or none (full attention); auto is "
         "the plan that lies with the checkpoint or the model, else none",
     )
     allow_other_weights: bool = knob(False, "take a plan that was searched on other weights")
+    lora: tuple[str, ...] = knob(
+        (),
+        "a LoRA adapter added to the transformer, or :scale of it: a PEFT folder or diffusers' file; may be repeated",
+    )
     steps: int | None = knob(None, "denoising steps", at_least=1)
     scheduler: str | None = knob(None, "sampler: ddim, euler-ancestral, dpm++2m, unipc or milestones")
     guidance: float | None = knob(None, "strength of classifier-free guidance; 1 is without", at_least=0)
@@ -65,7 +71,9 @@ class AnalyzeOptions(Section):
 
     model: str = knob("shapes", "a registered name, a folder, or owner/name on a hub")
     text_encoder: str | None = knob(None, "folder or hub id of the text encoder, where the model has none inside")
-    checkpoint: str | None = knob(None, "a training run (or its folder) whose transformer replaces the model's own")
+    checkpoint: str | None = knob(
+        None, "a training run, or a folder of its, whose transformer or adapter replaces the model's own"
+    )
     prompts_file: str | None = knob(None, "a UTF-8 file with a prompt a line; without it a default set is taken")
     num_prompts: int | None = knob(None, "prompts, from the first on: 4 of a default set, or all of a file", at_least=1)
     at: str = knob("0.1,0.5,0.9", "when to look: shares of the sampling steps, 0 the first, 1 the last")

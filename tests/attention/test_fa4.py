@@ -53,13 +53,6 @@ def test_auto_takes_the_next_kernel_at_a_width_that_is_wrong() -> None:
     assert attend.kernel != "fa4" and "head width 48" in dict(attend.refused)["fa4"]
 
 
-@pytest.mark.numerical
-def test_widths_are_those_of_the_gpu_test() -> None:
-    """A width is taken once a GPU has shown it right, and not before."""
-    (widths,) = (mark.args[1] for mark in test_on_a_gpu.pytestmark if mark.args[:1] == ("width",))
-    assert tuple(widths) == fa4.WIDTHS
-
-
 @pytest.mark.usefixtures("hopper")
 def test_without_the_package_or_on_an_old_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """What to install; and which GPUs have a backward. The package is never imported for the answer."""
@@ -132,7 +125,7 @@ def test_passes_are_called_as_the_package_declares_and_joined(
 @pytest.mark.numerical
 @pytest.mark.gpu
 @pytest.mark.skipif(not REAL, reason="needs flash-attn-4 and a GPU that it takes")
-@pytest.mark.parametrize("width", [64, 96, 128])
+@pytest.mark.parametrize("width", fa4.WIDTHS)
 @pytest.mark.parametrize("name", ["1:7", "2:6", "8:0"])
 def test_on_a_gpu(width: int, name: str) -> None:
     """Output and gradients in bfloat16 at a length that is no multiple of any block."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.errors import ENVIRONMENT, USAGE, EvditError
@@ -15,22 +17,29 @@ from vdit_cli.tiles.plan import MaskPlan
 PLAN = MaskPlan("tiny", VideoGrid(3, 2, 3), (TileMask.parse("1:2", 3),))
 
 
-@pytest.mark.parametrize("plan", [None, "cd" * 32])
-@pytest.mark.parametrize("weights", [(), ("ab" * 32,), ("ab" * 32, "ef" * 32)])
-def test_it_survives_metadata(weights: tuple[str, ...], plan: str | None):
-    """Metadata holds texts alone; those of others are left aside."""
-    lineage = Lineage(weights, plan)
-    metadata = lineage.metadata()
-    assert all(isinstance(text, str) for text in metadata.values())
-    assert Lineage.of({**metadata, "format": "pt"}, "weights") == lineage
-    assert Lineage.of({"format": "pt"}, "weights") == Lineage()
+def weights(file: Path, metadata: dict[str, str] | None) -> Path:
+    """A safetensors file with that metadata."""
+    save_file({"weight": torch.zeros(2)}, file, metadata)
+    return file
 
 
-@pytest.mark.parametrize("text", ["", "ab", '"ab"', "[1]", "{}"])
-def test_damaged_metadata_is_refused(text: str):
-    with pytest.raises(EvditError, match="no list of digests") as caught:
-        Lineage.of({"evdit.lineage": text}, "weights")
-    assert (caught.value.exit_code, caught.value.where) == (ENVIRONMENT, "weights")
+@pytest.mark.parametrize("lineage", [Lineage(), Lineage(("ab" * 32,)), Lineage(("ab" * 32, "ef" * 32), "cd" * 32)])
+def test_it_survives_metadata(tmp_path: Path, lineage: Lineage):
+    """Beside what others say there."""
+    assert Lineage.read(weights(tmp_path / "own", {**lineage.metadata(), "format": "pt"})) == lineage
+    assert Lineage.read(weights(tmp_path / "other", {"format": "pt"})) == Lineage()
+    assert Lineage.read(weights(tmp_path / "silent", None)) == Lineage()
+
+
+@pytest.mark.parametrize("text", ["", "ab", '"ab"', "[1]", "{}", None])
+def test_damaged_metadata_is_refused(tmp_path: Path, text: str | None):
+    """Another value than a list of digests, and a file that is cut short."""
+    file = weights(tmp_path / "weights", {"evdit.lineage": "[]" if text is None else text})
+    if text is None:
+        file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(EvditError, match="weights is damaged") as caught:
+        Lineage.read(file)
+    assert caught.value.exit_code == ENVIRONMENT
 
 
 def test_the_plan_must_be_the_one_that_was_worn(tmp_path: Path):

@@ -23,7 +23,6 @@ from vdit_cli.artifacts.video_file import read_video
 from vdit_cli.attention.bind import Attend, Case, bind
 from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.backbones.open_sora_plan import backbone
-from vdit_cli.backbones.open_sora_plan.loading import read_metadata
 from vdit_cli.distillation import distill_mlcd as stage
 from vdit_cli.distillation import mlcd_job
 from vdit_cli.distillation.mlcd_job import idle_options
@@ -199,7 +198,7 @@ def test_masks_are_worn_and_guidance_is_kept(masked: Path):
 def test_a_masked_student_is_one_wherever_it_goes(made: tuple[Path, Path], masked: Path, tmp_path: Path, evdit):
     """A copy of its folder alone says what it wore and where it comes from, and generates under it."""
     copy = copied(masked / "student", tmp_path / "copy")
-    lineage = Lineage.of(read_metadata(copy), str(copy))
+    lineage = Lineage.read(copy / WEIGHTS)
     assert lineage == Lineage(RunDir.open(masked).lineage(), MaskPlan.read(copy).digest)
     flags = ("--model", str(made[0]), "--checkpoint", str(copy), "--steps", "1")
     code, _, err = evdit("generate", "a red circle", *flags, "-o", str(tmp_path / "out.mp4"))
@@ -207,16 +206,19 @@ def test_a_masked_student_is_one_wherever_it_goes(made: tuple[Path, Path], maske
     assert [layer["mask"] for layer in Receipt.read(tmp_path / "out.json").ran.layers] == ["1:2", "1:2"]
 
 
-@pytest.mark.parametrize(("masks", "worn"), [("auto", "1:2"), ("none", "none")])
-def test_a_checkpoints_plan_goes_on_being_worn(made: tuple[Path, Path], masked: Path, tmp_path: Path, masks, worn):
+@pytest.mark.parametrize(("asked", "worn"), [({}, "1:2"), ({"masks": "none"}, "none")])
+def test_a_checkpoints_plan_goes_on_being_worn(made: tuple[Path, Path], masked: Path, tmp_path: Path, asked, worn):
     """Unless full attention is asked for; the next student's folder says which."""
-    changes = {"masks": masks, "steps": "3,2", "iterations": 1}
-    distill_small(*made, tmp_path / "run", checkpoint=str(masked), **changes)
+    changes = {**asked, "steps": "3,2", "iterations": 1}
+    progress = Silent()
+    distill_small(*made, tmp_path / "run", progress, checkpoint=str(masked), **changes)
+    masks_said = "full attention" if worn == "none" else f"masks 1:2 by {masked / 'student/plan.json'}"
+    assert f"the student of tiny is trained with {masks_said}" in progress.lines
     assert Receipt.read(tmp_path / "run" / "receipt.json").ran.masks == worn
     for steps in (3, 2):
         folder = tmp_path / "run" / f"steps-{steps}" / "student"
         assert (folder / "plan.json").exists() == (worn != "none")
-        assert (Lineage.of(read_metadata(folder), "").plan is None) == (worn == "none")
+        assert (Lineage.read(folder / WEIGHTS).plan is None) == (worn == "none")
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests import documented_backbone
@@ -19,7 +18,9 @@ from tests.closeness import assert_close
 from tests.documented_backbone import PAGE
 from tests.tiny_pipeline import write_pipeline
 from vdit_cli.artifacts.receipt import Receipt
-from vdit_cli.backbones.base import Backbone, Trains
+from vdit_cli.backbones.base import Backbone, Trains, own_plan
+from vdit_cli.backbones.lineage import Lineage
+from vdit_cli.backbones.lora import write_adapter
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.errors import DONE, ENVIRONMENT, EvditError
 from vdit_cli.tiles.mask import TileMask
@@ -126,7 +127,7 @@ def test_it_trains_and_what_it_learnt_opens_as_a_checkpoint(
 ):
     """Gradients for the parameters asked for alone; other values for one call; written, only those differ, bit for bit.
 
-    A delta is added to the stored tensor, whatever the network holds now.
+    The plan that it wore lies with it. A delta is added to the stored tensor, whatever the network holds now.
     """
     assert isinstance(backbone, Trains)
     x = torch.randn(1, *backbone.latent_shape(*size_of(backbone)), generator=torch.Generator().manual_seed(0))
@@ -150,18 +151,20 @@ def test_it_trains_and_what_it_learnt_opens_as_a_checkpoint(
             assert torch.equal(backbone.denoise(x, t, text), moved) and not torch.equal(moved, before)
         assert all(isinstance(block, torch.nn.Module) for block in backbone.blocks())
         delta = torch.full_like(every[other], 0.25)
-        backbone.write_transformer(tmp_path / "taught", {name: value}, {other: delta}, {"told": "by training"})
+        worn = plan_of(backbone, f"1:{frames - 1}")
+        told = Lineage((backbone.weights_digest,), worn.digest).metadata()
+        backbone.write_transformer(tmp_path / "taught", {name: value}, {other: delta}, told)
+        worn.write(tmp_path / "taught")
     stored, taught = (state_of(folder) for folder in (stored_folder(backbone), tmp_path / "taught"))
     assert stored.keys() == taught.keys()
     assert [key for key in stored if not torch.equal(stored[key], taught[key])] == [
         key for key in stored if key in (name, other)
     ]
     assert_close(taught[other], stored[other] + 0.25, planted=stored[other])
-    with safe_open(next((tmp_path / "taught").glob("*.safetensors")), "pt") as file:
-        assert file.metadata()["told"] == "by training"
     monkeypatch.syspath_prepend(package)
     source = find_source(str(stored_folder(backbone).parent if backbone.name != "clouds" else stored_folder(backbone)))
     again = open_backbone(source, device="cpu", checkpoint=str(tmp_path / "taught"))
+    assert again.lineage == (backbone.weights_digest,) and own_plan(again) == worn and own_plan(backbone) is None
     with again.resident("transformer"), torch.no_grad():
         again.apply_plan(plan_of(again, f"{frames}:0"), batch=1)
         found = again.predict_with({other: stored[other]}, x, t, text)
@@ -187,10 +190,34 @@ def test_a_plan_for_another_backbone_is_refused(backbone: Backbone):
         backbone.apply_plan(replace(plan, backbone="renamed"), batch=1)
 
 
+def test_adapters_are_added_or_refused(
+    backbone: Backbone, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A backbone that does not add them never opens as if it had."""
+    monkeypatch.syspath_prepend(package)
+    name = "transformer_blocks.0.attn1.to_q"
+    pairs = {name: (torch.ones(2, 48), torch.ones(48, 2))}
+    write_adapter(tmp_path / "adapter", pairs, {})
+    if backbone.name == "clouds":
+        with pytest.raises(EvditError, match="takes no adapters"):
+            open_backbone(find_source(str(stored_folder(backbone))), device="cpu", lora=(str(tmp_path),))
+        return
+    source = find_source(str(stored_folder(backbone).parent))
+    parameters = []
+    for lora in ((), (str(tmp_path),)):
+        again = open_backbone(source, device="cpu", lora=lora)
+        with again.resident("transformer"):
+            parameters.append(dict(again.trainable()))
+    plain, changed = parameters
+    with torch.no_grad():
+        assert torch.equal(changed[f"{name}.weight"], plain[f"{name}.weight"] + 2)
+        assert [key for key in plain if not torch.equal(changed[key], plain[key])] == [f"{name}.weight"]
+
+
 @pytest.mark.numerical
 def test_the_page_s_package_works_in_every_command(package: Path, clouds: Path, tmp_path: Path):
     """`evdit models` lists it, its name says what is missing, its folder makes a masked video. The page is short."""
-    assert len(PAGE.read_text(encoding="utf-8").splitlines()) < 180
+    assert len(PAGE.read_text(encoding="utf-8").splitlines()) < 190
 
     def run(*args: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "XDG_DATA_HOME": str(tmp_path)}

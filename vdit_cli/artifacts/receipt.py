@@ -41,7 +41,8 @@ class Ran:
     `layers` has one `Attend.receipt()` a layer (mask, kernel, refused kernels with reasons); the shares are of tiles,
     averaged over the layers; `fallbacks` are the lines that were said about kernels that could not be had, `warnings`
     those about a prompt, a length or a sampler that the model was not made for. `masks` are those of
-    `plan` (a digest) in a word, "none" being full attention.
+    `plan` (a digest) in a word, "none" being full attention; `loras` are the adapters added in `weights`, each with
+    path, scale and digest.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Ran:
     skipped_share: float = 0.0
     fallbacks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    loras: tuple[Mapping[str, Any], ...] = ()
     masks: str = "none"
     plan: str | None = None
 
@@ -101,7 +103,12 @@ class Receipt:
         """The receipt of a JSON file. Raises EvditError for another file."""
         content = read_object(Path(path), SCHEMA)
         try:
-            ran = Ran(**{**content["ran"], **tuples(content["ran"], ("timesteps", "layers", "fallbacks", "warnings"))})
+            ran = Ran(
+                **{
+                    **content["ran"],
+                    **tuples(content["ran"], ("timesteps", "layers", "fallbacks", "warnings", "loras")),
+                }
+            )
             machine = Machine(**{**content["machine"], **tuples(content["machine"], ("accelerators",))})
             del content["schema"]
             return Receipt(**{**content, "ran": ran, "machine": machine})

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vdit_cli.artifacts.digest import content_digest
 from vdit_cli.attention.bind import Attend
 from vdit_cli.attention.costs import CostTable
+from vdit_cli.backbones.lora import Lora
 from vdit_cli.backbones.prompt_form import PromptForm
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
@@ -249,6 +250,14 @@ def part_digest(backbone: Backbone, part: str) -> str:
     if isinstance(backbone, DigestsParts):
         return backbone.part_digest(part)
     return content_digest([backbone.name, part])
+
+
+@runtime_checkable
+class AddsAdapters(Protocol):
+    """What a backbone may offer beside `Backbone`, where it adds LoRA adapters to its transformer's weights."""
+
+    loras: tuple[Lora, ...]
+    """Those of `LoadOptions.lora`, and the one that the checkpoint is; `weights_digest` tells them apart."""
 
 
 @runtime_checkable

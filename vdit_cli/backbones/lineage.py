@@ -6,11 +6,14 @@ It stands in the metadata of their safetensors files, so that a student keeps it
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdit_cli.errors import ENVIRONMENT, EvditError, quoted
+from safetensors import SafetensorError, safe_open
+
+from vdit_cli.artifacts.digest import damaged
+from vdit_cli.errors import EvditError, quoted
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.tiles.plan_json import PLAN_FILE
 
@@ -34,19 +37,16 @@ class Lineage:
         return {WEIGHTS: json.dumps(self.weights), **worn}
 
     @classmethod
-    def of(cls, metadata: Mapping[str, str], where: str) -> Lineage:
-        """The lineage in the metadata of the weights at `where`. Raises EvditError (3) for one that is damaged."""
+    def read(cls, file: Path) -> Lineage:
+        """What a safetensors file says, nothing where it does not. Raises EvditError (3) for a damaged file."""
         try:
+            with safe_open(file, framework="pt") as opened:
+                metadata = opened.metadata() or {}
             weights = json.loads(metadata.get(WEIGHTS, "[]"))
-        except ValueError:
-            weights = None
-        if not isinstance(weights, list) or not all(isinstance(digest, str) for digest in weights):
-            raise EvditError(
-                f"the weights are damaged: their {WEIGHTS} is no list of digests",
-                where=where,
-                next_steps=["fetch the folder's files again"],
-                exit_code=ENVIRONMENT,
-            )
+            if not isinstance(weights, list) or not all(isinstance(digest, str) for digest in weights):
+                raise ValueError(f"{WEIGHTS} is no list of digests")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise damaged(file, str(error)) from error
         return cls(tuple(weights), metadata.get(PLAN))
 
     def worn(self, folders: Sequence[Path]) -> MaskPlan | None:

@@ -147,6 +147,7 @@ def open_backbone(
     offload: str = "none",
     vae_tiling: bool = False,
     checkpoint: str | None = None,
+    lora: tuple[str, ...] = (),
     progress: Progress | None = None,
     video_frames: int | None = None,
     height: int | None = None,
@@ -154,6 +155,7 @@ def open_backbone(
 ) -> Backbone:
     """Open a model: configurations are read and checked, weights wait until a part is first made resident.
 
+    `lora` are adapters FILE|FOLDER[:scale] that are added to the transformer's weights as these are read.
     The size (T pixel frames, pixels) chooses between folders of weights made for one size each.
     Raises EvditError: 2 for a bad argument, 3 for weights that are missing or damaged, or a device that is absent.
     """
@@ -164,12 +166,16 @@ def open_backbone(
         offload=offload,
         vae_tiling=vae_tiling,
         checkpoint=checkpoint,
+        lora=lora,
         progress=progress or Silent(),
         video_frames=video_frames,
         height=height,
         width=width,
     )
-    return importlib.import_module(source.module).load(source, options)
+    backbone = importlib.import_module(source.module).load(source, options)
+    if lora and not getattr(backbone, "loras", ()):
+        raise EvditError(f"{source.name} takes no adapters: its backbone does not add them", where=f"--lora {lora[0]}")
+    return backbone
 
 
 def _registered(entry: BackboneEntry) -> ModelSource:

@@ -94,6 +94,7 @@ class LoadOptions:
     offload: str = "none"
     vae_tiling: bool = False
     checkpoint: str | None = None
+    lora: tuple[str, ...] = ()
     progress: Progress = field(default_factory=Silent)
     video_frames: int | None = None
     height: int | None = None

@@ -38,6 +38,7 @@ def command(
     checkpoint: Annotated[str | None, knob_option("generate.checkpoint")] = None,
     masks: Annotated[str | None, knob_option("generate.masks", metavar="PLAN|RUN|k:F-k|auto|none")] = None,
     allow_other_weights: Annotated[bool | None, knob_option("generate.allow_other_weights")] = None,
+    lora: Annotated[list[str] | None, knob_option("generate.lora", metavar="FILE|FOLDER[:SCALE]")] = None,
     steps: Annotated[int | None, knob_option("generate.steps")] = None,
     scheduler: Annotated[str | None, knob_option("generate.scheduler")] = None,
     guidance: Annotated[float | None, knob_option("generate.guidance")] = None,
@@ -68,7 +69,7 @@ def command(
     """
     given = locals()
     beside = ("prompts", "prompts_file", "output", "config", "sets", "overwrite", "verbose", "as_json")
-    flags = {f"generate.{name}": value for name, value in given.items() if name not in beside}
+    flags = {f"generate.{name}": value for name, value in given.items() if name not in beside and value != []}
     recipe = load(config, sets or (), flags)
     console = Console(verbose=verbose)
 

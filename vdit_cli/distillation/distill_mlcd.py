@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -42,6 +43,7 @@ from vdit_cli.distillation.trainer import put_parameters, train
 from vdit_cli.parallel.groups import Ranks, joined
 from vdit_cli.parallel.sharding import shard, whole_on_first
 from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.sampling.announcement import masks_told
 from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
 from vdit_cli.timing import Progress, Stopwatch
 
@@ -64,14 +66,15 @@ def distill_mlcd(
         clips = open_data(options.data or "")
         request = request_of(options)
         if out is not None and (out / RUN_FILE).is_file():  # a run that is done is told before any model is opened
-            begun = _begun(out, request, allow_changed, ranks)
-            if begun.is_done():
+            begun, is_done = _begun(out, request, allow_changed, ranks)
+            if is_done:
                 return _done_already(begun, progress)
         for line in idle_options(options):
             progress.say(f"warning: {line}")
         job = prepare(options, counts, clips, ranks, progress)
-        run = _begun(out, request, allow_changed, ranks)
-        if run.is_done():
+        progress.say(f"the student is trained with {masks_told(job.plan)}")
+        run, is_done = _begun(out, request, allow_changed, ranks)
+        if is_done:
             return _done_already(run, progress)
         with run if ranks.is_first else nullcontext():
             ranks.wait()  # the first rank has cleared leftovers away, and nobody reads a checkpoint before
@@ -85,11 +88,11 @@ def distill_mlcd(
         return RunDir.open(run.path).find("transformer")
 
 
-def _begun(out: Path | None, request: Request, allow_changed: bool, ranks: Ranks) -> RunDir:
-    """The run, which the first rank makes or goes on with, and the others only read."""
-    started = RunDir.start(out, request, allow_changed) if ranks.is_first else None
-    path = ranks.from_first(lambda: str(started.path) if started else "")
-    return started or RunDir(Path(path), request.manifest())
+def _begun(out: Path | None, request: Request, allow_changed: bool, ranks: Ranks) -> tuple[RunDir, bool]:
+    """The run, which the first rank makes or goes on with and the others only know of, and whether it is done."""
+    run = RunDir.start(out, request, allow_changed) if ranks.is_first else None
+    path, is_done = json.loads(ranks.from_first(lambda: json.dumps([str(run.path), run.is_done()] if run else [])))
+    return run or (RunDir.open(path) if is_done else RunDir(Path(path), request.manifest())), is_done
 
 
 def _done_already(run: RunDir, progress: Progress) -> Path:

@@ -19,6 +19,7 @@ from vdit_cli.artifacts.atomic import replacing
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.backbones.base import Backbone, TextStates, Trainable, Trains
 from vdit_cli.backbones.lineage import Lineage
+from vdit_cli.backbones.lora import ADAPTER_FOLDER, write_adapter
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.distillation.fitting import autocast
 from vdit_cli.distillation.mlcd import Predict
@@ -104,11 +105,11 @@ def trained_parameters(student: Trainable) -> dict[str, nn.Parameter]:
     return student.trainable(pairs) if pairs else everything
 
 
-def lora_deltas(pairs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What trained pairs add to the weights of their layers, B A in float32, by the names of those weights."""
+def lora_pairs(trained: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """The matrices A and B of trained pairs by the name of their layer; none where all weights are trained."""
     first, second = PAIR_ENDS
-    layers = [name.removesuffix(first) for name in pairs if name.endswith(first)]
-    return {f"{layer}.weight": pairs[layer + second].float() @ pairs[layer + first].float() for layer in layers}
+    layers = [name.removesuffix(first) for name in trained if name.endswith(first)]
+    return {layer: (trained[layer + first], trained[layer + second]) for layer in layers}
 
 
 class Learned(nn.Module):
@@ -187,16 +188,21 @@ def write_student(
     lineage: tuple[str, ...],
     plan: MaskPlan | None,
 ) -> None:
-    """Write the student's transformer, its sampler, its card and the plan it wears as one folder, whole or not at all.
+    """Write the student's transformer, its sampler, its card and its plan as one folder, whole or not at all.
 
-    `trained` are its trained parameters by name; what LoRA pairs add is merged into the weights as they are stored.
-    `lineage` and the plan's digest stand in the weights' metadata too.
+    `trained` are its trained parameters by name; what LoRA pairs add is merged into the weights as they are stored, and
+    the pairs lie beside in a folder of their own, which is a student too: the weights that it started from, and these.
+    `lineage` and the digest of the plan it wears stand in the weights' metadata.
     """
-    deltas = lora_deltas(trained)
-    metadata = Lineage(lineage, plan.digest if plan else None).metadata()
+    pairs = lora_pairs(trained)
+    deltas = {f"{layer}.weight": up.float() @ down.float() for layer, (down, up) in pairs.items()}
+    told = Lineage(lineage, plan.digest if plan else None).metadata()
     with replacing(folder) as beside:
-        student.write_transformer(beside, {} if deltas else trained, deltas, metadata)
-        sampler.write(beside)
-        if plan is not None:
-            plan.write(beside)
+        student.write_transformer(beside, {} if pairs else trained, deltas, told)
+        if pairs:
+            write_adapter(beside / ADAPTER_FOLDER, pairs, told)
+        for each in (beside, beside / ADAPTER_FOLDER) if pairs else (beside,):
+            sampler.write(each)
+            if plan is not None:
+                plan.write(each)
         (beside / "README.md").write_text(card, encoding="utf-8", newline="\n")

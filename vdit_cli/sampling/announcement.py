@@ -25,11 +25,14 @@ def summary(backbone: Backbone, spec: SampleSpec, seeds: str, need_bytes: int, p
     dtype = str(backbone.dtype).removeprefix("torch.")
     sampler = f"{counted(spec.steps, 'step')} of {spec.scheduler}, guidance {spec.guidance:g}"
     size = f"{spec.video_frames} x {spec.height} x {spec.width}"
-    masks = "full attention" if plan is None or plan.is_dense else f"masks {plan.masks_text()}"
-    if plan is not None and plan.origin is not None:
-        masks += f" by {plan.origin}"
     memory = f"about {gib(need_bytes)} of weights and tensors"
-    return f"{backbone.name}: {size}, {sampler}, {masks}, {seeds}, {backbone.device} {dtype}, {memory}"
+    return f"{backbone.name}: {size}, {sampler}, {masks_told(plan)}, {seeds}, {backbone.device} {dtype}, {memory}"
+
+
+def masks_told(plan: MaskPlan | None) -> str:
+    """A plan in words, with the file that it was read from: "masks 2:6 by plan.json"; None is full attention."""
+    masks = "full attention" if plan is None or plan.is_dense else f"masks {plan.masks_text()}"
+    return masks if plan is None or plan.origin is None else f"{masks} by {plan.origin}"
 
 
 def say_options(section: str, options: Section, resolved: Mapping[str, Any], model: str, progress: Progress) -> None:

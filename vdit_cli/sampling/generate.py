@@ -35,6 +35,7 @@ from vdit_cli.sampling.outputs import (
 from vdit_cli.sampling.plans import bind_plan, check_kernel, find_plan, measured_costs
 from vdit_cli.sampling.prompts import collect_prompts
 from vdit_cli.sampling.sample import SampleSpec
+from vdit_cli.sampling.sidecar import loras_of
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Progress, Stopwatch
 
@@ -127,6 +128,7 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
         offload=options.offload,
         vae_tiling=options.vae_tiling,
         checkpoint=options.checkpoint,
+        lora=options.lora,
         progress=progress,
         video_frames=options.video_frames,
         height=options.height,
@@ -218,7 +220,7 @@ def request_of(job: Job, prompts: Sequence[str]) -> Request:
     return Request(
         command=COMMAND,
         model=job.options.model,
-        values={**values, "plan": job.plan.digest, "prompts": list(prompts)},
+        values={**values, "lora": loras_of(job.backbone), "plan": job.plan.digest, "prompts": list(prompts)},
         origins=dict(job.options.origins),
         lineage=(job.backbone.weights_digest, *job.backbone.lineage),
     )

@@ -9,12 +9,17 @@ import torch
 
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine, versions
 from vdit_cli.attention.bind import Attend
-from vdit_cli.backbones.base import Backbone
+from vdit_cli.backbones.base import AddsAdapters, Backbone
 from vdit_cli.sampling.outputs import Clip
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.tiles.plan import MaskPlan
 
 PHASES = ("load", "text", "denoise", "decode", "write")
+
+
+def loras_of(backbone: Backbone) -> list[dict[str, Any]]:
+    """Path, scale and digest of each adapter that is added to the backbone's weights."""
+    return [lora.content() for lora in backbone.loras] if isinstance(backbone, AddsAdapters) else []
 
 
 def metadata_of(clip: Clip, spec: SampleSpec, model: str, plan: MaskPlan) -> dict[str, str]:
@@ -65,6 +70,7 @@ def receipt_of(
             skipped_share=1 - kept,
             fallbacks=tuple(fallbacks),
             warnings=tuple(warnings),
+            loras=tuple(loras_of(backbone)),
             masks=plan.masks_text(),
             plan=plan.digest,
         ),

@@ -24,10 +24,9 @@ from vdit_cli.attention.bind import Attend, Case, bind
 from vdit_cli.attention.costs import CostTable
 from vdit_cli.backbones.base import EMPTY, Cut, TextStates
 from vdit_cli.backbones.devices import pick_device, pick_dtype
-from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.backbones.open_sora_plan import loading, transformer_config
 from vdit_cli.backbones.open_sora_plan.folders import ModelFolders
-from vdit_cli.backbones.open_sora_plan.offload import Part, Parts, open_streamed
+from vdit_cli.backbones.open_sora_plan.offload import Part, Parts
 from vdit_cli.backbones.open_sora_plan.opening import Trained, find_model, transformer_of
 from vdit_cli.backbones.open_sora_plan.prepared_text import PreparedText
 from vdit_cli.backbones.open_sora_plan.prompt_cleaning import clean_prompt
@@ -36,9 +35,9 @@ from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.backbones.open_sora_plan.transformer_layers import SelfAttention
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.backbones.open_sora_plan.vae_config import VaeConfig
+from vdit_cli.backbones.open_sora_plan.weights import Weights
 from vdit_cli.backbones.open_sora_plan.working_memory import decoding_bytes, denoising_bytes
 from vdit_cli.backbones.sources import LoadOptions, ModelSource
-from vdit_cli.backbones.tensor_file import changed_tensors
 from vdit_cli.diffusion.prediction import kind_of
 from vdit_cli.errors import EvditError
 from vdit_cli.tiles.architecture import Architecture
@@ -64,6 +63,7 @@ def load(source: ModelSource, options: LoadOptions) -> OpenSoraPlan:
         offload=options.offload,
         vae_tiling=options.vae_tiling,
         trained=trained,
+        lora=options.lora,
     )
 
 
@@ -82,6 +82,7 @@ class OpenSoraPlan:
         offload: str = "none",
         vae_tiling: bool = False,
         trained: Trained | None = None,
+        lora: Sequence[str] = (),
     ) -> None:
         self.name = folders.name
         self.defaults = folders.defaults
@@ -100,9 +101,8 @@ class OpenSoraPlan:
             raise ValueError(f"{folders.root} has no text encoder: find_model gives folders that do")
         self.text_folder, self.tokenizer_folder = folders.text_encoder, folders.tokenizer
         self.folders = folders
-        self.transformer_folder = trained.folder if trained else folders.transformer
-        beside = trained.run if trained else folders.root
-        self.plan_folders = (self.transformer_folder, *([beside] if beside else []))
+        self.weights = Weights(folders, trained, lora)
+        self.transformer_folder, self.loras = self.weights.folder, self.weights.loras
         self.transformer_config = transformer_config.complete(loading.read_config(self.transformer_folder))
         self.vae_config = loading.read_config(folders.vae)
         built = VaeConfig.read(self.vae_config)
@@ -140,26 +140,22 @@ class OpenSoraPlan:
         """The VAE, loaded if it is not; with offload it may be another object later."""
         return cast(CausalVAEModel, self.parts.get("vae"))
 
-    @cached_property
+    @property
     def weights_digest(self) -> str:
-        """Digest of the transformer's weights, which a plan was searched on; reads the whole file once."""
-        return weights_digest(loading.weight_files(self.transformer_folder))
-
-    @cached_property
-    def _lineage(self) -> Lineage:
-        return Lineage.of(loading.read_metadata(self.transformer_folder), str(self.transformer_folder))
+        """Digest of the transformer's weights, adapters included, that a plan was searched on; reads the file once."""
+        return self.weights.digest
 
     @property
     def lineage(self) -> tuple[str, ...]:
-        """Digests of the weights that the transformer's were trained from, as they say themselves."""
-        return self._lineage.weights
+        """Digests of the weights that the transformer's come from."""
+        return self.weights.lineage
 
     def own_plan(self) -> MaskPlan | None:
         """The plan.json beside the transformer's weights, or in the folder of the model or run that they are part of.
 
         Raises EvditError (2) where the weights name another one, or one that is not there.
         """
-        return self._lineage.worn(self.plan_folders)
+        return self.weights.plan()
 
     def part_digest(self, part: str) -> str:
         """Digest of all that decides what the part "vae" or "text" makes; reads whole files."""
@@ -305,8 +301,7 @@ class OpenSoraPlan:
         metadata: Mapping[str, str] = EMPTY,
     ) -> None:
         """Write the stored transformer with other values for some tensors; see `base.Trains`."""
-        state = changed_tensors(loading.read_state(self.transformer_folder), values, deltas)
-        loading.write_state(state, folder, loading.read_config(self.transformer_folder), metadata=metadata)
+        self.weights.write(folder, values, deltas, metadata)
 
     @torch.no_grad()
     def encode_video(self, video_BCTHW: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -359,10 +354,7 @@ class OpenSoraPlan:
         return TextEncoder.from_pretrained(self.text_folder, self.tokenizer_folder, device=self.device)
 
     def _load_transformer(self) -> OpenSoraT2V:
-        if self.parts.offload == "block":
-            transformer = open_streamed(self.transformer_folder, self.dtype, self.device)
-        else:
-            transformer = OpenSoraT2V.from_pretrained(self.transformer_folder, self.dtype, self.device)
+        transformer = self.weights.open(self.dtype, self.device, by_blocks=self.parts.offload == "block")
         if self._attends:
             self._put_attends(transformer)
         if self._fast:

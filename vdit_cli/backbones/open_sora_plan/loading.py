@@ -7,7 +7,7 @@ and transformers write them. Tensors are mapped from the file, so reading needs 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,6 +27,15 @@ MAX_SHARD_BYTES = 5_000_000_000
 HEADER_LENGTH_BYTES = 8
 NAMED = 3
 """Of wrong keys so many are named; the rest is counted."""
+
+
+Change = Callable[[str, Tensor], Tensor]
+"""What is made of a stored tensor of that key as it is loaded."""
+
+
+def unchanged(key: str, stored: Tensor) -> Tensor:
+    """The tensor as it is stored."""
+    return stored
 
 
 def read_config(folder: Path | str) -> dict[str, Any]:
@@ -96,33 +105,25 @@ def stored_shapes(folder: Path | str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def read_metadata(folder: Path | str) -> dict[str, str]:
-    """What `folder`'s weights say of themselves beside their tensors; each shard says the same.
-
-    Raises EvditError (exit 3) for missing or damaged files.
-    """
-    path = weight_files(folder)[0]
-    check_whole(path)
-    with _opened(path) as file:
-        return file.metadata() or {}
-
-
 def load_strict(
     module: nn.Module,
     folder: Path | str,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    change: Change = unchanged,
 ) -> None:
     """Put `folder`'s weights into `module`, whose own parameters are replaced and may be on the meta device.
 
-    `dtype` (None: as stored) is that of floating-point weights afterwards.
+    `dtype` (None: as stored) is that of floating-point weights afterwards; before, `change` makes of each stored tensor
+    what is loaded.
     Raises EvditError (exit 3) for damaged files and, before any weight is read, for missing, unknown or misshapen keys.
     """
     wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     check_keys(wanted, stored_shapes(folder), type(module).__name__, folder)
     state: dict[str, Tensor] = {}
     for path in weight_files(folder):
-        for key, tensor in read_tensors(path, device):
+        for key, stored in read_tensors(path, device):
+            tensor = change(key, stored)
             state[key] = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
     module.load_state_dict(state, strict=True, assign=True)
 

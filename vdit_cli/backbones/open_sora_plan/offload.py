@@ -114,9 +114,12 @@ def stream_blocks(module: nn.Module, blocks: Sequence[nn.Module], read: Callable
     module.is_streamed = True  # type: ignore[assignment]
 
 
-def open_streamed(folder: Path, dtype: torch.dtype, device: torch.device) -> OpenSoraT2V:
+def open_streamed(
+    folder: Path, dtype: torch.dtype, device: torch.device, change: loading.Change = loading.unchanged
+) -> OpenSoraT2V:
     """The transformer in `folder` with its blocks outside: in the files for the CPU, in pinned CPU memory for a GPU.
 
+    `change` makes of each stored tensor what is loaded, for the CPU each time that a block runs.
     Raises EvditError (3) for missing, damaged or unfitting files.
     """
     with torch.device("meta"):
@@ -129,20 +132,22 @@ def open_streamed(folder: Path, dtype: torch.dtype, device: torch.device) -> Ope
         for key, tensor in loading.read_tensors(path):
             if key.startswith(BLOCKS):
                 index, _, name = key.removeprefix(BLOCKS).partition(".")
-                outside[int(index)][name] = _waiting(path, key, tensor, dtype, device)
+                outside[int(index)][name] = _waiting(path, key, tensor, dtype, device, change)
             else:
                 # A copy, so that nothing keeps the whole file mapped.
-                inside[key] = tensor.to(device, dtype, copy=True)
+                inside[key] = change(key, tensor).to(device, dtype, copy=True)
     model.load_state_dict(inside, strict=False, assign=True)
     stream_blocks(model, list(model.transformer_blocks), lambda i: {name: read() for name, read in outside[i].items()})
     return model.eval()
 
 
-def _waiting(path: Path, key: str, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
+def _waiting(
+    path: Path, key: str, tensor: Tensor, dtype: torch.dtype, device: torch.device, change: loading.Change
+) -> Callable[[], Tensor]:
     """How a block's tensor gets onto the device each time the block runs."""
     if device.type == "cpu":
-        return lambda: _read(path, key).to(dtype)
-    waiting = tensor.to(dtype)
+        return lambda: change(key, _read(path, key)).to(dtype)
+    waiting = change(key, tensor).to(dtype)
     if device.type == "cuda":
         waiting = waiting.pin_memory()
     return lambda: waiting.to(device, non_blocking=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from vdit_cli.artifacts.places import expanded
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.artifacts.sampler import Sampler
-from vdit_cli.backbones import hub
+from vdit_cli.backbones import hub, lora
 from vdit_cli.backbones.open_sora_plan.folders import (
     COMPONENTS,
     INDEX,
@@ -32,10 +32,12 @@ TEXT_ENCODER_SIZE = "about 52 GB on the hub, of which the encoder half takes 11.
 class Trained:
     """A transformer that takes the place of the model's own: its folder, and that of the run that made it.
 
-    `sampler` is how a distilled student wants to be sampled; None leaves the model's own defaults.
+    With an `adapter`, the folder of LoRA pairs, it is the model's own with these added, and `folder` is None. `sampler`
+    is how a distilled student wants to be sampled; None leaves the model's own defaults.
     """
 
-    folder: Path
+    folder: Path | None
+    adapter: Path | None = None
     run: Path | None = None
     sampler: Sampler | None = None
 
@@ -76,9 +78,9 @@ def find_text_encoder(asked: str, options: LoadOptions) -> Path:
 
 
 def transformer_of(checkpoint: str) -> Trained:
-    """The transformer that a run made, or the one in a plain folder of config.json and safetensors.
+    """The transformer that a run made, the one in a plain folder of config.json and safetensors, or a PEFT folder.
 
-    Raises EvditError: 2 for a path that is neither, and for a run that made no transformer.
+    Raises EvditError: 2 for a path that is none of them, and for a run that made no transformer.
     """
     path = expanded(checkpoint, f"--checkpoint {checkpoint}")
     if (path / "run.json").is_file():
@@ -90,11 +92,13 @@ def transformer_of(checkpoint: str) -> Trained:
                 next_steps=[f"--model {quoted(checkpoint)}"],
             )
         folder = run.find("transformer")
-        return Trained(folder, path, Sampler.read(folder))
+        return Trained(folder, run=path, sampler=Sampler.read(folder))
     if (path / "config.json").is_file():
-        return Trained(path, None, Sampler.read(path))
+        return Trained(path, sampler=Sampler.read(path))
+    if (path / lora.CONFIG).is_file():
+        return Trained(None, adapter=path, sampler=Sampler.read(path))
     raise EvditError(
-        f"{checkpoint} is no checkpoint: it is neither a run folder nor a transformer's folder with a config.json",
+        f"{checkpoint} is no checkpoint: it is no run folder, no transformer's folder with a config.json, no adapter's",
         where=f"--checkpoint {checkpoint}",
     )
 

@@ -241,15 +241,20 @@ class OpenSoraT2V(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+        cls,
+        folder: Path | str,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        change: loading.Change = loading.unchanged,
     ) -> Self:
         """The model in `folder` (config.json and safetensors, sharded or not), ready to sample.
 
+        `change` makes of each stored tensor what is loaded.
         Raises EvditError for missing, damaged or unfitting files.
         """
         with torch.device("meta"):
             model = cls(loading.read_config(folder))
-        loading.load_strict(model, folder, dtype=dtype, device=device)
+        loading.load_strict(model, folder, dtype, device, change)
         return model.eval()
 
     def save_pretrained(

@@ -1,0 +1,91 @@
+"""The transformer's weights as they were chosen: a folder, adapters added as it is read, and what they tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vdit_cli.artifacts.digest import content_digest, weights_digest
+from vdit_cli.backbones.lineage import Lineage
+from vdit_cli.backbones.lora import WEIGHTS, added, asked_lora, read_lora
+from vdit_cli.backbones.open_sora_plan import loading
+from vdit_cli.backbones.open_sora_plan.folders import ModelFolders
+from vdit_cli.backbones.open_sora_plan.offload import open_streamed
+from vdit_cli.backbones.open_sora_plan.opening import Trained
+from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
+from vdit_cli.backbones.tensor_file import changed_tensors
+from vdit_cli.errors import EvditError, quoted
+from vdit_cli.tiles.plan import MaskPlan
+
+
+class Weights:
+    """The model's own transformer, or the `trained` one in its place, with the adapters `lora` (FILE|FOLDER[:scale]).
+
+    Headers alone are read at first. Raises EvditError (2) for adapters that do not fit, (3) for damaged files.
+    """
+
+    def __init__(self, folders: ModelFolders, trained: Trained | None, lora: Sequence[str]) -> None:
+        self.folder = (trained and trained.folder) or folders.transformer
+        self.adapter = trained.adapter if trained else None
+        beside = trained.run if trained else folders.root
+        self.plan_folders = (self.adapter or self.folder, *([beside] if beside else []))
+        shapes = loading.stored_shapes(self.folder) if self.adapter or lora else {}
+        own = () if self.adapter is None else (read_lora(self.adapter, 1.0, shapes, f"--checkpoint {self.adapter}"),)
+        self.loras = (*own, *(asked_lora(each, shapes) for each in lora))
+
+    @cached_property
+    def stored_digest(self) -> str:
+        """Digest of the weights in the folder; reads the whole file once."""
+        return weights_digest(loading.weight_files(self.folder))
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the weights and of what is added to them. Raises EvditError (2) for an adapter to other weights."""
+        trained_on = self._lineage.weights[:1] if self.adapter else ()
+        if trained_on not in ((), (self.stored_digest,)):
+            raise EvditError(
+                f"the adapter was trained on weights {trained_on[0][:12]}, the model's are {self.stored_digest[:12]}",
+                where=f"--checkpoint {self.adapter}",
+                next_steps=[f"--lora {quoted(str(self.adapter))}  (adds it all the same)"],
+            )
+        beside = [[each.digest, each.scale] for each in self.loras]
+        return content_digest([self.stored_digest, *beside]) if beside else self.stored_digest
+
+    @cached_property
+    def _lineage(self) -> Lineage:
+        file = self.adapter / WEIGHTS if self.adapter else loading.weight_files(self.folder)[0]
+        loading.check_whole(file)
+        return Lineage.read(file)
+
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """Digests of the weights that these come from: without adapters, and as they say themselves."""
+        stored = (self.stored_digest,) if self.loras else ()
+        return tuple(dict.fromkeys((*stored, *self._lineage.weights)))
+
+    def plan(self) -> MaskPlan | None:
+        """The plan.json beside the weights, or in the folder of the model or run that they are part of.
+
+        Raises EvditError (2) where the weights name another one, or one that is not there.
+        """
+        return self._lineage.worn(self.plan_folders)
+
+    def open(self, dtype: torch.dtype, device: torch.device, by_blocks: bool) -> OpenSoraT2V:
+        """The transformer, loaded, or with its blocks outside until they run. Raises EvditError (3) for bad files."""
+        opened = open_streamed if by_blocks else OpenSoraT2V.from_pretrained
+        return opened(self.folder, dtype, device, partial(added, self.loras))
+
+    def write(
+        self, folder: Path, values: Mapping[str, Tensor], deltas: Mapping[str, Tensor], metadata: Mapping[str, str]
+    ) -> None:
+        """Write the stored transformer, adapters merged, with `values` and `deltas` as `base.Trains` says."""
+        stored = loading.read_state(self.folder)
+        adapted = {name for each in self.loras for name in each.pairs} - values.keys()
+        start = {name: deltas[name] if name in deltas else torch.zeros(stored[name].shape) for name in adapted}
+        merged = {name: added(self.loras, name, delta) for name, delta in start.items()}
+        state = changed_tensors(stored, values, {**deltas, **merged})
+        loading.write_state(state, folder, loading.read_config(self.folder), metadata=metadata)
