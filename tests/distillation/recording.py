@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -38,8 +37,7 @@ WEIGHTS = "weights.safetensors"
 CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One call of a network: whose it is, and what it got. `masks` is None where none are bound."""
 
     who: str
