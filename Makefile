@@ -2,6 +2,7 @@
 # make test   the same, then ruff, mypy and the suite      make test-more   the tests that take long
 # make fuzz   a hundred commands with odd places, kills, interrupts and full disks (minutes)
 # make test-cpus   the tests with a tolerance as other processors would compute them, and what room their bounds leave
+# make test-mutations   mistakes of a training, each made in a copy: its tests must fail (minutes)
 # make docs   write the generated pages and docs/demo.png again (a minute)        make clean   remove what was made here
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ DEMO ?= demo.mp4
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-more fuzz test-cpus lint docs clean
+.PHONY: demo test test-more fuzz test-cpus test-mutations lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -47,6 +48,9 @@ test-cpus: $(VENV)/installed-dev
 	done; \
 	$(BIN)/python -m tests.closeness "$$errors"/* || failed=1; \
 	rm -r "$$errors"; exit $$failed
+
+test-mutations: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutations
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -163,6 +163,7 @@ def test_each_sample_has_its_own_clip_and_noise(told: tuple[str, Lesson]):
 def test_the_target_is_asked_where_the_guided_teacher_leads(told: tuple[str, Lesson]):
     """x_u is the teacher's step, guided once where guidance is distilled and not at all where it is kept."""
     kind, made = told
+    assert 999 in {t for each in made.iterations for t in each.student.t}, "pure noise is where sampling begins"
     w, table = (GUIDANCE if kind == "distilled" else 1.0), made.teacher.stored["table"]
     for number, (_, target, student) in enumerate(made.iterations):
         below, _ = times_of(student.t, (2, 2, 5, 5)[number])
