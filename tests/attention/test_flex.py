@@ -67,7 +67,8 @@ def test_the_block_mask_is_torchs_own(name: str, size: tuple[int, int]) -> None:
 def test_uncompiled_it_is_the_masked_softmax(name: str, text: tuple[int, int]) -> None:
     """The mask and the order of tokens, on the CPU, where all scores are held and there is no backward."""
     mask, grid = TileMask.parse(name, 8), VideoGrid(8, 3, 5, *text)
-    attend = replace(bind(mask, replace(CASE, grid=grid, device=CPU, dtype=torch.float32), "sdpa"), run=flex.run)
+    case = replace(CASE, grid=grid, head_dim=16, device=CPU, dtype=torch.float32)
+    attend = replace(bind(mask, case, "sdpa"), run=flex.run)
     q, k, v = (x.detach() for x in inputs(mask, grid, 2, 2, 16)[:3])
     assert_close(attend(q, k, v), reference_attention(q, k, v, mask, grid), atol=1e-5)
 

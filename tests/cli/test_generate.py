@@ -67,7 +67,7 @@ def test_a_video_its_receipt_and_json(evdit, tiny):
     assert_close(receipt.ran.kept_share, 7 / 9)
     assert read_video("out.mp4")[0].shape == (9, 32, 48, 3)
     assert read_metadata("out.mp4")["prompt"] == PROMPT
-    assert "tiny: 9 x 32 x 48, 3 steps of ddim, guidance 2, full attention, seed 4, cpu float32, about" in err
+    assert "tiny: 9 x 32 x 48, 3 steps of ddim, guidance 2, masks 1:2, seed 4, cpu float32, about" in err
     assert 'generate.masks: "1:2"  # --masks 1:2' in err
     assert "denoising: 3/3" in err
 
