@@ -90,7 +90,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, its data, and runs of five iterations: of one process, two and three ranks, and two in shards."""
     folder = tmp_path_factory.mktemp("ranks")
-    write_data(folder / "data", write_pipeline(folder / "model"))
+    write_data(folder / "data", write_pipeline(folder / "model"), 8)
     for name, more in {
         "one": [],
         "two": ["--gpus", "2", "--json"],

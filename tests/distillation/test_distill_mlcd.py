@@ -29,6 +29,8 @@ from vdit_cli.distillation.mlcd_job import idle_options
 from vdit_cli.distillation.mlcd_watch import Look
 from vdit_cli.errors import FAILED, EvditError, Interrupted
 from vdit_cli.recipe import DistillMlcdOptions, load
+from vdit_cli.tiles.architecture import Architecture
+from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Silent
@@ -213,7 +215,7 @@ def test_a_checkpoints_plan_goes_on_being_worn(made: tuple[Path, Path], masked: 
     progress = Silent()
     distill_small(*made, tmp_path / "run", progress, checkpoint=str(masked), **changes)
     masks_said = "full attention" if worn == "none" else f"masks 1:2 by {masked / 'student/plan.json'}"
-    assert f"the student of tiny is trained with {masks_said}" in progress.lines
+    assert any(line.endswith(f"cpu float32, {masks_said}") for line in progress.lines)
     assert Receipt.read(tmp_path / "run" / "receipt.json").ran.masks == worn
     for steps in (3, 2):
         folder = tmp_path / "run" / f"steps-{steps}" / "student"
@@ -254,13 +256,13 @@ def test_previews_are_made_at_step_0_and_at_each_checkpoint(made: tuple[Path, Pa
 
 def test_a_collapse_stops_with_the_last_good_checkpoint(made: tuple[Path, Path], tmp_path: Path, monkeypatch):
     """A student whose videos are suddenly still: the checkpoint that held it is set aside, the one before stays."""
-    look = stage.Previews.look
+    noted = stage.Previews.noted
 
-    def still(self, iteration: int) -> Look:
-        found = look(self, iteration)
-        return Look(found.sharpness, 0.0, found.gap) if iteration == 4 else found
+    def still(self) -> dict[int, Look]:
+        found = noted(self)
+        return {i: Look(look.sharpness, 0.0 if i == 4 else look.motion, look.gap) for i, look in found.items()}
 
-    monkeypatch.setattr(stage.Previews, "look", still)
+    monkeypatch.setattr(stage.Previews, "noted", still)
     with pytest.raises(EvditError, match="collapsed at iteration 4: motion is 0") as caught:
         distill_small(*made, tmp_path / "run", previews=1)
     assert caught.value.exit_code == FAILED
@@ -312,7 +314,8 @@ def test_a_loss_that_is_not_finite_stops(made: tuple[Path, Path], tmp_path: Path
         ({"data": "nowhere"}, "nowhere holds no prepared data"),
         ({"checkpoint": "nowhere"}, "nowhere is no checkpoint"),
         ({"masks": "9:9"}, "9:9"),
-        ({"shard": "full"}, "one process"),
+        ({"shard": "full", "target": "average"}, "shard=full can't go with target=average"),
+        ({"shard": "full", "adam": "adamw-8bit"}, "shard=full can't go with adam=adamw-8bit"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_a_run_is_made(made: tuple[Path, Path], tmp_path: Path, changes, told):
@@ -354,3 +357,21 @@ def test_previews_need_an_encoder_before_anything_loads(made: tuple[Path, Path],
     with pytest.raises(EvditError, match="mp4 files can't be written"):
         stage.distill_mlcd(options, tmp_path / "run", Silent())
     assert not (tmp_path / "run").exists()
+
+
+def test_masks_are_trained_in_float32_on_a_gpu_unless_asked():
+    """What "auto" is, for all weights under masks; LoRA, other devices, full attention and what is asked for stay."""
+    grid, gpu = VideoGrid(3, 2, 2), torch.device("cuda")
+    masked, dense = (
+        MaskPlan.uniform("tiny", grid, Architecture("OpenSoraT2V", 2, 2, 24), TileMask.parse(mask, 3))
+        for mask in ("1:2", "3:0")
+    )
+    auto = DistillMlcdOptions()
+    assert mlcd_job.precision_under(masked, auto, gpu) == "float32"
+    others = (
+        (dense, auto, gpu),
+        (masked, auto, torch.device("cpu")),
+        (masked, DistillMlcdOptions(lora_rank=2), gpu),
+    )
+    assert {mlcd_job.precision_under(*each) for each in others} == {"auto"}
+    assert mlcd_job.precision_under(masked, DistillMlcdOptions(precision="bfloat16"), gpu) == "bfloat16"

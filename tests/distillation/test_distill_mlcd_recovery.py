@@ -7,18 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.distillation.prepared import write_data
 from tests.distillation.small_mlcd import distill_small
 from tests.tiny_pipeline import copied, write_pipeline
+from vdit_cli.artifacts.digest import weights_digest
+from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import RunDir
+from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.data.shards import open_data
 from vdit_cli.distillation import distill_mlcd as stage
 from vdit_cli.distillation.mlcd_job import prepare
 from vdit_cli.distillation.mlcd_previews import Previews
 from vdit_cli.distillation.mlcd_watch import Look
 from vdit_cli.errors import FAILED, USAGE, EvditError, Interrupted
+from vdit_cli.parallel.groups import ALONE
 from vdit_cli.recipe import DistillMlcdOptions
 from vdit_cli.timing import Silent
 
@@ -72,6 +76,15 @@ def plant_nan(patch: pytest.MonkeyPatch, at: int) -> None:
     patch.setattr(stage.Lesson, "of", of)
 
 
+NOTED = Previews.noted
+
+
+def still_at_4(self) -> dict[int, Look]:
+    """The looks noted, but that the videos at iteration 4 are suddenly still."""
+    looks = NOTED(self)
+    return {i: Look(look.sharpness, 0.0 if i == 4 else look.motion, look.gap) for i, look in looks.items()}
+
+
 def check_finite(folder: Path) -> None:
     """No file below `folder` holds a number that is not finite."""
     for file in folder.rglob("*.safetensors"):
@@ -100,15 +113,10 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_taken(
 
 def test_a_collapse_is_recovered_from_as_advised(made: tuple[Path, Path], tmp_path: Path):
     """keep_last 1: the good checkpoint is still there, the stale look is forgotten, and a smaller rate ends well."""
-    look = Previews.look
     run = tmp_path / "run"
 
-    def still(self, iteration: int) -> Look:
-        found = look(self, iteration)
-        return Look(found.sharpness, 0.0, found.gap) if iteration == 4 else found
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Previews, "look", still)
+        patch.setattr(Previews, "noted", still_at_4)
         for again in ("", "-2"):
             with pytest.raises(EvditError, match="collapsed at iteration 4") as caught:
                 distill_small(*made, run, previews=1, keep_last=1)
@@ -126,20 +134,20 @@ def test_a_collapse_is_recovered_from_as_advised(made: tuple[Path, Path], tmp_pa
 def test_a_killed_judgement_is_made_up_for(made: tuple[Path, Path], tmp_path: Path):
     """The process dies between the checkpoint and its look: going on looks first, and sets a collapsed one aside."""
     run = tmp_path / "run"
-    look = Previews.look
+    keep = Previews.keep
 
-    def dies(self, iteration: int) -> Look:
+    def dies(self, iteration: int, latents: torch.Tensor) -> Look:
         if iteration == 4:
             raise KeyboardInterrupt
-        return look(self, iteration)
+        return keep(self, iteration, latents)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Previews, "look", dies)
+        patch.setattr(Previews, "keep", dies)
         with pytest.raises(KeyboardInterrupt):
             distill_small(*made, run, previews=1)
     assert (run / "checkpoints" / "step-000004").is_dir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Previews, "look", lambda self, i: Look(1.0, 0.0, 1.0) if i == 4 else look(self, i))
+        patch.setattr(Previews, "noted", still_at_4)
         with pytest.raises(EvditError, match="collapsed at iteration 4"):
             distill_small(*made, run, previews=1)
     assert not (run / "checkpoints" / "step-000004").exists()
@@ -173,7 +181,7 @@ def test_previews_are_keyed_by_what_decides_them(made: tuple[Path, Path], undist
     """Another count, seed, sampling, precision or plan is another key; the same again is the same."""
     options = DistillMlcdOptions(model=str(made[0]), data=str(made[1]), device="cpu", guidance="kept")
     clips = open_data(made[1])
-    job = prepare(options, (4,), clips, Silent())
+    job = prepare(options, (4,), clips, ALONE, Silent())
 
     def key(count: int = 1, seed: int = 0, guidance: float = 1.0, beside: tuple[str | None, ...] = ("float32", None)):
         spec = job.spec(4, 1.0)
@@ -200,7 +208,6 @@ def test_previews_are_keyed_by_what_decides_them(made: tuple[Path, Path], undist
         {"guidance": "kept"},
         {"teacher_guidance": 2.0},
         {"masks": "1:2"},
-        {"held_out": 1},
     ],
 )
 @pytest.mark.parametrize("state", ["finished", "stopped"])
@@ -286,12 +293,90 @@ def test_a_held_out_loss_stands_beside_the_training_loss(made: tuple[Path, Path]
             seen.extend(items)
         return batch(self, items)
 
+    data = write_data(tmp_path / "data", made[0], 16)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage.HeldClips, "batch", recorded)
-        options = {"held_out": 2, "learning_rate": 0.0, "teacher_points": (2,)}
-        distill_small(*made, tmp_path / "run", origins={"held_out": "--set"}, **options)
+        progress = Silent()
+        distill_small(made[0], data, tmp_path / "run", progress, learning_rate=0.0, teacher_points=(2,))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert set(seen) == {0, 1, 2, 3} and len({line["loss"] for line in lines}) == 6
+    assert set(seen) == set(range(14)) and len({line["loss"] for line in lines}) == 6
     assert len({line["held_out_loss"] for line in lines}) == 1 and lines[0]["held_out_loss"] > 0
-    with pytest.raises(EvditError, match="6 clips are to be held out of 6"):
-        distill_small(*made, tmp_path / "none", origins={"held_out": "--set"}, held_out=6)
+    assert "out of 16 (2 held out)" in progress.lines[0]
+
+
+def test_weights_and_plan_can_not_be_swapped_under_a_run(made: tuple[Path, Path], tmp_path: Path):
+    """Another teacher at the same path, a plan that appears beside it: refused by name."""
+    model = copied(made[0], tmp_path / "model")
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        distill_small(model, made[1], run, StopsAt(2))
+    weights = model / "transformer" / "diffusion_pytorch_model.safetensors"
+    before = weights.read_bytes()
+    save_file({name: 1.1 * value for name, value in load_file(weights).items()}, weights)
+    with pytest.raises(EvditError, match="teacher_weights: was ") as caught:
+        distill_small(model, made[1], run, allow_changed=True)
+    assert caught.value.exit_code == USAGE
+    weights.write_bytes(before)
+    masked = distill_small(model, made[1], tmp_path / "masked", masks="1:2", iterations=1)
+    (model / "transformer" / "plan.json").write_bytes((masked / "plan.json").read_bytes())
+    with pytest.raises(EvditError, match="plan: was None, is "):
+        distill_small(model, made[1], run, allow_changed=True)
+    (model / "transformer" / "plan.json").unlink()
+    distill_small(model, made[1], run)
+
+
+def test_a_finished_student_stays_when_those_after_it_change(made: tuple[Path, Path], tmp_path: Path):
+    """Its weights and its card, which the run goes past; the next one names it as its start, in its lineage too."""
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        distill_small(*made, run, StopsAt(8), steps="4,2")
+    first = run / "steps-4" / "student"
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    second = distill_small(*made, run, allow_changed=True, steps="4,2", teacher_points=(3,), batch_size=2)
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
+    card = (second / "README.md").read_text(encoding="utf-8")
+    assert "| start | the student of 4 steps |" in card and "full attention, 6 iterations of 2 clips" in card
+    lineage = Lineage.read(second / "diffusion_pytorch_model.safetensors").weights
+    assert lineage[0] == weights_digest([first / "diffusion_pytorch_model.safetensors"]) and len(lineage) == 2
+
+
+def test_a_student_that_was_changed_since_is_no_checkpoint_of_its_run(
+    made: tuple[Path, Path], undisturbed: Path, tmp_path: Path
+):
+    """Its folder may still be named, as it is."""
+    run = copied(undisturbed, tmp_path / "run")
+    save_file({name: 1.5 * value for name, value in load_file(run / WEIGHTS).items()}, run / WEIGHTS)
+    with pytest.raises(EvditError, match="is not what its run wrote") as caught:
+        distill_small(*made, tmp_path / "next", checkpoint=str(run), steps="2")
+    assert caught.value.exit_code == USAGE
+    distill_small(*made, tmp_path / "next", checkpoint=str(run / "student"), steps="2", iterations=1)
+
+
+def test_what_hardly_makes_a_student_is_said(made: tuple[Path, Path], undisturbed: Path, tmp_path: Path):
+    """A start of fewer steps, or with guidance inside where it is kept; a rate that trains nothing; another kernel."""
+    progress = Silent()
+    options = {
+        "steps": "8",
+        "guidance": "kept",
+        "learning_rate": 0.0,
+        "iterations": 1,
+        "masks": "1:2",
+        "kernel": "triton",
+    }
+    distill_small(
+        *made,
+        tmp_path / "run",
+        progress,
+        checkpoint=str(undisturbed),
+        origins={"learning_rate": "--set distill_mlcd.learning_rate=0"},
+        **options,
+    )
+    told = "\n".join(progress.lines)
+    for words in (
+        "is a student of 4 steps: it starts one of 8",
+        "has its guidance distilled in",
+        "--set distill_mlcd.learning_rate=0 trains nothing",
+        "warning: kernel triton could not take mask 1:2",
+    ):
+        assert words in told
+    assert Receipt.read(tmp_path / "run" / "receipt.json").ran.fallbacks

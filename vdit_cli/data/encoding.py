@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vdit_cli.artifacts.atomic import write_json
-from vdit_cli.artifacts.digest import file_digest
+from vdit_cli.artifacts.digest import content_digest, file_digest
 from vdit_cli.artifacts.receipt import read_object
 from vdit_cli.backbones.base import Backbone, TextStates, as_read, cut_of
 from vdit_cli.data.shards import SHARDS, Shard, write_shard
@@ -68,6 +68,8 @@ class Making:
         """What a finished shard holds; None where it or its record is missing or damaged: it is made again."""
         try:
             told = read_object(self.folder / self.record_path(shard), RECORD)
+            if told.pop("digest", None) != content_digest(told):
+                return None
             made = Made(Shard.of(told["shard"]), int(told["cut"]))
         except (EvditError, KeyError, TypeError, ValueError):
             return None
@@ -130,7 +132,7 @@ class Making:
         cut = sum(cut_of(self.backbone, as_read(self.backbone, words)) is not None for words in part.captions)
         made = write_shard(self.folder, self.path(shard), latents_BCFhw, text, part.names, part.captions)
         content = {"schema": RECORD, "shard": made.content(), "cut": cut}
-        write_json(self.folder / self.record_path(shard), content)
+        write_json(self.folder / self.record_path(shard), {**content, "digest": content_digest(content)})
 
 
 def joined_text(parts: Sequence[TextStates]) -> TextStates:

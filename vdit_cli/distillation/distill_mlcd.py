@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
-from vdit_cli.artifacts.run_dir import DONE, RUN_FILE, Request, RunDir
+from vdit_cli.artifacts.run_dir import DONE, Request, RunDir
 from vdit_cli.attention.bind import Attend
 from vdit_cli.data.shards import open_data
 from vdit_cli.distillation.checkpoints import check_goes_on
@@ -20,10 +21,11 @@ from vdit_cli.distillation.fitting import autocast, fit_model
 from vdit_cli.distillation.mlcd_card import student_card
 from vdit_cli.distillation.mlcd_job import (
     Job,
+    announce,
     bind_student,
     check_options,
-    idle_options,
     lineage_of,
+    numbers_of,
     prepare,
     request_of,
     step_counts,
@@ -43,8 +45,8 @@ from vdit_cli.distillation.trainer import put_parameters, train
 from vdit_cli.parallel.groups import Ranks, joined
 from vdit_cli.parallel.sharding import shard, whole_on_first
 from vdit_cli.recipe import DistillMlcdOptions
-from vdit_cli.sampling.announcement import masks_told
 from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
+from vdit_cli.sampling.plans import fallbacks
 from vdit_cli.timing import Progress, Stopwatch
 
 STUDENT = "student"
@@ -64,18 +66,13 @@ def distill_mlcd(
         counts = step_counts(options)
         check_options(options, ranks)
         clips = open_data(options.data or "")
-        request = request_of(options)
-        if out is not None and (out / RUN_FILE).is_file():  # a run that is done is told before any model is opened
-            begun, is_done = _begun(out, request, allow_changed, ranks)
-            if is_done:
-                return _done_already(begun, progress)
-        for line in idle_options(options):
-            progress.say(f"warning: {line}")
         job = prepare(options, counts, clips, ranks, progress)
-        progress.say(f"the student is trained with {masks_told(job.plan)}")
+        request = request_of(job)
         run, is_done = _begun(out, request, allow_changed, ranks)
         if is_done:
-            return _done_already(run, progress)
+            progress.say(f"{run.path} is done already")
+            return run.find("transformer")
+        announce(job, progress)
         with run if ranks.is_first else nullcontext():
             ranks.wait()  # the first rank has cleared leftovers away, and nobody reads a checkpoint before
             run.manifest["lineage"] = list(lineage_of(job.pair, options))
@@ -93,11 +90,6 @@ def _begun(out: Path | None, request: Request, allow_changed: bool, ranks: Ranks
     run = RunDir.start(out, request, allow_changed) if ranks.is_first else None
     path, is_done = json.loads(ranks.from_first(lambda: json.dumps([str(run.path), run.is_done()] if run else [])))
     return run or (RunDir.open(path) if is_done else RunDir(Path(path), request.manifest())), is_done
-
-
-def _done_already(run: RunDir, progress: Progress) -> Path:
-    progress.say(f"{run.path} is done already")
-    return run.find("transformer")
 
 
 def less_memory(options: DistillMlcdOptions) -> list[str]:
@@ -127,14 +119,27 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
         for backbone in (pair.teacher, pair.student) if is_compiled or options.compile == "blocks" else ():
             backbone.compile_blocks()
         clips = HeldClips(job.clips, job.device)
+    for line in fallbacks(attends, options.kernel):
+        progress.say(f"warning: {line}")
+    start, lineage = options.checkpoint or pair.teacher.name, lineage_of(pair, options)
     for steps in job.counts:
         folder = run.path if len(job.counts) == 1 else run.path / f"steps-{steps}"
-        if run.before is not None and steps == job.counts[-1]:
+        is_last = steps == job.counts[-1]
+        role = "transformer" if is_last else f"transformer-{steps}"
+        if run.before is not None and is_last:
             check_goes_on(folder / "checkpoints", options.iterations, run.before["state"] == DONE)
-        _student(job, clips, steps, folder, clock, progress)
-        role = "transformer" if steps == job.counts[-1] else f"transformer-{steps}"
+        learned = _student(job, clips, steps, folder, clock, progress)
+        # A student that others start from stays as it was written, whatever has changed for those.
+        if job.ranks.any(job.ranks.is_first and (is_last or not run.is_whole(role)))[0]:
+            kept = whole_on_first(learned.part("student"), job.ranks)
+            if job.ranks.is_first:
+                sampler = job.sampler(steps)
+                card = student_card(job, start, sampler, folder / "metrics.jsonl")
+                write_student(pair.student, folder / STUDENT, kept, sampler, card, lineage, job.plan)
+                run.add_output(role, (folder / STUDENT).relative_to(run.path).as_posix())
         if job.ranks.is_first:
-            run.add_output(role, (folder / STUDENT).relative_to(run.path).as_posix())
+            start = f"the student of {steps} steps"
+            lineage = (weights_digest(sorted((folder / STUDENT).glob("*.safetensors"))), *lineage)
     return attends
 
 
@@ -145,8 +150,8 @@ def _student(
     folder: Path,
     clock: Stopwatch,
     progress: Progress,
-) -> None:
-    """Train the student of `steps` steps from what it is now, write its folder, and leave it as it was kept."""
+) -> Learned:
+    """Train the student of `steps` steps from what it is now, and leave it as it is to be kept."""
     options, pair = job.options, job.pair
     learned = Learned(trained_parameters(pair.student), options.target == "average")
     optimisers = build_optimisers(
@@ -160,7 +165,7 @@ def _student(
     )
     label = f"student of {steps} steps" if steps > 1 else "student of 1 step"
     schedule = job.schedule.to(job.device)
-    lesson = Lesson(options, pair, learned, clips, schedule, steps, job.teacher_guidance, options.held_out)
+    lesson = Lesson(options, pair, learned, clips, schedule, steps, job.teacher_guidance, options.held_out, job.ranks)
     with clock.phase(f"train {steps}"):
         trained = train(
             learned,
@@ -178,11 +183,7 @@ def _student(
             watch=_watch(job, learned, steps, folder, label, progress) if options.previews else _see_nothing,
         )
     put_parameters(learned, trained.average)
-    kept = whole_on_first(learned.part("student"), job.ranks)
-    if job.ranks.is_first:
-        sampler, lineage = job.sampler(steps), lineage_of(pair, options)
-        card = student_card(options, pair.teacher.name, len(job.clips), sampler, folder / "metrics.jsonl")
-        write_student(pair.student, folder / STUDENT, kept, sampler, card, lineage, job.plan)
+    return learned
 
 
 def _see_nothing(iteration: int, average: Mapping[str, Tensor]) -> None:
@@ -210,21 +211,20 @@ def _receipt(job: Job, request: Request, attends: tuple[Attend, ...], clock: Sto
     """The receipt of the run: what was asked, what ran, and the last student's sampler."""
     sampler, device = job.sampler(job.counts[-1]), job.device
     kept = sum(attend.mask.kept_share for attend in attends) / len(attends) if attends else 1.0
-    with autocast(job.options.precision, device):
-        is_half = torch.is_autocast_enabled(device.type)
     return Receipt(
         asked=dict(request.values),
         ran=Ran(
             model=job.pair.teacher.name,
             weights=job.pair.teacher.weights_digest,
             device=str(device),
-            dtype="bfloat16" if is_half else "float32",
+            dtype=numbers_of(job.options, device),
             scheduler=sampler.scheduler,
             timesteps=sampler.timesteps,
             guidance=sampler.guidance,
             layers=tuple(attend.receipt() for attend in attends),
             kept_share=kept,
             skipped_share=1 - kept,
+            fallbacks=tuple(fallbacks(attends, job.options.kernel)),
             masks=job.plan.masks_text() if job.plan else "none",
             plan=job.plan.digest if job.plan else None,
         ),

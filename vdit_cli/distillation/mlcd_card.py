@@ -6,30 +6,32 @@ import json
 from pathlib import Path
 
 from vdit_cli.artifacts.sampler import Sampler
-from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.distillation.mlcd_job import Job
+from vdit_cli.errors import printable, quoted
+from vdit_cli.sampling.announcement import masks_told
 
 
-def student_card(options: DistillMlcdOptions, teacher: str, clips: int, sampler: Sampler, metrics: Path) -> str:
-    """The card of a student; its last loss is read from the metrics of its training."""
+def student_card(job: Job, start: str, sampler: Sampler, metrics: Path) -> str:
+    """The card of a student that began as `start`; its last loss is read from the metrics of its training."""
+    options, teacher = job.options, job.pair.teacher.name
     lines = metrics.read_text(encoding="utf-8").splitlines()
     loss = f"{json.loads(lines[-1])['loss']:.4g}" if lines else "unknown"
     steps = "1 step" if sampler.steps == 1 else f"{sampler.steps} steps"
     how = "without guidance" if sampler.guidance == 1.0 else f"with guidance {sampler.guidance:g}"
     weights = f"LoRA of rank {options.lora_rank}, merged" if options.lora_rank else "all weights"
-    masks = "no masks" if options.masks == "none" else f"masks {options.masks}"
     return f"""# A student of {teacher}: {steps}, {how}
 
 Made by `evdit distill-mlcd` (multi-step latent consistency distillation, arXiv 2403.06807 and 2502.06155).
 It is a transformer alone: VAE, text encoder and tokenizer are {teacher}'s.
 
-    evdit generate "..." --model {options.model} --checkpoint THIS_FOLDER
+    evdit generate "..." --model {quoted(printable(options.model))} --checkpoint THIS_FOLDER
 
 | | |
 |---|---|
 | sampler | {sampler.scheduler}, timesteps {", ".join(map(str, sampler.timesteps))} |
-| trained | {weights}, {masks}, {options.iterations} iterations of {options.batch_size} clips |
-| data | {clips} clips |
-| start | {options.checkpoint or teacher} |
+| trained | {weights}, {masks_told(job.plan)}, {options.iterations} iterations of {options.batch_size} clips |
+| data | {len(job.clips)} clips, {options.held_out} of them held out |
+| start | {printable(start)} |
 | teacher points a segment | {", ".join(map(str, options.teacher_points))} |
 | loss at the end | {loss} |
 

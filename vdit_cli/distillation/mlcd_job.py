@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -26,7 +27,7 @@ from vdit_cli.errors import EvditError, quoted
 from vdit_cli.knobs import flat
 from vdit_cli.parallel.groups import ALONE, Ranks
 from vdit_cli.recipe import DistillMlcdOptions
-from vdit_cli.sampling.announcement import counted, say_options
+from vdit_cli.sampling.announcement import counted, masks_told, say_options
 from vdit_cli.sampling.plans import AUTO, check_kernel, find_plan
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.tiles.plan import MaskPlan
@@ -59,6 +60,9 @@ FIXED = (
     "lora_rank",
     "adam",
     "seed",
+    "plan",
+    "teacher_weights",
+    "student_weights",
 )
 """Options that shape the state or the result of a run: it can't go on with others, even where one insists."""
 
@@ -75,6 +79,8 @@ class Job:
     schedule: NoiseSchedule
     device: torch.device
     ranks: Ranks
+    asked_precision: str = "auto"
+    """What was asked for where `options.precision` is what became of it."""
 
     @property
     def teacher_guidance(self) -> float:
@@ -159,16 +165,15 @@ def check_options(options: DistillMlcdOptions, ranks: Ranks = ALONE) -> None:
         )
 
 
-def request_of(options: DistillMlcdOptions) -> Request:
-    """What decides the run: the options but for HOW, the data's index, and what starts and masks the student."""
+def request_of(job: Job) -> Request:
+    """What decides the run: the options but for HOW, as they were resolved, the data, and all weights by digest."""
+    options = job.options
     values = {key: value for key, value in flat(options) if key not in HOW}
+    values |= {"plan": job.plan.digest if job.plan else None, "teacher_weights": job.pair.teacher.weights_digest}
+    values |= {"precision": job.asked_precision, "student_weights": job.pair.student.weights_digest}
     inputs = {"data": Path(options.data or "") / INDEX}
-    for role, given in (("checkpoint", options.checkpoint), ("masks", options.masks)):
-        path = Path(given or "")
-        if given and path.exists():
-            inputs[role] = path / "run.json" if (path / "run.json").is_file() else path
     # Of several students the later ones start from the earlier: with a longer first one they would have to begin anew.
-    fixed, length = (FIXED, "iterations") if len(step_counts(options)) == 1 else ((*FIXED, "iterations"), None)
+    fixed, length = (FIXED, "iterations") if len(job.counts) == 1 else ((*FIXED, "iterations"), None)
     return Request("distill-mlcd", options.model, values, inputs, dict(options.origins), fixed=fixed, length=length)
 
 
@@ -196,32 +201,59 @@ def prepare(options: DistillMlcdOptions, counts: Sequence[int], clips: Clips, ra
             Milestones(steps, points, schedule.timesteps)
     spec = SampleSpec(size["video_frames"], size["height"], size["width"], 1, 1.0, "milestones")
     plan = find_plan(options.masks, pair.student, spec, options.allow_other_weights)
-    options = replace(options, previews=min(options.previews, len(clips)), held_out=held_out(options, len(clips)))
-    numbers = "float32"
-    with autocast(options.precision, device):
-        numbers = "bfloat16" if torch.is_autocast_enabled(device.type) else numbers
+    previews, held_out = min(options.previews, len(clips)), min(options.held_out, len(clips) // 8)
+    asked, precision = options.precision, precision_under(plan, options, device)
+    options = replace(options, previews=previews, held_out=held_out, precision=precision)
+    return Job(options, tuple(counts), clips, pair, None if plan.is_dense else plan, schedule, device, ranks, asked)
+
+
+def announce(job: Job, progress: Progress) -> None:
+    """Say what will be trained, which options were set, and what of them has no effect or looks like a mistake."""
+    options, teacher, device, counts = job.options, job.pair.teacher, job.device, job.counts
     students = "a student" if len(counts) == 1 else f"{len(counts)} students"
     progress.say(
         f"{teacher.name}: {students} of {' then '.join(map(str, counts))} steps, {options.iterations} iterations of "
-        f"{counted(options.batch_size, 'clip')} out of {len(clips)} ({options.held_out} held out), {device} {numbers}"
-        + (f", {ranks.count} ranks" if ranks.count > 1 else "")
+        f"{counted(options.batch_size, 'clip')} out of {len(job.clips)} ({options.held_out} held out), {device} "
+        f"{numbers_of(options, device)}, {masks_told(job.plan)}"
+        + (f", {job.ranks.count} ranks" if job.ranks.count > 1 else "")
     )
-    guidance = teacher.defaults.guidance if options.teacher_guidance is None else options.teacher_guidance
-    say_options("distill_mlcd", options, {"teacher_guidance": guidance}, teacher.name, progress)
-    return Job(options, tuple(counts), clips, pair, None if plan.is_dense else plan, schedule, device, ranks)
+    say_options("distill_mlcd", options, {"teacher_guidance": job.teacher_guidance}, teacher.name, progress)
+    for line in (*idle_options(options), *doubts(job)):
+        progress.say(f"warning: {line}")
 
 
-def held_out(options: DistillMlcdOptions, clips: int) -> int:
-    """How many of the `clips` are not trained on: what was asked for, at most an eighth of them unless asked for."""
-    if not options.where("held_out"):
-        return min(options.held_out, clips // 8)
-    if options.held_out >= clips:
-        raise EvditError(
-            f"{options.held_out} clips are to be held out of {clips}: none would be left to train on",
-            where=options.where("held_out"),
-            next_steps=[f"--set distill_mlcd.held_out={clips // 8}", "more clips"],
-        )
-    return options.held_out
+def doubts(job: Job) -> list[str]:
+    """What of the start and the numbers asked for will hardly make a good student."""
+    start, options = job.pair.student.defaults, job.options
+    told = []
+    if options.checkpoint and start.scheduler == "milestones":
+        if start.steps < job.counts[0]:
+            told.append(f"{options.checkpoint} is a student of {start.steps} steps: it starts one of {job.counts[0]}")
+        if start.guidance == 1.0 and options.guidance == "kept":
+            told.append(f"{options.checkpoint} has its guidance distilled in: guidance=kept would guide it twice")
+    if job.plan and job.device.type == "cuda" and numbers_of(options, job.device) == "bfloat16":
+        told.append("under masks gradients in bfloat16 were not finite, or far too large, on a GPU: see gradient_norm")
+    for key in ("learning_rate", "weight_cap", "clip"):
+        if getattr(options, key) == 0:
+            told.append(f"{options.where(key)} trains nothing")
+    return told
+
+
+def numbers_of(options: DistillMlcdOptions, device: torch.device) -> str:
+    """The number format of the matrix products."""
+    with autocast(options.precision, device):
+        return "bfloat16" if torch.is_autocast_enabled(device.type) else "float32"
+
+
+def precision_under(
+    plan: MaskPlan, options: DistillMlcdOptions, device: torch.device
+) -> Literal["auto", "float32", "bfloat16"]:
+    """The precision asked for, but float32 where "auto" would train all weights under masks in bfloat16 on a GPU.
+
+    Their gradients were not finite there, or far too large, for a reason not found yet (docs/distilling.md).
+    """
+    is_whole = not plan.is_dense and not options.lora_rank and device.type == "cuda"
+    return "float32" if is_whole and options.precision == "auto" else options.precision
 
 
 def lineage_of(pair: Pair, options: DistillMlcdOptions) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.distillation.mlcd import Networks, guided, mlcd_terms
 from vdit_cli.distillation.mlcd_networks import Learned, Pair, predicting, predicting_with
 from vdit_cli.distillation.samples import LossTerms, Samples
+from vdit_cli.parallel.groups import ALONE, Ranks
 from vdit_cli.recipe import DistillMlcdOptions
 
 HELD_BYTES = 2 << 30
@@ -64,6 +65,7 @@ class Lesson:
     steps: int
     teacher_guidance: float
     held: int = 0
+    ranks: Ranks = ALONE
 
     def of(self, samples: Samples) -> LossTerms:
         """The loss terms of one part of a batch."""
@@ -71,15 +73,23 @@ class Lesson:
 
     @torch.no_grad()
     def held_out(self, iteration: int) -> Tensor:
-        """The loss on the held clips with the teacher points of `iteration`; a clip's noise and time never change."""
-        clips, batch = len(self.clips.clips), self.options.batch_size
-        loss = torch.zeros((), device=self.clips.device)
-        for first in range(0, self.held, -(-batch // self.options.accumulation)):
-            count = min(-(-batch // self.options.accumulation), self.held - first)
+        """This rank's share of the loss on the held clips with the teacher points of `iteration`.
+
+        A clip's noise and time never change. Parts are as large as in training, for which blocks are compiled.
+        """
+        clips, ranks, device = len(self.clips.clips), self.ranks, self.clips.device
+        part = -(-self.options.batch_size // (ranks.count * self.options.accumulation))
+        starts = range(0, self.held, part)
+        loss = torch.zeros((), device=device)
+        # Every rank calls its networks equally often: in shards a call needs all ranks.
+        for place in range(ranks.rank, -(-len(starts) // ranks.count) * ranks.count, ranks.count):
+            first = starts[min(place, len(starts) - 1)]
+            count = min(part, self.held - first)
             # Iteration -1: numbers that no sample of the training has.
-            samples = Samples(self.options.seed, -1, first, count, self.held, self.clips.device)
+            samples = Samples(self.options.seed, -1, first, count, self.held, device)
             items = range(clips - self.held + first, clips - self.held + first + count)
-            loss += self._terms(samples, items, self.path_at(iteration))["loss"] * (count / self.held)
+            share = count / self.held if place < len(starts) else 0.0
+            loss += self._terms(samples, items, self.path_at(iteration))["loss"] * share
         return loss
 
     def _terms(self, samples: Samples, items: Sequence[int], path: Milestones) -> LossTerms:

@@ -89,7 +89,7 @@ def train(
         metrics.keep(done, share, terms)
         note, is_saved = "", done % options.checkpoint_every == 0 or done == options.iterations or stopping
         if is_saved or done % options.log_every == 0:
-            note = metrics.write(label, held_out(done - 1) / ranks.count if held_out else None)
+            note = metrics.write(label, held_out(done - 1) if held_out else None)
         if is_saved:
             spent = seconds + time.perf_counter() - clock
             state = TrainingState(done, spent, named, average, [each.state_dict() for each in optimisers.stepped])

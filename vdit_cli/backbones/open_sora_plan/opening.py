@@ -92,14 +92,25 @@ def transformer_of(checkpoint: str) -> Trained:
                 next_steps=[f"--model {quoted(checkpoint)}"],
             )
         folder = run.find("transformer")
+        if not run.is_whole("transformer"):
+            raise EvditError(
+                f"{folder} is not what its run wrote: a file of it was changed or lost since",
+                where=f"--checkpoint {checkpoint}",
+                next_steps=[
+                    f"the command of {quoted(checkpoint)} again, which makes it anew",
+                    f"--checkpoint {quoted(str(folder))}  (as it is)",
+                ],
+            )
         return Trained(folder, run=path, sampler=Sampler.read(folder))
     if (path / "config.json").is_file():
         return Trained(path, sampler=Sampler.read(path))
     if (path / lora.CONFIG).is_file():
         return Trained(None, adapter=path, sampler=Sampler.read(path))
+    inner = path / "student"
     raise EvditError(
         f"{checkpoint} is no checkpoint: it is no run folder, no transformer's folder with a config.json, no adapter's",
         where=f"--checkpoint {checkpoint}",
+        next_steps=[f"--checkpoint {quoted(str(inner))}"] if (inner / "config.json").is_file() else [],
     )
 
 

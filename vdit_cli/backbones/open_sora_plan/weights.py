@@ -35,7 +35,17 @@ class Weights:
         self.plan_folders = (self.adapter or self.folder, *([beside] if beside else []))
         shapes = loading.stored_shapes(self.folder) if self.adapter or lora else {}
         own = () if self.adapter is None else (read_lora(self.adapter, 1.0, shapes, f"--checkpoint {self.adapter}"),)
-        self.loras = (*own, *(asked_lora(each, shapes) for each in lora))
+        asked = tuple(asked_lora(each, shapes) for each in lora)
+        merged = self.folder / "adapter"
+        merged_digest = read_lora(merged, 1.0, shapes, str(merged)).digest if asked and merged.is_dir() else None
+        for each in asked:
+            if each.digest in (merged_digest, *(mine.digest for mine in own)):
+                raise EvditError(
+                    f"the adapter {each.path} is in the checkpoint's weights already: it would be added twice",
+                    where=f"--lora {each.path}",
+                    next_steps=["no --lora", "no --checkpoint"],
+                )
+        self.loras = (*own, *asked)
 
     @cached_property
     def stored_digest(self) -> str:
@@ -50,7 +60,9 @@ class Weights:
             raise EvditError(
                 f"the adapter was trained on weights {trained_on[0][:12]}, the model's are {self.stored_digest[:12]}",
                 where=f"--checkpoint {self.adapter}",
-                next_steps=[f"--lora {quoted(str(self.adapter))}  (adds it all the same)"],
+                next_steps=[
+                    f"--checkpoint START --lora {quoted(str(self.adapter))}  (START is what its training started from)"
+                ],
             )
         beside = [[each.digest, each.scale] for each in self.loras]
         return content_digest([self.stored_digest, *beside]) if beside else self.stored_digest
