@@ -40,6 +40,19 @@ class KillsAt(Silent):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class StopsAt(Silent):
+    """Ctrl-C after so many iterations."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.left = count
+
+    def should_stop(self) -> bool:
+        """Count down."""
+        self.left -= 1
+        return self.left == 0
+
+
 def distill_small(
     model: Path, data: Path, run: Path, progress: Progress | None = None, allow_changed: bool = False, **changes: Any
 ) -> Path:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.closeness import assert_close
 from tests.distillation.prepared import write_data
-from tests.distillation.small_mlcd import distill_small
+from tests.distillation.small_mlcd import StopsAt, distill_small
 from tests.tiny_pipeline import copied, write_pipeline
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import RunDir
@@ -53,20 +53,6 @@ def student(made: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
     run = tmp_path_factory.mktemp("student") / "run"
     distill_small(*made, run)
     return run
-
-
-class _StopsAt(Silent):
-    """Ctrl-C after so many iterations."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.left = count
-
-    def advance(self, note: str = "") -> None:
-        self.left -= 1
-
-    def should_stop(self) -> bool:
-        return self.left <= 1
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -118,15 +104,8 @@ def test_a_killed_process_resumes_bit_equal(made: tuple[Path, Path], tmp_path: P
 
 
 def test_a_stopped_run_goes_on_and_a_changed_one_is_refused(made: tuple[Path, Path], tmp_path: Path):
-    class StopsAtThree(Silent):
-        asked = 0
-
-        def should_stop(self) -> bool:
-            self.asked += 1
-            return self.asked == 3
-
     with pytest.raises(Interrupted, match="3 of 6"):
-        distill_small(*made, tmp_path / "run", StopsAtThree())
+        distill_small(*made, tmp_path / "run", StopsAt(3))
     assert RunDir.open(tmp_path / "run").state() == "interrupted"
     with pytest.raises(EvditError, match="weight_cap: was 5.0, is 2.0") as caught:
         distill_small(*made, tmp_path / "run", weight_cap=2.0)
@@ -136,15 +115,8 @@ def test_a_stopped_run_goes_on_and_a_changed_one_is_refused(made: tuple[Path, Pa
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(made: tuple[Path, Path], tmp_path: Path):
-    class StopsAtFive(Silent):
-        asked = 0
-
-        def should_stop(self) -> bool:
-            self.asked += 1
-            return self.asked == 5
-
     with pytest.raises(Interrupted):
-        distill_small(*made, tmp_path / "run", StopsAtFive())
+        distill_small(*made, tmp_path / "run", StopsAt(5))
     broken = tmp_path / "run" / "checkpoints" / "step-000005" / "model.safetensors"
     broken.write_bytes(broken.read_bytes()[:100])
     progress = Silent()
@@ -286,7 +258,7 @@ def test_a_collapse_stops_with_the_last_good_checkpoint(made: tuple[Path, Path],
 def test_other_values_that_a_checkpoint_does_not_go_on_to(made, tmp_path: Path, monkeypatch, changes: dict, told: str):
     """`--allow-changed` is refused, and run.json is as it was: the first command still goes on."""
     with pytest.raises(Interrupted):
-        distill_small(*made, tmp_path / "run", _StopsAt(2))
+        distill_small(*made, tmp_path / "run", StopsAt(2))
     before = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     with pytest.raises(EvditError, match=told) as error:
         distill_small(*made, tmp_path / "run", allow_changed=True, **changes)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.distillation.prepared import write_data
-from tests.distillation.small_mlcd import distill_small
+from tests.distillation.small_mlcd import StopsAt, distill_small
 from tests.tiny_pipeline import copied, write_pipeline
 from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.artifacts.receipt import Receipt
@@ -43,19 +43,6 @@ def undisturbed(made: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactor
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     distill_small(*made, run)
     return run
-
-
-class StopsAt(Silent):
-    """Ctrl-C after so many iterations."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.left = count
-
-    def should_stop(self) -> bool:
-        """Count down."""
-        self.left -= 1
-        return self.left == 0
 
 
 def plant_nan(patch: pytest.MonkeyPatch, at: int) -> None:

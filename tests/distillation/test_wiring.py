@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tests.closeness import assert_close
 from tests.distillation.recording import SHAPE, WEIGHTS, Call, Recorder, distill_recorded, write_recorded
+from tests.distillation.small_mlcd import StopsAt
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.distillation import mlcd_watch
@@ -271,19 +272,6 @@ def test_parts_of_a_batch_are_the_batch(tmp_path: Path, distilled: Lesson, parts
         assert torch.equal(torch.cat([call.x for call in of_one]), whole[number].student.x)
         assert sum((call.texts for call in of_one), ()) == whole[number].student.texts
     assert_close(made.metrics[0]["loss"], distilled.metrics[0]["loss"], rtol=1e-3)
-
-
-class StopsAt(Silent):
-    """Ctrl-C after so many iterations."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.left = count
-
-    def should_stop(self) -> bool:
-        """Count down."""
-        self.left -= 1
-        return self.left == 0
 
 
 def test_going_on_draws_what_would_have_been_drawn(tmp_path: Path, distilled: Lesson):

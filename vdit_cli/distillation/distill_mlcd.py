@@ -114,7 +114,7 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
         fit_model(pair.student.network(), pair.student.blocks(), options, job.ranks, job.device)
         if options.shard == "full":
             shard(pair.teacher.network(), pair.teacher.blocks(), job.ranks, job.device)
-        # Compiled blocks were not tried in shards: there only a person asks for them.
+        # Compiled blocks in shards ran once, on two GPUs: there only a person asks for them.
         is_compiled = options.compile == "auto" and job.device.type == "cuda" and options.shard == "none"
         for backbone in (pair.teacher, pair.student) if is_compiled or options.compile == "blocks" else ():
             backbone.compile_blocks()
@@ -143,14 +143,7 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
     return attends
 
 
-def _student(
-    job: Job,
-    clips: HeldClips,
-    steps: int,
-    folder: Path,
-    clock: Stopwatch,
-    progress: Progress,
-) -> Learned:
+def _student(job: Job, clips: HeldClips, steps: int, folder: Path, clock: Stopwatch, progress: Progress) -> Learned:
     """Train the student of `steps` steps from what it is now, and leave it as it is to be kept."""
     options, pair = job.options, job.pair
     learned = Learned(trained_parameters(pair.student), options.target == "average")

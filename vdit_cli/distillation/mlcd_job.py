@@ -169,8 +169,13 @@ def request_of(job: Job) -> Request:
     """What decides the run: the options but for HOW, as they were resolved, the data, and all weights by digest."""
     options = job.options
     values = {key: value for key, value in flat(options) if key not in HOW}
-    values |= {"plan": job.plan.digest if job.plan else None, "teacher_weights": job.pair.teacher.weights_digest}
-    values |= {"precision": job.asked_precision, "student_weights": job.pair.student.weights_digest}
+    # A digest reads a whole model: without a checkpoint the student is the teacher, and its files are not read again.
+    values |= {
+        "precision": job.asked_precision,
+        "plan": job.plan.digest if job.plan else None,
+        "teacher_weights": job.pair.teacher.weights_digest,
+        "student_weights": job.pair.student.weights_digest if options.checkpoint else None,
+    }
     inputs = {"data": Path(options.data or "") / INDEX}
     # Of several students the later ones start from the earlier: with a longer first one they would have to begin anew.
     fixed, length = (FIXED, "iterations") if len(job.counts) == 1 else ((*FIXED, "iterations"), None)
