@@ -169,7 +169,7 @@ def test_a_stop_keeps_whole_shards_and_the_rest_is_made_later(model: Path, tmp_p
     assert_equal(made.clips, prepared(model, tmp_path / "whole", **options).clips)
 
 
-@pytest.mark.parametrize("harm", ["flipped", "lost", "record lost", "record damaged", "another's"])
+@pytest.mark.parametrize("harm", ["flipped", "lost", "record lost", "record damaged", "record edited", "another's"])
 def test_a_shard_that_was_damaged_or_lost_is_made_again_and_no_other(model: Path, tmp_path: Path, harm: str):
     """Also of a finished run, which then isn't "done already"."""
     options = {"count": 3, "shard_clips": 1}
@@ -185,6 +185,9 @@ def test_a_shard_that_was_damaged_or_lost_is_made_again_and_no_other(model: Path
     elif harm == "another's":
         file.write_bytes((data / "shards/000000.safetensors").read_bytes())
         record.write_bytes((data / "shards/000000.json").read_bytes())
+    elif harm == "record edited":
+        told = json.loads(record.read_text(encoding="utf-8"))
+        record.write_text(json.dumps({**told, "cut": 99}), encoding="utf-8")
     elif harm == "record damaged":
         record.write_text('{"schema": "evdit.data-shard/1", "shard": {}, "cut": 0}', encoding="utf-8")
     else:

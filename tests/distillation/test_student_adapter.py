@@ -67,6 +67,16 @@ def test_the_adapter_is_a_checkpoint(model: Path, student: Path):
         assert_close(made(backbone)[1], expected, planted=made(plain)[1], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("checkpoint", ["student", "adapter"])
+@pytest.mark.parametrize("lora", ["{}", "{}:0.5"])
+def test_an_adapter_is_not_added_twice(model: Path, student: Path, checkpoint: str, lora: str):
+    """The student's weights have it inside, and the adapter as a checkpoint is it: whatever its scale."""
+    adapter = student / "adapter"
+    with pytest.raises(EvditError, match="is in the checkpoint's weights already: it would be added twice") as caught:
+        opened(model, checkpoint=str(student if checkpoint == "student" else adapter), lora=(lora.format(adapter),))
+    assert caught.value.exit_code == USAGE
+
+
 def test_an_adapter_to_other_weights_is_no_checkpoint(model: Path, student: Path, tmp_path: Path):
     other = write_pipeline(tmp_path / "other", seed=9)
     backbone = opened(other, checkpoint=str(student / "adapter"))
