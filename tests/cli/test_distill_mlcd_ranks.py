@@ -172,5 +172,6 @@ def test_more_ranks_than_clips_are_refused_before_a_run_is_made(folder: Path):
     """Exit 2, told once."""
     refused = ran(EXECUTABLE, *words(folder, "few", batch_size=1), "--gpus", "2")
     assert refused.returncode == 2 and refused.stderr.count("error:") == 1, refused.stderr
-    assert "batch_size is 1: 2 ranks of 1 parts each need at least 2" in refused.stderr
+    assert "batch_size is 1: 2 ranks of 1 part each need at least 2 clips" in refused.stderr
+    assert "from:  --set distill_mlcd.batch_size=1" in refused.stderr and "or  --gpus 1" in refused.stderr
     assert not (folder / "few").exists()

@@ -86,6 +86,9 @@ def test_what_is_not_finite_is_not_saved(tmp_path: Path, part: str):
     tensors[part][1] = float("inf")
     optimiser = {"state": {0: {"exp_avg": tensors["optimiser-0"]}}, "param_groups": []}
     state = TrainingState(4, 0.0, {"w": tensors["model"]}, {"w": tensors["average"]}, [optimiser])
-    with pytest.raises(EvditError, match=f"{part}.* is not finite after iteration 4: nothing of it is saved") as caught:
+    with pytest.raises(
+        EvditError, match=f"{part}.* is not finite after iteration 4: nothing of it is saved; nothing"
+    ) as caught:
         save_checkpoint(tmp_path, state)
     assert caught.value.exit_code == FAILED and list(tmp_path.iterdir()) == []
+    assert caught.value.what.endswith("; nothing was saved yet: the same command begins from the start")

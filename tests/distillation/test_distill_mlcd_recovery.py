@@ -66,10 +66,15 @@ def plant_nan(patch: pytest.MonkeyPatch, at: int) -> None:
 NOTED = Previews.noted
 
 
-def still_at_4(self) -> dict[int, Look]:
-    """The looks noted, but that the videos at iteration 4 are suddenly still."""
+def still_at(iteration: int, self: Previews) -> dict[int, Look]:
+    """The looks noted, but that the videos at that iteration are suddenly still."""
     looks = NOTED(self)
-    return {i: Look(look.sharpness, 0.0 if i == 4 else look.motion, look.gap) for i, look in looks.items()}
+    return {i: Look(look.sharpness, 0.0 if i == iteration else look.motion, look.gap) for i, look in looks.items()}
+
+
+def still_at_4(self: Previews) -> dict[int, Look]:
+    """Still at iteration 4."""
+    return still_at(4, self)
 
 
 def check_finite(folder: Path) -> None:
@@ -81,14 +86,27 @@ def check_finite(folder: Path) -> None:
         assert "NaN" not in text and "Infinity" not in text, file
 
 
-@pytest.mark.parametrize("at", [1, 3, 6])
+NOTHING = "nothing was saved yet: the same command begins from the start"
+
+
+def last_good(iteration: int) -> str:
+    """The words for a checkpoint that is kept."""
+    return f"the last good checkpoint, of iteration {iteration}, is kept"
+
+
+@pytest.mark.parametrize(("at", "kept"), [(1, NOTHING), (3, last_good(2)), (6, last_good(4))])
 def test_a_gradient_that_is_not_finite_stops_before_it_is_taken(
-    made: tuple[Path, Path], undisturbed: Path, tmp_path: Path, at: int
+    made: tuple[Path, Path], undisturbed: Path, tmp_path: Path, at: int, kept: str
 ):
-    """In the first, a middle and the last iteration: nothing of it is on the disk, and the same command goes on."""
+    """In the first, a middle and the last iteration: nothing of it is on the disk, and the same command goes on.
+
+    What is kept until then is told.
+    """
     with pytest.MonkeyPatch.context() as patch:
         plant_nan(patch, at)
-        with pytest.raises(EvditError, match=f"the gradient of student/.* is not finite at iteration {at};") as caught:
+        with pytest.raises(
+            EvditError, match=f"the gradient of student/.* is not finite at iteration {at}; {kept}$"
+        ) as caught:
             distill_small(*made, tmp_path / "run")
     assert caught.value.exit_code == FAILED
     assert not (tmp_path / "run" / "student").exists()
@@ -116,6 +134,15 @@ def test_a_collapse_is_recovered_from_as_advised(made: tuple[Path, Path], tmp_pa
     assert [each["iteration"] for each in looks] == [0, 2, 4, 6]
     assert any("iteration 4: sharpness" in line for line in progress.lines), "it was looked at again"
     assert RunDir.open(run).state() == "done"
+
+
+def test_a_collapse_at_the_first_checkpoint_leaves_none(made: tuple[Path, Path], tmp_path: Path):
+    """Which is told: the same command begins from the start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Previews, "noted", lambda self: still_at(2, self))
+        with pytest.raises(EvditError, match=f"collapsed at iteration 2: .*; {NOTHING}$"):
+            distill_small(*made, tmp_path / "run", previews=1)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["collapsed-000002"]
 
 
 def test_a_killed_judgement_is_made_up_for(made: tuple[Path, Path], tmp_path: Path):

@@ -11,6 +11,7 @@ import torch
 
 from tests.distillation.small_training import ITERATIONS, train_small
 from vdit_cli.distillation.checkpoints import list_checkpoints, newest_checkpoint
+from vdit_cli.distillation.metrics import Metrics
 from vdit_cli.errors import FAILED, EvditError, Interrupted
 from vdit_cli.timing import Silent
 
@@ -77,6 +78,18 @@ def test_a_loss_that_is_not_finite_stops_and_is_never_saved(tmp_path):
     state, damaged = newest_checkpoint(tmp_path / "checkpoints", "cpu")
     assert state.iteration == 10 and not damaged
     assert all(torch.isfinite(tensor).all() for tensor in state.model.values())
+
+
+@pytest.mark.parametrize(("saved", "told"), [(0, "nothing was saved yet"), (5, "good checkpoint, of iteration 5, is")])
+def test_a_figure_that_is_not_finite_is_not_written(tmp_path, saved: int, told: str):
+    """What is kept of the training is told."""
+    if saved:
+        (tmp_path / "checkpoints" / f"step-{saved:06d}").mkdir(parents=True)
+    metrics = Metrics(tmp_path, 0)
+    metrics.keep(6, 1.0, {"loss": torch.tensor(float("nan"))})
+    with pytest.raises(EvditError, match=f"small: loss is nan at iteration 6; .*{told}") as caught:
+        metrics.write("small")
+    assert caught.value.exit_code == FAILED and not metrics.path.exists()
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimiser-1.safetensors", "state.json"])

@@ -127,5 +127,5 @@ def test_recomputed_blocks_change_nothing(runs: Path, tmp_path: Path):
 
 def test_a_batch_too_small_to_split_is_refused(tmp_path: Path):
     """Every part needs a sample."""
-    with pytest.raises(EvditError, match=f"batch_size is {BATCH}: 1 ranks of 8 parts each need at least 8"):
+    with pytest.raises(ValueError, match=f"{BATCH} samples can't be 8 parts"):
         train_net(tmp_path, accumulation=8)

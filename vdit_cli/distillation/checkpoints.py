@@ -115,7 +115,7 @@ def save_checkpoint(folder: Path, state: TrainingState, ranks: Ranks = ALONE) ->
     if ranks.any(bool(broken))[0]:
         raise EvditError(
             f"{broken[0] if broken else 'a tensor of another rank'} is not finite after iteration {state.iteration}: "
-            "nothing of it is saved, and the last good checkpoint is kept",
+            f"nothing of it is saved; {what_is_kept(folder)}",
             where=str(folder),
             next_steps=["a smaller learning rate", "another seed, in a new folder"],
             exit_code=FAILED,
@@ -162,6 +162,20 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
+def newest_iteration(folder: Path) -> int:
+    """The iteration of the newest checkpoint in `folder`, 0 where there is none."""
+    found = list_checkpoints(folder)
+    return int(found[-1].name.removeprefix("step-")) if found else 0
+
+
+def what_is_kept(folder: Path) -> str:
+    """What of a training that broke off is in `folder`, its checkpoints, in words."""
+    done = newest_iteration(folder)
+    if not done:
+        return "nothing was saved yet: the same command begins from the start"
+    return f"the last good checkpoint, of iteration {done}, is kept"
+
+
 def check_goes_on(folder: Path, iterations: int, was_done: bool = False) -> None:
     """Raise EvditError (2) where the newest checkpoint in `folder` leaves nothing to do with the values insisted on.
 
@@ -174,7 +188,7 @@ def check_goes_on(folder: Path, iterations: int, was_done: bool = False) -> None
             where="--allow-changed",
             next_steps=["a new folder with -o, and --checkpoint with this one"],
         )
-    done = int(found[-1].name.removeprefix("step-")) if found else 0
+    done = newest_iteration(folder)
     if done >= iterations:
         raise EvditError(
             f"{found[-1]} has {done} of {iterations} iterations: with other values nothing would be left to train",

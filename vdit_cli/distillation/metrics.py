@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vdit_cli.artifacts.atomic import write_text
+from vdit_cli.distillation.checkpoints import what_is_kept
 from vdit_cli.errors import ENVIRONMENT, FAILED, EvditError
 from vdit_cli.parallel.groups import ALONE, Ranks
 
@@ -60,7 +61,8 @@ class Metrics:
         for name, value in values.items():
             if not math.isfinite(value):
                 raise EvditError(
-                    f"{label}: {name} is {value} at iteration {iteration}; the last good checkpoint is kept",
+                    f"{label}: {name} is {value} at iteration {iteration}; "
+                    f"{what_is_kept(self.path.parent / 'checkpoints')}",
                     where=str(self.path),
                     next_steps=["a smaller learning rate", "another seed, in a new folder"],
                     exit_code=FAILED,

@@ -22,7 +22,6 @@ from vdit_cli.diffusion.milestones import Milestones
 from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.distillation.fitting import autocast, check_shard
 from vdit_cli.distillation.mlcd_networks import Pair, open_pair
-from vdit_cli.distillation.samples import parts_of
 from vdit_cli.errors import EvditError, quoted
 from vdit_cli.knobs import flat
 from vdit_cli.parallel.groups import ALONE, Ranks
@@ -155,7 +154,7 @@ def check_options(options: DistillMlcdOptions, ranks: Ranks = ALONE) -> None:
             where=options.where("teacher_shares") or options.where("teacher_points") or "distill_mlcd.teacher_points",
             next_steps=["--set distill_mlcd.teacher_points=[2,5,25] --set distill_mlcd.teacher_shares=[]"],
         )
-    parts_of(0, 0, options.batch_size, torch.device("cpu"), ranks.rank, ranks.count, options.accumulation)
+    check_parts(options, ranks.count)
     check_shard(options)
     if options.shard == "full" and options.target == "average":
         raise EvditError(
@@ -163,6 +162,24 @@ def check_options(options: DistillMlcdOptions, ranks: Ranks = ALONE) -> None:
             where=options.where("target") or options.where("shard"),
             next_steps=["--set distill_mlcd.target=student", "--set distill_mlcd.shard=none"],
         )
+
+
+def check_parts(options: DistillMlcdOptions, ranks: int) -> None:
+    """Raise EvditError (2) where a batch has fewer samples than `ranks` ranks have parts."""
+    batch, parts = options.batch_size, options.accumulation
+    if batch >= ranks * parts:
+        return
+    need = counted(parts, "part") if ranks == 1 else f"{ranks} ranks of {counted(parts, 'part')} each"
+    raise EvditError(
+        f"batch_size is {batch}: {need} need at least {counted(ranks * parts, 'clip')}",
+        where=options.where("accumulation") or options.where("batch_size") or f"{ranks} ranks (--gpus, torchrun)",
+        next_steps=[
+            f"--set distill_mlcd.batch_size={ranks * parts}",
+            *([f"--set distill_mlcd.accumulation={batch // ranks}"] if parts > 1 and batch >= ranks else []),
+            *([f"--gpus {batch // parts}"] if ranks > 1 and batch >= parts else []),
+            *(["--gpus 1 --set distill_mlcd.accumulation=1"] if batch < min(ranks, parts) else []),
+        ],
+    )
 
 
 def request_of(job: Job) -> Request:

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from vdit_cli.artifacts.atomic import free_name
-from vdit_cli.distillation.checkpoints import checkpoint_place
+from vdit_cli.distillation.checkpoints import checkpoint_place, what_is_kept
 from vdit_cli.distillation.mlcd_networks import Learned
 from vdit_cli.errors import FAILED, EvditError
 from vdit_cli.measures import motion, sharpness
@@ -109,9 +109,9 @@ class Watch:
                 previews.keep(iteration, made)
         why = ranks.from_first(lambda: self._judged(iteration))
         if why:
-            self._set_aside(iteration)
+            kept = self._set_aside(iteration)
             raise EvditError(
-                f"{self.label} collapsed at iteration {iteration}: {why}; the last good checkpoint is kept",
+                f"{self.label} collapsed at iteration {iteration}: {why}; {kept}",
                 where=str(previews.folder),
                 next_steps=[
                     "--set distill_mlcd.learning_rate=... (smaller) --allow-changed",
@@ -132,7 +132,13 @@ class Watch:
         )
         return collapse_of(look, noted[min(noted)], teacher, self.options.collapse_factor) or ""
 
-    def _set_aside(self, iteration: int) -> None:
-        saved = checkpoint_place(self.folder / "checkpoints", iteration)
-        if self.ranks.is_first and saved.is_dir():
-            saved.rename(free_name(saved.with_name(f"collapsed-{iteration:06d}")))
+    def _set_aside(self, iteration: int) -> str:
+        """Set the collapsed student's checkpoint aside; returns what is kept, in words."""
+
+        def move() -> str:
+            saved = checkpoint_place(self.folder / "checkpoints", iteration)
+            if saved.is_dir():
+                saved.rename(free_name(saved.with_name(f"collapsed-{iteration:06d}")))
+            return what_is_kept(saved.parent)
+
+        return self.ranks.from_first(move)

@@ -110,14 +110,11 @@ def parts_of(
 ) -> list[Samples]:
     """One rank's parts of a batch: neighbouring samples, every rank as many parts, sizes one apart at most.
 
-    Raises EvditError (2) for a batch with fewer samples than parts.
+    Raises ValueError for a batch with fewer samples than parts, which `check_parts` of a stage refuses before.
     """
     total = ranks * accumulation
     if batch_size < total:
-        raise EvditError(
-            f"batch_size is {batch_size}: {ranks} ranks of {accumulation} parts each need at least {total}",
-            next_steps=[f"batch_size={total}", "fewer ranks", "a smaller accumulation"],
-        )
+        raise ValueError(f"{batch_size} samples can't be {total} parts")
     edges = [part * batch_size // total for part in range(rank * accumulation, (rank + 1) * accumulation + 1)]
     return [
         Samples(seed, iteration, first, end - first, batch_size, device)

@@ -15,7 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vdit_cli.distillation.checkpoints import TrainingState, drop_older, newest_checkpoint, save_checkpoint
+from vdit_cli.distillation.checkpoints import (
+    TrainingState,
+    drop_older,
+    newest_checkpoint,
+    save_checkpoint,
+    what_is_kept,
+)
 from vdit_cli.distillation.metrics import Metrics
 from vdit_cli.distillation.optimisers import Optimisers, learning_rate_share, update_average
 from vdit_cli.distillation.samples import LossTerms, Samples, SplitLoss, WholeLoss, parts_of, split_loss
@@ -214,7 +220,7 @@ def _not_finite(model: nn.Module, terms: LossTerms, label: str, iteration: int, 
         more = f" and of {len(broken) - 1} more" if len(broken) > 1 else ""
         what = f"the gradient of {broken[0]}{more} is not finite" if broken else "another rank's loss is not finite"
     return EvditError(
-        f"{label}: {what} at iteration {iteration}; the last good checkpoint is kept",
+        f"{label}: {what} at iteration {iteration}; {what_is_kept(folder / 'checkpoints')}",
         where=str(folder),
         next_steps=["a smaller learning rate", "another seed, in a new folder"],
         exit_code=FAILED,
