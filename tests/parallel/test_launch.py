@@ -20,6 +20,8 @@ FAILING = """
 import os, signal, sys
 from vdit_cli.cli.app import explain
 from vdit_cli.errors import EvditError
+from vdit_cli.parallel import environment
+environment.GRACE = float(os.environ.get("GRACE", "0"))
 if os.environ["RANK"] == "1":
     sys.exit(explain(EvditError("tile 3 is odd", where="plan.json", next_steps=["mend it"], exit_code=5)))
 signal.pause()
@@ -57,6 +59,19 @@ def test_the_first_error_ends_all_ranks_and_is_the_launcher_s(tmp_path: Path, mo
     assert caught.value.exit_code == 5
     assert capfd.readouterr() == ("", "")
     assert before == (dict(os.environ), signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+
+
+@pytest.mark.parametrize(
+    ("raises", "grace", "told"),
+    [("True", "1e9", "error: tile 3 is odd"), ('os.environ["RANK"] == "1"', "0", "error: rank 1: tile 3 is odd")],
+)
+def test_under_torchrun_an_error_is_told_once(tmp_path: Path, raises: str, grace: str, told: str):
+    """Of all ranks by the first; of one rank alone with its number."""
+    program = FAILING.replace('os.environ["RANK"] == "1"', raises)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    given = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GRACE": grace}
+    done = subprocess.run([*command, script(tmp_path, program)], env=given, capture_output=True, text=True, timeout=300)
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [told], done.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")

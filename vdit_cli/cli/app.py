@@ -35,7 +35,7 @@ from vdit_cli.errors import (
     nearest,
     unknown_name,
 )
-from vdit_cli.parallel.environment import leave_error, rank
+from vdit_cli.parallel.environment import leave_error, not_told_yet, rank
 
 COMMANDS: tuple[tuple[str, str], ...] = (
     ("doctor", "Check this machine; each problem comes with its fix"),
@@ -150,12 +150,15 @@ def check_text(args: Sequence[str]) -> None:
 
 
 def explain(error: BaseException) -> int:
-    """Print an error on stderr in the house's form, or leave it to the launcher of ranks; returns its exit code."""
+    """Print an error on stderr in the house's form, or leave it to the launcher of ranks; returns its exit code.
+
+    Of ranks that something else launched the first one on each machine tells what all of them would.
+    """
     told = as_evdit_error(error)
     if isinstance(told, Interrupted) and rank() > 0:
         return DONE  # the first rank tells it for all; torchrun would end that one at another's exit code
-    if not leave_error(told):
-        tell(sys.stderr, told.text())
+    if not leave_error(told) and (text := not_told_yet(told.text())):
+        tell(sys.stderr, text)
     return told.exit_code
 
 

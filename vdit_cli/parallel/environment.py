@@ -11,12 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vdit_cli.artifacts.atomic import write_text
 from vdit_cli.errors import INTERRUPTED, EvditError, Interrupted
 
 LAUNCHER = "EVDIT_LAUNCHER"
 """Environment variable of the ranks that `launch.py` started: its process number."""
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Environment variable of torchrun's ranks: the file that a rank leaves its error in."""
+
+GRACE = 5.0
+"""Seconds in which a rank waits for the first one to tell the same error."""
 
 
 def is_rank() -> bool:
@@ -68,6 +72,30 @@ def leave_error(error: EvditError) -> bool:
     message = {"message": error.what, "extraInfo": {"timestamp": str(int(time.time()))}}
     Path(path).write_text(json.dumps({"message": message, "evdit": told}), encoding="utf-8")
     return True
+
+
+def not_told_yet(text: str) -> str | None:
+    """An error's text to print, with this rank's number where it is not 0; None where the first rank here tells it.
+
+    For ranks that torchrun or `accelerate launch` started. The first one on this machine leaves what it tells beside
+    torchrun's files of errors; another one that fails looks for it there, and waits GRACE seconds: the first may fail
+    a little later, or not at all.
+    """
+    path, number = os.environ.get(ERROR_FILE), os.environ.get("RANK", "0")
+    if not path or "WORLD_SIZE" not in os.environ:
+        return text
+    told = Path(path).parents[1] / "evdit-error.txt"
+    labelled = text if number == "0" else text.replace("error: ", f"error: rank {number}: ", 1)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        try:
+            write_text(told, text)
+        except EvditError:
+            return labelled  # a place that can't be written: each rank tells its own
+        return labelled
+    until = time.monotonic() + GRACE
+    while not told.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    return None if told.exists() and told.read_text(encoding="utf-8") == text else labelled
 
 
 def left_error(content: Mapping[str, Any]) -> tuple[float, EvditError] | None:
