@@ -222,6 +222,24 @@ def test_a_finished_run_is_not_taken_for_one_of_other_values(tmp_path: Path, req
     assert (run.path / "run.json").read_bytes() == before
 
 
+def test_a_finished_run_stays_itself_until_a_longer_one_is_done(tmp_path: Path, request_of):
+    """Found by its own request, with or without a path; what was changed is kept in words on the card."""
+    shorter, longer = (replace(request_of(r), length="search_masks.r") for r in (0.1, 0.2))
+    with RunDir.start(None, shorter) as run:
+        write_text(run.path / "plan.json", "{}")
+        run.add_output("plan", "plan.json")
+    with pytest.raises(Interrupted), RunDir.start(run.path, longer, allow_changed=True) as begun:
+        raise Interrupted("stopped")
+    for path in (run.path, None):
+        again = RunDir.start(path, shorter)
+        assert again.is_done() and again.path == run.path and again.since.manifest["key"] == begun.manifest["key"]
+    assert "- `search_masks.r` from 0.1 to 0.2\n" in (run.path / "README.md").read_text(encoding="utf-8")
+    with RunDir.start(run.path, longer):
+        pass
+    with pytest.raises(EvditError, match="search_masks.r: was 0.2, is 0.1"):
+        RunDir.start(run.path, shorter)
+
+
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b""), Path.unlink], ids=["empty", "gone"])
 @pytest.mark.parametrize("name", ["a.mp4", "a.json", "student/w.safetensors"])
 def test_what_is_damaged_is_not_done(tmp_path: Path, request_of, damage, name: str):

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.artifacts.receipt import Receipt
-from vdit_cli.errors import USAGE
+from vdit_cli.errors import USAGE, Interrupted
 
 TINY = [
     f"train_shapes.{key}"
@@ -90,6 +90,23 @@ def test_a_tiny_training_makes_a_model_that_generates(tmp_path: Path, evdit):
     )
     assert code == 0, err
     assert out.strip() == "v.mp4" and Path("v.mp4").stat().st_size > 1000
+
+
+def test_the_card_tells_what_changed_on_the_way(tmp_path: Path, evdit, monkeypatch: pytest.MonkeyPatch):
+    """At the part and iteration that it took effect in."""
+    command = ["train-shapes", "-o", str(tmp_path / "run"), "--device", "cpu", *SETS]
+    with monkeypatch.context() as patch:
+        patch.setattr("vdit_cli.distillation.train_shapes.train_text", pressed)
+        assert evdit(*command)[0] == 130
+    code, _, err = evdit(*command, "--set", "train_shapes.text.learning_rate=0.5", "--allow-changed")
+    assert code == 0, err
+    card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    assert "changed to the recipe's:\n\n- `text.learning_rate` from 0.001 to 0.5 at iteration 0 of the text\n" in card
+
+
+def pressed(*given: object) -> None:
+    """Ctrl-C."""
+    raise Interrupted("stopped")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vdit_cli.artifacts.atomic import write_text
+from vdit_cli.artifacts.changes import FINISHED, changes_of
 
 MARK = "<!-- written by evdit from run.json -->"
 CARD = "README.md"
@@ -38,6 +39,11 @@ def card(manifest: Mapping[str, Any]) -> str:
         + (f" {manifest['failure']}" if "failure" in manifest else ""),
         "",
     ]
+    if FINISHED in manifest:
+        lines += ["What came out is of the run as it was finished before it was made longer, until that is done.", ""]
+    changes = [f"- {each}" for each in changes_of(manifest)]
+    if changes:
+        lines += ["## Values that were changed on the way", "", *changes, ""]
     inputs = [[role, each["name"], each["sha256"][:12]] for role, each in manifest["inputs"].items()]
     outputs = [
         [role, f"[{each['path']}](<{each['path']}>)", each["sha256"][:12]] for role, each in manifest["outputs"].items()

@@ -7,7 +7,6 @@ the inputs, decides what "the same" is. Paths in run.json are relative and stay 
 from __future__ import annotations
 
 import datetime
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,18 @@ from typing import Any
 
 from vdit_cli.artifacts import unfinished
 from vdit_cli.artifacts.atomic import check_writable, readable, through_links, write_json
+from vdit_cli.artifacts.changes import (
+    CHANGES,
+    DONE,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    RUN_FILE,
+    RUNNING,
+    check_may_change,
+    differences,
+    noted,
+)
 from vdit_cli.artifacts.digest import content_digest, file_digest, file_digests, path_digest
 from vdit_cli.artifacts.lock import LOCK, FolderLock
 from vdit_cli.artifacts.receipt import kept, read_object, this_machine, versions
@@ -25,11 +36,11 @@ from vdit_cli.artifacts.run_card import CARD, is_own_card, write_card
 from vdit_cli.errors import USAGE, EvditError, Interrupted
 
 SCHEMA = "evdit.run/1"
-RUN_FILE = "run.json"
-RUNNING, INTERRUPTED, FAILED, DONE = "running", "interrupted", "failed", "done"
 
 REPLACES = "replaces"
 """Key of the outputs of the run before, in the same folder, that have no successor yet."""
+CARRIED = ("outputs", REPLACES, CHANGES, FINISHED)
+"""Keys of a run that stay where it goes on with other values."""
 NEEDED = {"command", "model", "values", "key", "inputs", "lineage", "state", "outputs", "versions", "machine"}
 """Keys without which a run.json is damaged."""
 
@@ -78,13 +89,15 @@ class RunDir:
     A run that takes the place of another one (`anew`) changes nothing on the disk before its first output.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], since: RunDir | None = None) -> None:
         self.path = path
         self.manifest = manifest
         self.lock = FolderLock(path)
         self.waits = False
         self.before: dict[str, Any] | None = None
         """What run.json said before `--allow-changed` insisted on other values."""
+        self.since = since
+        """The same folder as it is now, where this run is one that was finished and is being made longer since."""
 
     @classmethod
     def create(cls, path: Path | str, request: Request) -> RunDir:
@@ -136,17 +149,26 @@ class RunDir:
 
         Raises EvditError (exit 2), naming the keys that differ, for a run that was asked for something else, unless it
         holds nothing yet, or `allow_changed` (None: the command has no such flag) and nothing of `request.fixed`
-        differs; a finished run can only be made longer. `otherwise` are further steps to offer.
+        differs; a finished run can only be made longer, and until that is done it is still there for its own request
+        (`since` is what was begun). `otherwise` are further steps to offer.
         """
         run, asked = cls.of_command(path, request.command), request.manifest()
-        changed = run.differences(asked)
+        changed = differences(run.manifest, asked)
         if not changed:
             return run
+        finished = run.manifest.get(FINISHED, {})
+        if finished.get("key") == asked["key"] and (was := cls(run.path, finished, since=run)).is_done():
+            return was
         is_begun = bool(contents(run.path))
         if is_begun:
-            run.check_may_change(request, changed, allow_changed, otherwise)
+            check_may_change(run.path, run.manifest, request, changed, allow_changed, otherwise)
         run.before = dict(run.manifest) if is_begun else None
-        run.manifest = {**asked, **{key: run.manifest[key] for key in ("outputs", REPLACES) if key in run.manifest}}
+        carried = {key: run.manifest[key] for key in CARRIED if key in run.manifest}
+        if run.before:
+            carried[CHANGES] = [*run.manifest.get(CHANGES, []), *noted(changed)]
+            if run.before["state"] == DONE:
+                carried[FINISHED] = run.before
+        run.manifest = {**asked, **carried}
         return run
 
     @classmethod
@@ -159,8 +181,8 @@ class RunDir:
     ) -> RunDir:
         """Create the run at `path`, or resume it if it is there.
 
-        Without a path: the run of today, or one of an earlier day that has not ended, if it was asked for the same;
-        else `runs/<date>-<command>-<model>`, with -2, -3, ... where that is taken.
+        Without a path: the run of today, or one of an earlier day that has not ended, if it was asked for the same
+        (now, or before it was made longer); else `runs/<date>-<command>-<model>`, with -2, -3, ... where that is taken.
         """
         if path is not None:
             made = (Path(path) / RUN_FILE).exists()
@@ -173,7 +195,8 @@ class RunDir:
                 kept(folder / RUN_FILE, SCHEMA, dict) if alike.fullmatch(folder.name) else None
             )
             is_todays = folder.name.startswith(today.name[:10])
-            if known and known.get("key") == key and (is_todays or known.get("state") != DONE):
+            keys = (known.get("key"), known.get(FINISHED, {}).get("key")) if known else ()
+            if known and key in keys and (is_todays or known.get("state") != DONE):
                 return cls.resume(folder, request)
         names = (today if number == 1 else today.with_name(f"{today.name}-{number}") for number in count(1))
         return cls.create(next(filter(is_free, names)), request)
@@ -187,7 +210,7 @@ class RunDir:
         command.
         """
         old, asked = cls.of_command(path, request.command), request.manifest()
-        if old.manifest["state"] != DONE and not old.differences(asked):
+        if old.manifest["state"] != DONE and not differences(old.manifest, asked):
             return old
         run = cls(old.path, {**asked, REPLACES: {**old.manifest.get(REPLACES, {}), **old.manifest["outputs"]}})
         run.waits = True
@@ -219,6 +242,7 @@ class RunDir:
                 return
             if error is None:
                 self.remove_replaced()
+                self.manifest.pop(FINISHED, None)
                 self.manifest["state"] = DONE
             elif isinstance(error, (Interrupted, KeyboardInterrupt)):
                 self.manifest["state"] = INTERRUPTED
@@ -315,39 +339,6 @@ class RunDir:
         """Whether there is nothing left to do: the run ended well, and all that it made is still whole."""
         return self.manifest["state"] == DONE and all(self.is_whole(role) for role in self.manifest["outputs"])
 
-    def differences(self, asked: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """The keys in which another manifest asks for something else, each with (what it was, what it is)."""
-        if self.manifest["key"] == asked["key"]:
-            return {}
-        mine, other = decisive(self.manifest), decisive(asked)
-        keys = [key for key in [*mine, *(key for key in other if key not in mine)] if mine.get(key) != other.get(key)]
-        return {key: (mine.get(key), other.get(key)) for key in keys}
-
-    def check_may_change(
-        self,
-        request: Request,
-        changed: Mapping[str, tuple[Any, Any]],
-        allow_changed: bool | None,
-        otherwise: Sequence[str],
-    ) -> None:
-        """Raise EvditError (exit 2) unless what `changed` may change in this run, and the person insists."""
-        fixed = {key: values for key, values in changed.items() if key.removeprefix("input ") in request.fixed}
-        was, now = changed.get(request.length or "", (0, 0))
-        is_longer = len(changed) == 1 and now > was
-        may_change = not fixed and (self.manifest["state"] != DONE or is_longer)
-        if allow_changed and may_change:
-            return
-        what = "was made by another recipe"
-        if allow_changed:
-            what = "was begun with what can't change any more" if fixed else "is finished, with other values"
-        told = fixed if allow_changed and fixed else changed
-        insist = ["--allow-changed"] if may_change and allow_changed is False else []
-        raise EvditError(
-            f"{self.path} {what}: " + "; ".join(f"{key}: was {was!r}, is {now!r}" for key, (was, now) in told.items()),
-            where=str(self.path / RUN_FILE),
-            next_steps=["a new folder with -o", *insist, *otherwise],
-        )
-
     def save(self) -> None:
         """Write run.json, whole or not at all."""
         write_json(self.path / RUN_FILE, self.manifest)
@@ -371,13 +362,6 @@ def contents(folder: Path) -> list[Path]:
         and not (file == card and is_own_card(card))
         and not any(file == each or each in file.parents for each in left)
     ]
-
-
-def decisive(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a run's key, flat, with digests cut to what a person can compare."""
-    inputs = {f"input {role}": each["sha256"][:12] for role, each in manifest["inputs"].items()}
-    flat = {"command": manifest["command"], "model": manifest["model"], **manifest["values"], **inputs}
-    return json.loads(json.dumps(flat))  # as run.json holds them: a tuple is a list there
 
 
 def default_path(request: Request) -> Path:

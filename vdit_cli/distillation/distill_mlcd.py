@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vdit_cli.artifacts.changes import DONE, changes_within, place
 from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
-from vdit_cli.artifacts.run_dir import DONE, Request, RunDir
+from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.attention.bind import Attend
 from vdit_cli.data.shards import open_data
-from vdit_cli.distillation.checkpoints import check_goes_on
+from vdit_cli.distillation.checkpoints import check_goes_on, newest_iteration
 from vdit_cli.distillation.fitting import autocast, fit_model
 from vdit_cli.distillation.mlcd_card import student_card
 from vdit_cli.distillation.mlcd_job import (
@@ -45,6 +46,7 @@ from vdit_cli.distillation.trainer import put_parameters, train
 from vdit_cli.parallel.groups import Ranks, joined
 from vdit_cli.parallel.sharding import shard, whole_on_first
 from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.sampling.announcement import counted
 from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
 from vdit_cli.sampling.plans import fallbacks
 from vdit_cli.timing import Progress, Stopwatch
@@ -70,7 +72,7 @@ def distill_mlcd(
         request = request_of(job)
         run, is_done = _begun(out, request, allow_changed, ranks)
         if is_done:
-            progress.say(f"{run.path} is done already")
+            progress.say(f"{run.path} is done already{longer_since(run)}")
             return run.find("transformer")
         announce(job, progress)
         with run if ranks.is_first else nullcontext():
@@ -90,6 +92,17 @@ def _begun(out: Path | None, request: Request, allow_changed: bool, ranks: Ranks
     run = RunDir.start(out, request, allow_changed) if ranks.is_first else None
     path, is_done = json.loads(ranks.from_first(lambda: json.dumps([str(run.path), run.is_done()] if run else [])))
     return run or (RunDir.open(path) if is_done else RunDir(Path(path), request.manifest())), is_done
+
+
+def longer_since(run: RunDir) -> str:
+    """What has become of a finished run that is being made longer, in words, or nothing."""
+    if run.since is None:
+        return ""
+    was, now = run.manifest["values"]["iterations"], run.since.manifest["values"]["iterations"]
+    return (
+        f": its student of {was} iterations. It is being made longer, which is {run.since.state()}: "
+        f"--set distill_mlcd.iterations={now} goes on with that"
+    )
 
 
 def less_memory(options: DistillMlcdOptions) -> list[str]:
@@ -128,19 +141,28 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
         role = "transformer" if is_last else f"transformer-{steps}"
         if run.before is not None and is_last:
             check_goes_on(folder / "checkpoints", options.iterations, run.before["state"] == DONE)
+        done = newest_iteration(folder / "checkpoints")
+        if job.ranks.is_first and (is_last or done < options.iterations) and place(run.manifest, label_of(steps), done):
+            run.save()
         learned = _student(job, clips, steps, folder, clock, progress)
         # A student that others start from stays as it was written, whatever has changed for those.
         if job.ranks.any(job.ranks.is_first and (is_last or not run.is_whole(role)))[0]:
             kept = whole_on_first(learned.part("student"), job.ranks)
             if job.ranks.is_first:
                 sampler = job.sampler(steps)
-                card = student_card(job, start, sampler, folder / "metrics.jsonl")
+                changes = changes_within(run.manifest, label_of(steps))
+                card = student_card(job, start, sampler, folder / "metrics.jsonl", changes)
                 write_student(pair.student, folder / STUDENT, kept, sampler, card, lineage, job.plan)
                 run.add_output(role, (folder / STUDENT).relative_to(run.path).as_posix())
         if job.ranks.is_first:
             start = f"the student of {steps} steps"
             lineage = (weights_digest(sorted((folder / STUDENT).glob("*.safetensors"))), *lineage)
     return attends
+
+
+def label_of(steps: int) -> str:
+    """What a student is called."""
+    return f"student of {counted(steps, 'step')}"
 
 
 def _student(job: Job, clips: HeldClips, steps: int, folder: Path, clock: Stopwatch, progress: Progress) -> Learned:
@@ -156,7 +178,7 @@ def _student(job: Job, clips: HeldClips, steps: int, folder: Path, clock: Stopwa
         matrix_decay=0.0,
         adam=options.adam,
     )
-    label = f"student of {steps} steps" if steps > 1 else "student of 1 step"
+    label = label_of(steps)
     schedule = job.schedule.to(job.device)
     lesson = Lesson(options, pair, learned, clips, schedule, steps, job.teacher_guidance, options.held_out, job.ranks)
     with clock.phase(f"train {steps}"):

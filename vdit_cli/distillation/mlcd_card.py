@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from vdit_cli.artifacts.sampler import Sampler
@@ -11,14 +12,18 @@ from vdit_cli.errors import printable, quoted
 from vdit_cli.sampling.announcement import masks_told
 
 
-def student_card(job: Job, start: str, sampler: Sampler, metrics: Path) -> str:
-    """The card of a student that began as `start`; its last loss is read from the metrics of its training."""
+def student_card(job: Job, start: str, sampler: Sampler, metrics: Path, changes: Sequence[str]) -> str:
+    """The card of a student that began as `start`; its last loss is read from the metrics of its training.
+
+    `changes` are the values that changed on the way, in words; what the card says besides are the last ones.
+    """
     options, teacher = job.options, job.pair.teacher.name
     lines = metrics.read_text(encoding="utf-8").splitlines()
     loss = f"{json.loads(lines[-1])['loss']:.4g}" if lines else "unknown"
     steps = "1 step" if sampler.steps == 1 else f"{sampler.steps} steps"
     how = "without guidance" if sampler.guidance == 1.0 else f"with guidance {sampler.guidance:g}"
     weights = f"LoRA of rank {options.lora_rank}, merged" if options.lora_rank else "all weights"
+    changed = f"| changed on the way | {'; '.join(changes)} |\n" if changes else ""
     return f"""# A student of {teacher}: {steps}, {how}
 
 Made by `evdit distill-mlcd` (multi-step latent consistency distillation, arXiv 2403.06807 and 2502.06155).
@@ -33,7 +38,7 @@ It is a transformer alone: VAE, text encoder and tokenizer are {teacher}'s.
 | data | {len(job.clips)} clips, {options.held_out} of them held out |
 | start | {printable(start)} |
 | teacher points a segment | {", ".join(map(str, options.teacher_points))} |
-| loss at the end | {loss} |
+{changed}| loss at the end | {loss} |
 
 `sampler.json` holds the sampler: `evdit generate` takes steps, timesteps and guidance from it.
 """

@@ -107,6 +107,8 @@ def model_card(facts: dict[str, Any], recipe: str) -> str:
         for name, part in parts
     )
     motions = "\n".join(f"| {name} | {value:.2f} |" for name, value in psnr.items() if name not in ("all", "worst"))
+    changed = "".join(f"\n- {each}" for each in facts["changes"])
+    changed = f"\nOn the way these values were changed to the recipe's:\n{changed}\n" if changed else ""
     return f"""# shapes
 
 A text-to-video model small enough to travel with the package: an OpenSoraT2V transformer, a CausalVAEModel and a T5
@@ -127,7 +129,7 @@ On {facts["machine"]}, torch {facts["torch"]}, {facts["date"]}; again, with the 
 Scenes are drawn from the training combinations only; 36 of 360 colour, shape and motion triples are held out.
 The text encoder is trained first, to tell of each token its word and the attributes of its phrase; it reads
 {facts["text"]["read"]:.3f} of 512 held-out captions without a mistake.
-
+{changed}
 ## VAE
 PSNR in dB on {vae["clips"]} unseen clips: mean {psnr["all"]:.2f}, worst {psnr["worst"]:.2f}.
 

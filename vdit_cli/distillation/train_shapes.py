@@ -13,13 +13,14 @@ import yaml
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from vdit_cli.artifacts.atomic import write_json
+from vdit_cli.artifacts.changes import changes_of, place
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.backbones.devices import pick_device
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.data.shapes_prompts import LONGEST_CAPTION
 from vdit_cli.diffusion.schedules import NoiseSchedule
-from vdit_cli.distillation.checkpoints import check_goes_on
+from vdit_cli.distillation.checkpoints import check_goes_on, newest_iteration
 from vdit_cli.distillation.shapes_folder import (
     SCHEDULER_CONFIG,
     build_tokenizer,
@@ -122,6 +123,9 @@ def _train(options: TrainShapesOptions, run: RunDir, device: torch.device, progr
     folder = run.path
     if run.before is not None:
         check_goes_on(folder / "transformer" / "checkpoints", options.transformer.iterations)
+    part = next((part for part in ("vae", "text") if not run.is_whole(part)), "transformer")
+    if place(run.manifest, part, newest_iteration(folder / part / "checkpoints")):
+        run.save()
     _prefer_speed(device)
     compiled = device.type == "cuda"
     vae, vae_facts = _finished_vae(options, run, device, compiled, progress)
@@ -152,6 +156,7 @@ def _train(options: TrainShapesOptions, run: RunDir, device: torch.device, progr
             "seconds": trained.seconds,
             "loss": last_loss(folder / "transformer" / "metrics.jsonl"),
         },
+        "changes": changes_of(run.manifest),
     }
     recipe = yaml.safe_dump({"train_shapes": nested(options)}, sort_keys=False).strip()
     write_pipeline(folder / "model", model, text, vae, tokenizer, model_card(facts, recipe))
