@@ -96,3 +96,16 @@ def test_messages_to_a_full_disk_stop_nothing():
         pytest.skip("no /dev/full here")
     done = subprocess.run(["sh", "-c", 'exec "$0" -m vdit_cli masks show nowhere 2> /dev/full', sys.executable])
     assert done.returncode == 2
+
+
+@posix
+@pytest.mark.parametrize("words", ["--version", "--help", "masks show --help", "models", "models --json"])
+def test_a_result_that_can_not_be_written_is_told(words: str):
+    """`> /dev/full`: no disk of ours is full."""
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    command = f'exec "$0" -m vdit_cli {words} > /dev/full'
+    done = subprocess.run(["sh", "-c", command, sys.executable], stderr=subprocess.PIPE, text=True)
+    first, *_ = done.stderr.splitlines()
+    assert (done.returncode, first) == (1, "error: the result can't be written to stdout: No space left on device")
+    assert "Exception ignored" not in done.stderr

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vdit_cli.errors import EvditError
-from vdit_cli.knobs import flat
+from vdit_cli.knobs import flat, origins_told
 from vdit_cli.recipe import GenerateOptions, Recipe, load
 
 
@@ -131,7 +131,43 @@ def test_flags_are_checked_too():
         with pytest.raises(EvditError) as error:
             load(None, flags={key: value})
         assert error.value.where == told
-    assert load(None, flags={"generate.metadata": False}).generate.where("metadata") == "--no-metadata"
+    told = load(None, flags={"generate.metadata": False, "generate.lora": ["a", "b c:0.5"]}).generate
+    assert (told.where("metadata"), told.where("lora")) == ("--no-metadata", "--lora a --lora 'b c:0.5'")
+
+
+@pytest.mark.parametrize(
+    ("given", "place", "step"),
+    [
+        ({"flags": {"generate.checkpoint": ""}}, "--checkpoint ''", "no --checkpoint"),
+        ({"flags": {"generate.lora": ["a", ""]}}, "--lora a --lora ''", "no --lora"),
+        ({"flags": {"analyze.layers": ""}}, "--layers ''", "no --layers"),
+        ({"sets": ["distill_mlcd.kernel=''"]}, "--set distill_mlcd.kernel=''", "no distill_mlcd.kernel"),
+        ({"sets": ["generate.lora=['']"]}, "--set generate.lora=['']", "no generate.lora"),
+    ],
+)
+def test_empty_text_is_refused(given: dict, place: str, step: str):
+    """It is what `--checkpoint=$RUN` gives where RUN is not set; a negative prompt alone may be nothing."""
+    with pytest.raises(EvditError, match="is empty") as error:
+        load(**given)
+    assert (error.value.exit_code, error.value.where, error.value.next_steps) == (2, place, (step,))
+    assert load(None, flags={"generate.negative": ""}).generate.negative == ""
+
+
+def test_an_error_at_a_flag_tells_where_its_value_was_set(recipe_file):
+    """The recipe's line or the setting; a flag as it was told, and a flag that nobody set."""
+    path = recipe_file("generate:\n  video_frames: 8\n")
+    options = load(path, ["generate.kernel=flash"], {"generate.lora": ["a", "b"]}).generate
+    for told, place in [
+        ("--frames 8", f"{path}:2 generate.video_frames"),
+        ("--kernel flash", "--set generate.kernel=flash"),
+        ("--lora b", "--lora b"),
+        ("--device tpu", "--device tpu"),
+        ("a prompt", "a prompt"),
+        (None, None),
+    ]:
+        with pytest.raises(EvditError) as error, origins_told(options):
+            raise EvditError("", where=told)
+        assert error.value.where == place
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", "folder"])

@@ -76,11 +76,14 @@ def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
     return sorted(names, key=lambda known: -SequenceMatcher(None, name.lower(), known.lower()).ratio())[:count]
 
 
-def unknown_name(kind: str, name: str, names: Iterable[str], where: str | None = None) -> EvditError:
-    """The error for a `kind` called `name` that is in no table, with the three nearest names as the next step."""
+def unknown_name(
+    kind: str, name: str, names: Iterable[str], where: str | None = None, flag: str | None = None
+) -> EvditError:
+    """The error for a `kind` called `name` that is in no table, with the three nearest names as the next step.
+
+    Where a person may type them behind a `flag`, the next step says so.
+    """
     known = list(names)
-    return EvditError(
-        f"unknown {kind} {name!r}: it is none of {', '.join(sorted(known))}",
-        where=where,
-        next_steps=nearest(name, known),
-    )
+    told = f"the only one is {known[0]}" if len(known) == 1 else f"it is none of {', '.join(sorted(known))}"
+    steps = [f"{flag} {each}" if flag else each for each in nearest(name, known)]
+    return EvditError(f"unknown {kind} {name!r}: {told}", where=where, next_steps=steps)

@@ -11,6 +11,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
@@ -35,9 +36,13 @@ def knob(
     flag: str | None = None,
     at_least: float | Fraction | None = None,
     at_most: float | Fraction | None = None,
+    may_be_empty: bool = False,
 ) -> Any:
-    """A field of a section: its default, its help, its flag if that is not `--<field>`, and the bounds of its value."""
-    notes = {"help": help, "flag": flag, "at_least": at_least, "at_most": at_most}
+    """A field of a section: its default, its help, its flag if that is not `--<field>`, and the bounds of its value.
+
+    Text must not be empty, as it is where a variable of a shell is not set, unless it `may_be_empty`.
+    """
+    notes = {"help": help, "flag": flag, "at_least": at_least, "at_most": at_most, "may_be_empty": may_be_empty}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=notes)
     return field(default=default, metadata=notes)
@@ -279,6 +284,9 @@ def members(kind: Any) -> tuple[Any, ...]:
 def checked(root: type[Section], value: Any, key: str, where: str) -> Any:
     """`value` in the type of the knob `key`. Raises EvditError for another type, for NaN, infinity, or too little."""
     kind, found = find_knob(root, key, where)
+    if "" in (value if isinstance(value, list | tuple) else [value]) and not found.metadata.get("may_be_empty"):
+        name = where.partition(" ")[0] if where.startswith(flag_name(root, key)) else key
+        raise EvditError(f"{key} is empty: it must say something", where=where, next_steps=[f"no {name}"])
     least, most = found.metadata.get("at_least"), found.metadata.get("at_most")
     for member in members(kind):
         fits, cast = fit(value, member)
@@ -363,8 +371,25 @@ def flag_name(root: type[Section], key: str) -> str:
 
 
 def flag_text(root: type[Section], key: str, value: Any) -> str:
-    """The flag of a knob as it was typed: `--frames 31`, `--no-strict`."""
+    """The flag of a knob as it was typed: `--frames 31`, `--no-strict`, `--lora a --lora b`."""
     name = flag_name(root, key)
     if isinstance(value, bool):
         return name if value else f"--no-{name[2:]}"
-    return f"{name} {shlex.quote(str(value))}"
+    typed = value if isinstance(value, list | tuple) else [value]
+    return " ".join(f"{name} {shlex.quote(str(each))}" for each in typed)
+
+
+@contextmanager
+def origins_told(options: Section) -> Iterator[None]:
+    """Let an error inside that tells of a flag tell instead where its value was set: in a recipe or by `--set`.
+
+    What checks a value far below knows it as its flag, and not every knob of every command has one.
+    """
+    try:
+        yield
+    except EvditError as error:
+        flag = (error.where or "").partition(" ")[0]
+        origins = {flag_name(type(options), key): origin for key, origin in options.origins.items()}
+        if not origins.get(flag, flag).startswith(flag):
+            error.where = origins[flag]
+        raise

@@ -5,13 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.backbones.adapters import pairs_in, write_diffusers, write_peft
+from tests.backbones.open_sora_plan.opened import opened
 from tests.tiny_pipeline import write_pipeline
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import RunDir
+from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.artifacts.video_file import read_video
+from vdit_cli.backbones.lineage import Lineage
+from vdit_cli.backbones.lora import write_adapter
 from vdit_cli.errors import DONE, USAGE
+from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.plan import MaskPlan
 
 PROMPT = "a red circle"
 
@@ -63,3 +70,59 @@ def test_a_folder_goes_on_only_with_the_same_adapter(evdit, tiny):
     write_peft(Path("adapter"), tiny / "transformer", seed=4)
     code, _, err = evdit(*command)
     assert code == USAGE and "lora: was" in err
+
+
+def student_adapter(tiny: Path, trained_on: str, folder: str = "adapter", seed: int = 0) -> MaskPlan:
+    """The folder of an adapter, as a student of two steps under 1:2 leaves it; its plan."""
+    backbone = opened(tiny)
+    own = backbone.defaults
+    grid = backbone.grid(own.video_frames, own.height, own.width)
+    plan = MaskPlan.uniform("tiny", grid, backbone.architecture, TileMask.parse("1:2", grid.frames))
+    generator = torch.Generator().manual_seed(seed)
+    down, up = (torch.randn(*shape, generator=generator) for shape in ((2, 48), (48, 2)))
+    pairs = {"transformer_blocks.0.attn1.to_q": (down, up)}
+    write_adapter(Path(folder), pairs, Lineage((trained_on,), plan.digest).metadata())
+    Sampler("milestones", (999, 499 + seed), 1.0).write(Path(folder))
+    plan.write(Path(folder))
+    return plan
+
+
+def warnings_of(evdit, *words: str) -> list[str]:
+    """The warnings in the receipt of a video, all of which stand on stderr too."""
+    code, _, err = evdit("generate", PROMPT, *words, "-o", "out.mp4", "--overwrite")
+    assert code == DONE, err
+    found = list(Receipt.read("out.json").ran.warnings)
+    assert {f"warning: {line}" for line in found} <= set(err.splitlines())
+    return found
+
+
+def test_what_lora_leaves_out_of_a_student_is_told(evdit, tiny):
+    """Its sampler, and its plan unless masks were asked for; as a checkpoint, which the line names, it takes both."""
+    plan = student_adapter(tiny, opened(tiny).weights_digest)
+    command = ("--model", str(tiny), "--lora", "adapter:0.5", "--steps", "1")
+    told = "--lora adapter adds weights alone, not the adapter's sampler (2 steps of milestones, guidance 1)"
+    step = " (--checkpoint adapter takes that too)"
+    assert f"{told} and plan {plan.digest[:12]}{step}" in warnings_of(evdit, *command)
+    assert told + step in warnings_of(evdit, *command, "--masks", "none")
+    assert not any("adapter" in line for line in warnings_of(evdit, "--model", str(tiny), "--checkpoint", "adapter"))
+    assert Receipt.read("out.json").ran.plan == plan.digest
+    student_adapter(tiny, opened(tiny).weights_digest, "other", seed=1)
+    beside = warnings_of(evdit, "--model", str(tiny), "--checkpoint", "adapter", "--lora", "other")
+    assert told.replace("adapter adds", "other adds") in beside
+
+
+def test_an_adapter_to_other_weights_is_told(evdit, tiny):
+    """It is added, as was asked; as a checkpoint it would be refused, so that is not proposed."""
+    student_adapter(tiny, "0123456789abcdef")
+    found = warnings_of(evdit, "--model", str(tiny), "--lora", "adapter", "--steps", "1")
+    first, second = (line for line in found if "adapter" in line)
+    assert first.startswith("the adapter adapter was trained on weights 0123456789ab, and the model's are others")
+    assert second.startswith("--lora adapter adds weights alone") and "--checkpoint" not in second
+
+
+def test_an_adapter_of_others_is_not_judged(evdit, tiny):
+    """It says nothing of its past, and what lies beside it may be anything."""
+    folder = write_peft(Path("adapter"), tiny / "transformer")
+    (folder / "sampler.json").write_text("[]")
+    found = warnings_of(evdit, "--model", str(tiny), "--lora", "adapter", "--steps", "1")
+    assert not any("adapter" in line for line in found)

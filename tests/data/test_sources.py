@@ -59,8 +59,11 @@ def test_clips_that_can_t_be_scenes_are_refused(size: ClipSize, told: str):
     assert error.value.exit_code == USAGE and error.value.next_steps
 
 
-@pytest.mark.parametrize(("source", "told"), [(None, "there is nothing to prepare"), ("shape", "shape")])
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [(None, "there is nothing to prepare"), ("shape", "unknown source 'shape': the only one is shapes")],
+)
 def test_a_source_that_is_not_there_is_answered_with_those_that_are(source: str | None, told: str):
     with pytest.raises(EvditError, match=told) as error:
         check_source(PrepareDataOptions(source=source))
-    assert error.value.exit_code == USAGE and any("shapes" in step for step in error.value.next_steps)
+    assert error.value.exit_code == USAGE and error.value.next_steps == ("--source shapes",)

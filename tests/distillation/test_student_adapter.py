@@ -61,6 +61,7 @@ def test_the_adapter_is_a_checkpoint(model: Path, student: Path):
     assert own_plan(adapter) == own_plan(whole) == MaskPlan.read(student)
     assert adapter.lineage == whole.lineage == (plain.weights_digest,)
     added = opened(model, lora=(str(student.parent),))
+    assert added.trained_elsewhere() == adapter.trained_elsewhere() == []
     assert added.weights_digest == adapter.weights_digest and added.sampler is own_plan(added) is None
     expected = made(whole)[1]
     for backbone in (adapter, added):
@@ -83,7 +84,8 @@ def test_an_adapter_to_other_weights_is_no_checkpoint(model: Path, student: Path
     with pytest.raises(EvditError, match="the adapter was trained on weights") as caught:
         assert backbone.weights_digest
     assert caught.value.exit_code == USAGE and "--lora" in caught.value.next_steps[0]
-    assert opened(other, lora=(str(student / "adapter"),)).weights_digest
+    (told,) = opened(other, lora=(str(student / "adapter"),)).trained_elsewhere()
+    assert told.path == str(student / "adapter")
 
 
 @pytest.mark.numerical
@@ -101,6 +103,9 @@ def test_a_student_goes_on_from_an_adapter(model: Path, student: Path, tmp_path:
     assert RunDir.open(tmp_path / "run").lineage()[-1] == opened(model).weights_digest
     with pytest.raises(EvditError, match="the adapter was trained on weights"):
         assert opened(model, checkpoint=str(again / "adapter")).weights_digest
+    second = (str(again / "adapter"),)
+    assert len(opened(model, lora=second).trained_elsewhere()) == 1
+    assert opened(model, checkpoint=str(student / "adapter"), lora=second).trained_elsewhere() == []
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from vdit_cli.cli.app import COMMANDS, load_command
+from vdit_cli.knobs import flat
+from vdit_cli.recipe import Recipe
 
 NAMES = [name for name, _ in COMMANDS]
 PAGES = ["", *NAMES, *(f"{name} {inner}" for name in NAMES for inner in getattr(load_command(name), "commands", {}))]
@@ -73,3 +75,25 @@ def test_the_installed_script_runs():
     assert script, "install the package: pip install -e ."
     done = subprocess.run([script, "--version"], capture_output=True, text=True, encoding="utf-8", check=True)
     assert done.stdout.startswith("evdit ")
+
+
+SECTIONS = ("generate", "analyze", "prepare_data", "distill_mlcd", "train_shapes", "bench.attention", "bench.model")
+"""Those of the recipe that a command of their name reads."""
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_bad_value_is_told_where_it_was_set(evdit, section: str):
+    """By `--set`, though what checks it knows it as a flag, which some knobs of some commands are not."""
+    knob = "kernel=flash" if section == "distill_mlcd" else "device=tpu"
+    more = {
+        "generate": ["a large red circle moving right over a black background"],
+        "prepare_data": ["--source", "shapes"],
+    }
+    words = [*section.replace("_", "-").split("."), *more.get(section, [])]
+    code, _, err = evdit(*words, "--set", f"{section}.{knob}")
+    assert code == 2 and f"  from:  --set {section}.{knob}\n" in err
+
+
+def test_every_section_is_read_by_a_command_of_its_name():
+    found = {".".join(key.split(".")[:-1]) for key, _ in flat(Recipe()) if key.endswith(".device")}
+    assert found == set(SECTIONS)

@@ -259,6 +259,9 @@ class AddsAdapters(Protocol):
     loras: tuple[Lora, ...]
     """Those of `LoadOptions.lora`, and the one that the checkpoint is; `weights_digest` tells them apart."""
 
+    def trained_elsewhere(self) -> Sequence[Lora]:
+        """Those that say that they were trained on other weights than they are added to. May read a whole file."""
+
 
 @runtime_checkable
 class BringsPlan(Protocol):

@@ -20,6 +20,8 @@ from torch import Tensor
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.digest import content_digest, damaged, weights_digest
 from vdit_cli.artifacts.places import expanded
+from vdit_cli.artifacts.sampler import Sampler
+from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.errors import EvditError
 
@@ -65,7 +67,8 @@ class Pair:
 class Lora:
     """An adapter that fits a transformer: `pairs` by the name of the weight they are added to, times `scale`.
 
-    `digest` tells its content from any other's, whatever the path and the scale.
+    `digest` tells its content from any other's, whatever the path and the scale. One that was trained here says by its
+    `lineage` on what, and has its student's `sampler` beside it; of others both are empty.
     """
 
     path: str
@@ -73,6 +76,8 @@ class Lora:
     scale: float
     pairs: Mapping[str, Pair]
     digest: str
+    lineage: Lineage = Lineage()
+    sampler: Sampler | None = None
 
     def content(self) -> dict[str, Any]:
         """What a receipt tells of it."""
@@ -125,7 +130,9 @@ def read_lora(place: Path, scale: float, shapes: Mapping[str, tuple[int, ...]], 
         for layer, keys in layers.items()
     }
     factors = {name: pair.factor for name, pair in pairs.items()}
-    return Lora(str(place), file, scale, pairs, content_digest([weights_digest([file]), factors]))
+    lineage = Lineage.read(file)
+    sampler = Sampler.read(file.parent) if lineage.weights else None
+    return Lora(str(place), file, scale, pairs, content_digest([weights_digest([file]), factors]), lineage, sampler)
 
 
 def write_adapter(folder: Path, pairs: Mapping[str, tuple[Tensor, Tensor]], metadata: Mapping[str, str]) -> None:

@@ -1,7 +1,10 @@
-"""One safetensors file: written so that a full disk is an OSError, and trained tensors in a type that keeps them."""
+"""One safetensors file: its bytes decided by what it holds, a full disk an OSError, trained tensors in a type that
+keeps them.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -17,11 +20,15 @@ MOST_LOST = 0.02
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file that others may read, as the umask says. Raises OSError for a full disk."""
+    """Write a safetensors file that others may read, as the umask says; equal content gives equal bytes.
+
+    Raises OSError for a full disk.
+    """
     path.touch()
     mode = path.stat().st_mode
     try:
         save_file(tensors, path, metadata=dict(metadata or {}))
+        _sort_metadata(path)
         path.chmod(mode)  # safetensors makes files that only their owner can read, whatever the umask
     except SafetensorError as error:
         # safetensors tells a full disk only in words; as an OSError it is answered like any other.
@@ -29,6 +36,19 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str,
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file in order: safetensors writes them in another one each time.
+
+    Its JSON has no spaces and only what must be escaped is, which is how it is written here: the length stays.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length))
 
 
 def trained_tensor(stored: Tensor, exact: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import typer
 
 from vdit_cli.cli.console import Console
 from vdit_cli.cli.options import Config, Json, Set, Verbose, knob_option
+from vdit_cli.knobs import origins_told
 from vdit_cli.recipe import load
 
 EXAMPLE = """evdit analyze -o runs/tiles
@@ -60,7 +61,7 @@ def command(
 
     from vdit_cli.analysis.analyze import analyze
 
-    with Console(verbose=verbose) as console:
+    with Console(verbose=verbose) as console, origins_told(recipe.analyze):
         found = analyze(recipe.analyze, output, console)
         console.end_stage()
         if as_json:

@@ -22,7 +22,7 @@ import typer
 from typer.core import MarkupMode, TyperCommand, TyperGroup
 
 from vdit_cli import __version__
-from vdit_cli.cli.console import tell
+from vdit_cli.cli.console import Console, tell
 from vdit_cli.cli.help_page import HelpPage, HelpPages, markup_mode
 from vdit_cli.errors import (
     DONE,
@@ -94,7 +94,7 @@ def named(command: Any, name: str) -> TyperCommand | TyperGroup:
 def print_version(asked: bool) -> None:
     """Print the version and leave, when asked."""
     if asked:
-        typer.echo(f"evdit {__version__}")
+        Console().data(f"evdit {__version__}")
         raise typer.Exit()
 
 

@@ -11,6 +11,7 @@ import typer
 from vdit_cli.cli.console import Console
 from vdit_cli.cli.help_page import HelpPage, HelpPages
 from vdit_cli.cli.options import Config, Json, Set, knob_option
+from vdit_cli.knobs import Section, origins_told
 from vdit_cli.recipe import load
 
 EXAMPLE = "evdit bench attention --preset shapes"
@@ -79,7 +80,7 @@ def attention(
     from vdit_cli.bench.attention import bench_attention
     from vdit_cli.bench.tables import as_text
 
-    show(console, as_json, as_text, lambda: bench_attention(options, output, console))
+    show(console, options, as_json, as_text, lambda: bench_attention(options, output, console))
 
 
 @app.command("model", cls=HelpPage, epilog=MODEL_EXAMPLE)
@@ -119,17 +120,21 @@ def model(
     from vdit_cli.bench.model import bench_model
     from vdit_cli.bench.model_tables import as_text
 
-    show(console, as_json, as_text, lambda: bench_model(options, output, console))
+    show(console, options, as_json, as_text, lambda: bench_model(options, output, console))
 
 
 def show(
-    console: Console, as_json: bool, as_text: Callable[[dict[str, Any]], str], measure: Callable[[], dict[str, Any]]
+    console: Console,
+    options: Section,
+    as_json: bool,
+    as_text: Callable[[dict[str, Any]], str],
+    measure: Callable[[], dict[str, Any]],
 ) -> None:
     """Measure, then print the results, also those of a bench that failed. Raises BenchFailed after printing."""
     from vdit_cli.bench.failing import BenchFailed
 
     failure = None
-    with console:
+    with console, origins_told(options):
         try:
             results = measure()
         except BenchFailed as error:

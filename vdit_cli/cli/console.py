@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from types import FrameType, TracebackType
 from typing import Any, TextIO
 
-from vdit_cli.errors import printable
+from vdit_cli.errors import FAILED, EvditError, printable
 from vdit_cli.parallel.environment import rank
 
 LINE_SECONDS = 5.0
@@ -92,13 +92,18 @@ class Console:
         return self.stop_asked
 
     def data(self, text: str) -> None:
-        """Text on stdout: what the command was asked for."""
+        """Text on stdout: what the command was asked for. Raises EvditError (1) where it can't be written."""
         if not self.speaks:
             return
         try:
             write_line(self.out, text)
         except BrokenPipeError:  # `evdit ... | head`: it has read what it wanted
             silence(self.out)
+        except OSError as error:
+            silence(self.out)
+            what = f"the result can't be written to stdout: {error.strerror}"
+            steps = ["another file or a pipe behind >"]
+            raise EvditError(what, where="stdout", next_steps=steps, exit_code=FAILED) from error
 
     def json(self, schema: str, content: Mapping[str, Any]) -> None:
         """One JSON object on stdout, its first key the schema ("evdit.models/1"). Raises ValueError for NaN."""

@@ -9,6 +9,7 @@ import typer
 
 from vdit_cli.cli.console import Console
 from vdit_cli.cli.options import AllowChanged, Config, Gpus, Json, Set, Verbose, knob_option
+from vdit_cli.knobs import origins_told
 from vdit_cli.recipe import load
 
 EXAMPLE = """evdit distill-mlcd --data data/shapes --steps 4 --config recipes/distill-mlcd.yaml -o runs/four
@@ -56,12 +57,13 @@ def command(
     from vdit_cli.distillation.distill_mlcd import distill_mlcd
     from vdit_cli.parallel.launch import launched
 
-    if launched(gpus, recipe.distill_mlcd.device):
-        return
-    with Console(verbose=verbose) as console:
-        folder = distill_mlcd(recipe.distill_mlcd, output, console, allow_changed)
-        console.end_stage()
-        if as_json:
-            console.json("evdit.distill-mlcd/1", {"student": str(folder)})
-        else:
-            console.data(str(folder))
+    with origins_told(recipe.distill_mlcd):
+        if launched(gpus, recipe.distill_mlcd.device):
+            return
+        with Console(verbose=verbose) as console:
+            folder = distill_mlcd(recipe.distill_mlcd, output, console, allow_changed)
+            console.end_stage()
+            if as_json:
+                console.json("evdit.distill-mlcd/1", {"student": str(folder)})
+            else:
+                console.data(str(folder))

@@ -9,6 +9,7 @@ import typer
 
 from vdit_cli.cli.console import Console
 from vdit_cli.cli.options import Config, Json, Overwrite, Set, Verbose, knob_option
+from vdit_cli.knobs import origins_told
 from vdit_cli.recipe import load
 
 EXAMPLE = """evdit generate "a large red circle moving right over a black background" -o out.mp4
@@ -76,7 +77,7 @@ def command(
     from vdit_cli.sampling.generate import Asked, generate
 
     asked = Asked(tuple(prompts or ()), prompts_file, output, overwrite)
-    with console:
+    with console, origins_told(recipe.generate):
         made = generate(recipe.generate, asked, console)
     if as_json:
         videos = [{"path": str(video.path), "receipt": video.receipt.content()} for video in made]

@@ -10,6 +10,7 @@ import typer
 
 from vdit_cli.cli.console import Console
 from vdit_cli.cli.options import Config, Json, Set, Verbose, knob_option
+from vdit_cli.knobs import origins_told
 from vdit_cli.recipe import load
 
 EXAMPLE = """evdit prepare-data --source shapes --count 2000 -o data/shapes
@@ -53,7 +54,7 @@ def command(
 
     from vdit_cli.data.prepare_data import prepare_data
 
-    with Console(verbose=verbose) as console:
+    with Console(verbose=verbose) as console, origins_told(recipe.prepare_data):
         made = prepare_data(recipe.prepare_data, output, console)
         console.end_stage()
         rate = made.clips_per_second

@@ -9,6 +9,7 @@ import typer
 
 from vdit_cli.cli.console import Console
 from vdit_cli.cli.options import AllowChanged, Config, Json, Set, Verbose, knob_option
+from vdit_cli.knobs import origins_told
 from vdit_cli.recipe import load
 
 EXAMPLE = """evdit train-shapes --config recipes/train-shapes.yaml -o runs/shapes
@@ -41,7 +42,7 @@ def command(
 
     from vdit_cli.distillation.train_shapes import train_shapes
 
-    with Console(verbose=verbose) as console:
+    with Console(verbose=verbose) as console, origins_told(recipe.train_shapes):
         folder = train_shapes(recipe.train_shapes, output, console, allow_changed)
     if as_json:
         console.json("evdit.train-shapes/1", {"model": str(folder)})

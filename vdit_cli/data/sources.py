@@ -97,4 +97,4 @@ def check_source(options: PrepareDataOptions) -> None:
             next_steps=[f"--source {name}" for name in SOURCES],
         )
     if options.source not in SOURCES:
-        raise unknown_name("source", options.source, SOURCES, where=f"--source {options.source}")
+        raise unknown_name("source", options.source, SOURCES, f"--source {options.source}", flag="--source")

@@ -11,12 +11,12 @@ from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import Request
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.artifacts.video_file import check_encoder, rate_of
-from vdit_cli.backbones.base import Backbone, cut_of
+from vdit_cli.backbones.base import AddsAdapters, Backbone, cut_of
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
-from vdit_cli.errors import EvditError, Interrupted, unknown_name
+from vdit_cli.errors import EvditError, Interrupted, quoted, unknown_name
 from vdit_cli.recipe import GenerateOptions
-from vdit_cli.sampling.announcement import cut_text, prompt_doubts, say_options, summary
+from vdit_cli.sampling.announcement import counted, cut_text, listed, prompt_doubts, say_options, summary
 from vdit_cli.sampling.compiling import is_compiled
 from vdit_cli.sampling.making import Job, Making, filled
 from vdit_cli.sampling.memory import Placing, check_memory
@@ -32,7 +32,7 @@ from vdit_cli.sampling.outputs import (
     waiting,
     write_receipt,
 )
-from vdit_cli.sampling.plans import bind_plan, check_kernel, find_plan, measured_costs
+from vdit_cli.sampling.plans import AUTO, bind_plan, check_kernel, find_plan, measured_costs
 from vdit_cli.sampling.prompts import collect_prompts
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.sampling.sidecar import loras_of
@@ -153,7 +153,8 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
     negative = own.negative if options.negative is None else options.negative
     fps = rate_of(options.fps or own.fps)
     say_options("generate", options, filled(options, spec, negative, fps), backbone.name, progress)
-    warnings = sampler_doubts(backbone, spec) + idle_options(options, backbone, spec, plan, len(prompts))
+    warnings = sampler_doubts(backbone, spec) + adapter_doubts(options, backbone, plan)
+    warnings += idle_options(options, backbone, spec, plan, len(prompts))
     for line in (*warnings, *doubts.values()):
         progress.say(f"warning: {line}")
     batch = options.batch * (2 if spec.guided else 1)
@@ -184,6 +185,31 @@ def sampler_doubts(backbone: Backbone, spec: SampleSpec) -> list[str]:
     for name, asked, trained in (*pairs, ("guidance", spec.guidance, own.guidance)):
         if asked != trained:
             found.append(f"this student was trained for {name} {trained}: {name} {asked} may look worse")
+    return found
+
+
+def adapter_doubts(options: GenerateOptions, backbone: Backbone, plan: MaskPlan) -> list[str]:
+    """Adapters beside other weights than they were trained on, and what `--lora` leaves out of a student's."""
+    if not isinstance(backbone, AddsAdapters):
+        return []
+    strangers = backbone.trained_elsewhere()
+    found = [
+        f"the adapter {each.path} was trained on weights {each.lineage.weights[0][:12]}, and the model's are others: "
+        "it may look worse"
+        for each in strangers
+    ]
+    own: Sampler | None = getattr(backbone, "sampler", None)
+    for each in backbone.loras:
+        left = []
+        if each.sampler is not None and each.sampler != own:
+            told = each.sampler
+            left.append(f"sampler ({counted(told.steps, 'step')} of {told.scheduler}, guidance {told.guidance:g})")
+        if options.masks == AUTO and each.lineage.plan not in (None, plan.digest):
+            left.append(f"plan {each.lineage.plan[:12]}")
+        is_checkpoint = each not in strangers and options.checkpoint is None
+        step = f" (--checkpoint {quoted(each.file.parent)} takes that too)" if is_checkpoint else ""
+        if left:
+            found.append(f"--lora {each.path} adds weights alone, not the adapter's {listed(left)}{step}")
     return found
 
 

@@ -24,6 +24,7 @@ from vdit_cli.attention.bind import Attend, Case, bind
 from vdit_cli.attention.costs import CostTable
 from vdit_cli.backbones.base import EMPTY, Cut, TextStates
 from vdit_cli.backbones.devices import pick_device, pick_dtype
+from vdit_cli.backbones.lora import Lora
 from vdit_cli.backbones.open_sora_plan import loading, transformer_config
 from vdit_cli.backbones.open_sora_plan.folders import ModelFolders
 from vdit_cli.backbones.open_sora_plan.offload import Part, Parts
@@ -149,6 +150,10 @@ class OpenSoraPlan:
     def lineage(self) -> tuple[str, ...]:
         """Digests of the weights that the transformer's come from."""
         return self.weights.lineage
+
+    def trained_elsewhere(self) -> list[Lora]:
+        """The adapters that say that they were trained on other weights than the transformer's."""
+        return self.weights.trained_elsewhere()
 
     def own_plan(self) -> MaskPlan | None:
         """The plan.json beside the transformer's weights, or in the folder of the model or run that they are part of.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vdit_cli.artifacts.digest import content_digest, weights_digest
 from vdit_cli.backbones.lineage import Lineage
-from vdit_cli.backbones.lora import WEIGHTS, added, asked_lora, read_lora
+from vdit_cli.backbones.lora import WEIGHTS, Lora, added, asked_lora, read_lora
 from vdit_cli.backbones.open_sora_plan import loading
 from vdit_cli.backbones.open_sora_plan.folders import ModelFolders
 from vdit_cli.backbones.open_sora_plan.offload import open_streamed
@@ -64,8 +64,20 @@ class Weights:
                     f"--checkpoint START --lora {quoted(str(self.adapter))}  (START is what its training started from)"
                 ],
             )
-        beside = [[each.digest, each.scale] for each in self.loras]
+        return self._digest_with(self.loras)
+
+    def _digest_with(self, loras: Sequence[Lora]) -> str:
+        beside = [[each.digest, each.scale] for each in loras]
         return content_digest([self.stored_digest, *beside]) if beside else self.stored_digest
+
+    def trained_elsewhere(self) -> list[Lora]:
+        """The adapters that say that they were trained on other weights than the stored ones.
+
+        Those before them in the row may have been added to these then.
+        """
+        starts = [self._digest_with(self.loras[:count]) for count in range(len(self.loras))]
+        told = ((each, each.lineage.weights[:1], starts[: place + 1]) for place, each in enumerate(self.loras))
+        return [each for each, weights, known in told if not set(weights) <= set(known)]
 
     @cached_property
     def _lineage(self) -> Lineage:
