@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,9 +18,18 @@ ITERATIONS = 23
 
 
 def train_small(
-    folder: Path, kill_at: int | None = None, nan_at: int | None = None, progress: Progress | None = None
+    folder: Path,
+    kill_at: int | None = None,
+    nan_at: int | None = None,
+    progress: Progress | None = None,
+    scale: float = 1.0,
+    kind: type[TrainingOptions] = TrainingOptions,
+    **more: Any,
 ) -> tuple[nn.Module, Trained]:
-    """Learn to reverse four numbers; the process kills itself at `kill_at`, the loss is NaN at `nan_at`."""
+    """Learn to reverse four numbers; the process kills itself at `kill_at`, the loss is NaN at `nan_at`.
+
+    `scale` is how often the loss counts; `more` are options, of another `kind`.
+    """
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4))
     optimisers = build_optimisers(
@@ -30,10 +40,10 @@ def train_small(
         if iteration == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         x = torch.randn(16, 4, generator=on_cpu) + 0.01 * torch.randn(16, 4, generator=on_device)
-        value = (model(x) - x.flip(-1)).square().mean()
+        value = scale * (model(x) - x.flip(-1)).square().mean()
         return {"loss": value * float("nan") if iteration == nan_at else value}
 
-    options = TrainingOptions(iterations=ITERATIONS, warmup=3, average_keep=0.9, checkpoint_every=5, log_every=4)
+    options = kind(iterations=ITERATIONS, warmup=3, average_keep=0.9, checkpoint_every=5, log_every=4, **more)
     trained = train(model, optimisers, loss, options, "small", 7, folder, torch.device("cpu"), progress or Silent())
     return model, trained
 

@@ -29,8 +29,6 @@ from vdit_cli.distillation.mlcd_job import idle_options
 from vdit_cli.distillation.mlcd_watch import Look
 from vdit_cli.errors import FAILED, EvditError, Interrupted
 from vdit_cli.recipe import DistillMlcdOptions, load
-from vdit_cli.tiles.architecture import Architecture
-from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Silent
@@ -330,21 +328,3 @@ def test_previews_need_an_encoder_before_anything_loads(made: tuple[Path, Path],
     with pytest.raises(EvditError, match="mp4 files can't be written"):
         stage.distill_mlcd(options, tmp_path / "run", Silent())
     assert not (tmp_path / "run").exists()
-
-
-def test_masks_are_trained_in_float32_on_a_gpu_unless_asked():
-    """What "auto" is, for all weights under masks; LoRA, other devices, full attention and what is asked for stay."""
-    grid, gpu = VideoGrid(3, 2, 2), torch.device("cuda")
-    masked, dense = (
-        MaskPlan.uniform("tiny", grid, Architecture("OpenSoraT2V", 2, 2, 24), TileMask.parse(mask, 3))
-        for mask in ("1:2", "3:0")
-    )
-    auto = DistillMlcdOptions()
-    assert mlcd_job.precision_under(masked, auto, gpu) == "float32"
-    others = (
-        (dense, auto, gpu),
-        (masked, auto, torch.device("cpu")),
-        (masked, DistillMlcdOptions(lora_rank=2), gpu),
-    )
-    assert {mlcd_job.precision_under(*each) for each in others} == {"auto"}
-    assert mlcd_job.precision_under(masked, DistillMlcdOptions(precision="bfloat16"), gpu) == "bfloat16"

@@ -13,6 +13,7 @@ from tests.distillation.small_training import ITERATIONS, train_small
 from vdit_cli.distillation.checkpoints import list_checkpoints, newest_checkpoint
 from vdit_cli.distillation.metrics import Metrics
 from vdit_cli.errors import FAILED, EvditError, Interrupted
+from vdit_cli.recipe import RankedTrainingOptions
 from vdit_cli.timing import Silent
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +91,26 @@ def test_a_figure_that_is_not_finite_is_not_written(tmp_path, saved: int, told: 
     with pytest.raises(EvditError, match=f"small: loss is nan at iteration 6; .*{told}") as caught:
         metrics.write("small")
     assert caught.value.exit_code == FAILED and not metrics.path.exists()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_gradients_lost_in_rounding_are_told_once(tmp_path, precision: str):
+    """Above a thousand times the clip, with what may help; just below it nothing is said."""
+    told = {}
+    for clip in (1.0, 1e4):
+        progress = Silent()
+        options = {"kind": RankedTrainingOptions, "precision": precision, "clip": clip}
+        train_small(tmp_path / str(clip), progress=progress, scale=1e5, **options)
+        told[clip] = [line for line in progress.lines if line.startswith("warning: ")]
+    norm = _lines(tmp_path / "1.0")[0]["gradient_norm"]
+    assert 1e3 < norm < 1e7 and told[1e4] == []
+    (line,) = told[1.0]
+    cures = "precision=float32 or a smaller learning rate" if precision == "bfloat16" else "a smaller learning rate"
+    assert f"norm of the gradients is {norm:.2g} at iteration 4, of which clip keeps 1:" in line
+    assert line.endswith(f"try {cures}")
+    with pytest.raises(EvditError, match="loss is nan") as caught:
+        train_small(tmp_path / "nan", nan_at=2, kind=RankedTrainingOptions, precision=precision)
+    assert list(caught.value.next_steps) == [*cures.split(" or "), "another seed, in a new folder"]
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimiser-1.safetensors", "state.json"])

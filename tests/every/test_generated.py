@@ -13,6 +13,8 @@ import pytest
 from tests.closeness import assert_close
 from tests.distillation.prepared import write_data
 from tests.tiny_pipeline import write_pipeline
+from vdit_cli.backbones.open_sora_plan.backbone import OpenSoraPlan
+from vdit_cli.data.shards import open_data
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("999", "749", "499", "249")
@@ -100,3 +102,23 @@ def test_figures_of_gradients_make_tables(build: ModuleType, tmp_path: Path):
         eps, v = ([rows[after, kind][t] for t in TIMES] for kind in ("eps", "v"))
         assert_close(eps, v, rtol=0.01)
         assert rows[before, "eps"]["999"] > 20 * v[0] and [rows[before, "v"][t] for t in TIMES] == v
+
+
+@pytest.mark.numerical
+def test_figures_of_times_make_a_table(build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """docs/gather_errors_by_time.py on a tiny model, and on one that tells nothing: its error is all of v."""
+    import gather_errors_by_time as gather
+
+    model = write_pipeline(tmp_path / "model")
+    data = write_data(tmp_path / "data", model, 2)
+    table = gather.measure(data, 2, str(model), (0, 999))["tables"]["times"]
+    cells = [build.formatted(row, key, how) for row in table["rows"] for _, key, how in table["columns"]]
+    assert "-" not in cells and all(row["query"] > 0 for row in table["rows"])
+    for row in table["rows"]:
+        assert_close(row["x0"], row["noise"] * row["v"] ** 0.5, rtol=1e-5)
+
+    denoise = OpenSoraPlan.denoise
+    monkeypatch.setattr(OpenSoraPlan, "denoise", lambda *given: 0 * denoise(*given))
+    (nothing,) = gather.measure(data, 2, str(model), (999,))["tables"]["times"]["rows"]
+    # At t = 999 v is the latents but for their sign and .006 of noise.
+    assert_close(nothing["v"], open_data(data).latents(range(2)).square().mean().item(), rtol=0.05)

@@ -18,7 +18,7 @@ from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.attention.bind import Attend
 from vdit_cli.data.shards import open_data
 from vdit_cli.distillation.checkpoints import check_goes_on, newest_iteration
-from vdit_cli.distillation.fitting import autocast, fit_model
+from vdit_cli.distillation.fitting import autocast, fit_model, number_format
 from vdit_cli.distillation.mlcd_card import student_card
 from vdit_cli.distillation.mlcd_job import (
     Job,
@@ -26,7 +26,6 @@ from vdit_cli.distillation.mlcd_job import (
     bind_student,
     check_options,
     lineage_of,
-    numbers_of,
     prepare,
     request_of,
     step_counts,
@@ -232,7 +231,7 @@ def _receipt(job: Job, request: Request, attends: tuple[Attend, ...], clock: Sto
             model=job.pair.teacher.name,
             weights=job.pair.teacher.weights_digest,
             device=str(device),
-            dtype=numbers_of(job.options, device),
+            dtype=number_format(job.options.precision, device),
             scheduler=sampler.scheduler,
             timesteps=sampler.timesteps,
             guidance=sampler.guidance,

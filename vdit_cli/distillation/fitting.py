@@ -72,3 +72,9 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Non
         precision = told[asked] if ACCELERATE_PRECISION in os.environ else "auto"
     is_half = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16, enabled=is_half)
+
+
+def number_format(precision: str, device: torch.device) -> str:
+    """What the matrix products of such a region run in: "bfloat16" or "float32"."""
+    with autocast(precision, device):
+        return "bfloat16" if torch.is_autocast_enabled(device.type) else "float32"

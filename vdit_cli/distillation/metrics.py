@@ -30,6 +30,9 @@ class Metrics:
         self.ranks = ranks
         folder.mkdir(parents=True, exist_ok=True)
         self.window: list[dict[str, Tensor]] = []
+        self.latest: dict[str, float] = {}
+        """The means of the window that was written last."""
+        self.is_warned = False
         self.last = (start, 0.0)
         self.clock = time.perf_counter()
         self.board = open_board(folder / "tensorboard", start) if tensorboard and ranks.is_first else None
@@ -56,6 +59,7 @@ class Metrics:
         iteration, rate_share = self.last
         now = time.perf_counter()
         values = dict(zip(means, self.ranks.sum(torch.stack(list(means.values()))).tolist(), strict=True))
+        self.latest = values
         speed = len(self.window) / (now - self.clock)
         self.window, self.clock = [], now
         for name, value in values.items():

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -20,7 +19,7 @@ from vdit_cli.data.facts import DataFacts
 from vdit_cli.data.shards import INDEX, Clips
 from vdit_cli.diffusion.milestones import Milestones
 from vdit_cli.diffusion.schedules import NoiseSchedule
-from vdit_cli.distillation.fitting import autocast, check_shard
+from vdit_cli.distillation.fitting import autocast, check_shard, number_format
 from vdit_cli.distillation.mlcd_networks import Pair, open_pair
 from vdit_cli.errors import EvditError, quoted
 from vdit_cli.knobs import flat
@@ -78,8 +77,6 @@ class Job:
     schedule: NoiseSchedule
     device: torch.device
     ranks: Ranks
-    asked_precision: str = "auto"
-    """What was asked for where `options.precision` is what became of it."""
 
     @property
     def teacher_guidance(self) -> float:
@@ -188,7 +185,6 @@ def request_of(job: Job) -> Request:
     values = {key: value for key, value in flat(options) if key not in HOW}
     # A digest reads a whole model: without a checkpoint the student is the teacher, and its files are not read again.
     values |= {
-        "precision": job.asked_precision,
         "plan": job.plan.digest if job.plan else None,
         "teacher_weights": job.pair.teacher.weights_digest,
         "student_weights": job.pair.student.weights_digest if options.checkpoint else None,
@@ -224,9 +220,8 @@ def prepare(options: DistillMlcdOptions, counts: Sequence[int], clips: Clips, ra
     spec = SampleSpec(size["video_frames"], size["height"], size["width"], 1, 1.0, "milestones")
     plan = find_plan(options.masks, pair.student, spec, options.allow_other_weights)
     previews, held_out = min(options.previews, len(clips)), min(options.held_out, len(clips) // 8)
-    asked, precision = options.precision, precision_under(plan, options, device)
-    options = replace(options, previews=previews, held_out=held_out, precision=precision)
-    return Job(options, tuple(counts), clips, pair, None if plan.is_dense else plan, schedule, device, ranks, asked)
+    options = replace(options, previews=previews, held_out=held_out)
+    return Job(options, tuple(counts), clips, pair, None if plan.is_dense else plan, schedule, device, ranks)
 
 
 def announce(job: Job, progress: Progress) -> None:
@@ -236,7 +231,7 @@ def announce(job: Job, progress: Progress) -> None:
     progress.say(
         f"{teacher.name}: {students} of {' then '.join(map(str, counts))} steps, {options.iterations} iterations of "
         f"{counted(options.batch_size, 'clip')} out of {len(job.clips)} ({options.held_out} held out), {device} "
-        f"{numbers_of(options, device)}, {masks_told(job.plan)}"
+        f"{number_format(options.precision, device)}, {masks_told(job.plan)}"
         + (f", {job.ranks.count} ranks" if job.ranks.count > 1 else "")
     )
     say_options("distill_mlcd", options, {"teacher_guidance": job.teacher_guidance}, teacher.name, progress)
@@ -253,29 +248,10 @@ def doubts(job: Job) -> list[str]:
             told.append(f"{options.checkpoint} is a student of {start.steps} steps: it starts one of {job.counts[0]}")
         if start.guidance == 1.0 and options.guidance == "kept":
             told.append(f"{options.checkpoint} has its guidance distilled in: guidance=kept would guide it twice")
-    if job.plan and job.device.type == "cuda" and numbers_of(options, job.device) == "bfloat16":
-        told.append("under masks gradients in bfloat16 were not finite, or far too large, on a GPU: see gradient_norm")
     for key in ("learning_rate", "weight_cap", "clip"):
         if getattr(options, key) == 0:
             told.append(f"{options.where(key)} trains nothing")
     return told
-
-
-def numbers_of(options: DistillMlcdOptions, device: torch.device) -> str:
-    """The number format of the matrix products."""
-    with autocast(options.precision, device):
-        return "bfloat16" if torch.is_autocast_enabled(device.type) else "float32"
-
-
-def precision_under(
-    plan: MaskPlan, options: DistillMlcdOptions, device: torch.device
-) -> Literal["auto", "float32", "bfloat16"]:
-    """The precision asked for, but float32 where "auto" would train all weights under masks in bfloat16 on a GPU.
-
-    Their gradients were not finite there, or far too large, for a reason not found yet (docs/distilling.md).
-    """
-    is_whole = not plan.is_dense and not options.lora_rank and device.type == "cuda"
-    return "float32" if is_whole and options.precision == "auto" else options.precision
 
 
 def lineage_of(pair: Pair, options: DistillMlcdOptions) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from vdit_cli.distillation.checkpoints import (
     save_checkpoint,
     what_is_kept,
 )
+from vdit_cli.distillation.fitting import number_format
 from vdit_cli.distillation.metrics import Metrics
 from vdit_cli.distillation.optimisers import Optimisers, learning_rate_share, update_average
 from vdit_cli.distillation.samples import LossTerms, Samples, SplitLoss, WholeLoss, parts_of, split_loss
@@ -32,6 +33,8 @@ from vdit_cli.recipe import RankedTrainingOptions, TrainingOptions
 from vdit_cli.timing import Progress
 
 GRADIENT_NORM = "gradient_norm"
+FAR_ABOVE = 1000.0
+"""So many times the clip, gradients tell more of rounding than of the loss [ours: healthy ones here were below 30]."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def train(
         terms = _gradients(model, loss, parts, options.clip, ranks)
         stopping, is_broken = ranks.any(progress.should_stop(), not _is_finite(terms))
         if is_broken:
-            raise _not_finite(model, terms, label, done, folder)
+            raise _not_finite(model, terms, label, done, folder, _cures(options, device))
         optimisers.step(share)
         model.zero_grad(set_to_none=True)
         update_average(average.values(), named.values(), keep)
@@ -95,7 +98,7 @@ def train(
         metrics.keep(done, share, terms)
         note, is_saved = "", done % options.checkpoint_every == 0 or done == options.iterations or stopping
         if is_saved or done % options.log_every == 0:
-            note = metrics.write(label, held_out(done - 1) if held_out else None)
+            note = _written(metrics, label, held_out(done - 1) if held_out else None, options, device, progress)
         if is_saved:
             spent = seconds + time.perf_counter() - clock
             state = TrainingState(done, spent, named, average, [each.state_dict() for each in optimisers.stepped])
@@ -206,7 +209,9 @@ def _is_finite(terms: LossTerms) -> bool:
     return bool(torch.stack([terms["loss"].float(), terms[GRADIENT_NORM].float()]).isfinite().all())
 
 
-def _not_finite(model: nn.Module, terms: LossTerms, label: str, iteration: int, folder: Path) -> EvditError:
+def _not_finite(
+    model: nn.Module, terms: LossTerms, label: str, iteration: int, folder: Path, cures: list[str]
+) -> EvditError:
     """The error for an iteration whose loss or gradients are not finite; the gradients are thrown away."""
     broken = [
         name
@@ -222,6 +227,33 @@ def _not_finite(model: nn.Module, terms: LossTerms, label: str, iteration: int, 
     return EvditError(
         f"{label}: {what} at iteration {iteration}; {what_is_kept(folder / 'checkpoints')}",
         where=str(folder),
-        next_steps=["a smaller learning rate", "another seed, in a new folder"],
+        next_steps=[*cures, "another seed, in a new folder"],
         exit_code=FAILED,
     )
+
+
+def _written(
+    metrics: Metrics,
+    label: str,
+    held_out: Tensor | None,
+    options: TrainingOptions,
+    device: torch.device,
+    progress: Progress,
+) -> str:
+    """Write the metrics, warn once of gradients that are finite and lead nowhere, and return the metrics' note."""
+    note = metrics.write(label, held_out)
+    norm, clip = metrics.latest[GRADIENT_NORM], options.clip
+    if norm > FAR_ABOVE * clip and not metrics.is_warned:
+        metrics.is_warned = True
+        progress.say(
+            f"warning: {label}: the mean norm of the gradients is {norm:.2g} at iteration {metrics.last[0]}, of which "
+            f"clip keeps {clip:g}: they tell of rounding more than of the loss; "
+            f"try {' or '.join(_cures(options, device))}"
+        )
+    return note
+
+
+def _cures(options: TrainingOptions, device: torch.device) -> list[str]:
+    """What may help where gradients are lost, as next steps."""
+    is_half = isinstance(options, RankedTrainingOptions) and number_format(options.precision, device) != "float32"
+    return [*(["precision=float32"] if is_half else []), "a smaller learning rate"]
