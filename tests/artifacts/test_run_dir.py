@@ -308,3 +308,18 @@ def test_a_receipt_comes_back(tmp_path: Path):
     write_json(tmp_path / "other.json", {"schema": "evdit.receipt/1", "ran": {}})
     with pytest.raises(EvditError, match="no whole receipt"):
         Receipt.read(tmp_path / "other.json")
+
+
+def test_other_values_without_a_folder_want_to_know_which_run(
+    request_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Else a new one would begin from nothing, without a word; the first one of all does."""
+    monkeypatch.chdir(tmp_path)
+    run = RunDir.start(None, request_of(), allow_changed=True)
+    with run:
+        run.path.joinpath("made").write_text("", encoding="utf-8")
+    assert RunDir.start(None, request_of(), allow_changed=True).path == run.path
+    with pytest.raises(EvditError, match="which one") as caught:
+        RunDir.start(None, request_of(0.2), allow_changed=True)
+    assert caught.value.next_steps == (f"-o {run.path}", "no --allow-changed")
+    assert RunDir.start(None, request_of(0.2)).path != run.path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -113,10 +114,41 @@ def test_a_finished_student_outlives_a_longer_training_that_is_not_done(
 
 
 def test_a_finished_student_that_is_damaged_is_not_handed_out(made: tuple[Path, Path], finished: Path, tmp_path: Path):
-    """The run of the longer training can't make it again: what was asked for last is told."""
+    """The longer training makes it anew, and is named with what it is asked for."""
     run = copied(finished, tmp_path / "run")
     with pytest.raises(Interrupted):
         distill_small(*made, run, StopsAt(1), allow_changed=True, iterations=8)
     (run / WEIGHTS).write_bytes((run / WEIGHTS).read_bytes()[:-9])
-    with pytest.raises(EvditError, match="iterations: was 8, is 6"):
-        distill_small(*made, run)
+    for allow_changed in (False, True):
+        with pytest.raises(EvditError, match="is being made longer, and what it had made before is damaged") as caught:
+            distill_small(*made, run, allow_changed=allow_changed)
+        assert caught.value.next_steps[0].startswith("the command that makes it longer (iterations=8)")
+    assert distill_small(*made, run, iterations=8) == RunDir.open(run).find("transformer")
+
+
+def test_how_to_go_on_with_a_longer_training_names_all_its_values(
+    made: tuple[Path, Path], finished: Path, tmp_path: Path
+):
+    """Also what was changed after it was begun: what is told goes on when it is pasted."""
+    run = copied(finished, tmp_path / "run")
+    more = {"iterations": 9, "learning_rate": 1e-3, "teacher_points": (2, 3)}
+    for count in (1, 3):
+        with pytest.raises(Interrupted):
+            distill_small(*made, run, StopsAt(1), allow_changed=True, **dict(list(more.items())[:count]))
+    progress = Silent()
+    assert distill_small(*made, run, progress) == run / "student"
+    pasted = shlex.split(progress.lines[0].split("interrupted: ")[1].removesuffix(" goes on with that"))
+    values = {key.removeprefix("distill_mlcd."): json.loads(text) for key, text in (e.split("=") for e in pasted[1::2])}
+    assert values == {**more, "teacher_points": [2, 3]} and set(pasted[::2]) == {"--set"}
+    values["teacher_points"] = tuple(values["teacher_points"])
+    assert distill_small(*made, run, **values) == run / "student"
+
+
+def test_a_change_is_told_at_the_iteration_that_it_went_on_from(made: tuple[Path, Path], tmp_path: Path):
+    """Not at that of a newer checkpoint that is damaged."""
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        distill_small(*made, run, StopsAt(5))
+    (run / "checkpoints" / "step-000005" / "model.safetensors").write_bytes(b"")
+    student = distill_small(*made, run, allow_changed=True, learning_rate=1e-3)
+    assert card(student) == "| changed on the way | `learning_rate` from 0.003 to 0.001 at iteration 4 |"

@@ -91,7 +91,7 @@ NOTHING = "nothing was saved yet: the same command begins from the start"
 
 def last_good(iteration: int) -> str:
     """The words for a checkpoint that is kept."""
-    return f"the last good checkpoint, of iteration {iteration}, is kept"
+    return f"the checkpoint of iteration {iteration} is kept"
 
 
 @pytest.mark.parametrize(("at", "kept"), [(1, NOTHING), (3, last_good(2)), (6, last_good(4))])
@@ -263,7 +263,7 @@ def test_a_finished_run_is_made_longer(made: tuple[Path, Path], undisturbed: Pat
             file.unlink()
     for folder in (lost / "checkpoints").iterdir():
         folder.rmdir()
-    with pytest.raises(EvditError, match="holds no checkpoint any more") as caught:
+    with pytest.raises(EvditError, match="holds no whole checkpoint any more") as caught:
         distill_small(*made, lost, allow_changed=True, iterations=8)
     assert caught.value.exit_code == USAGE and RunDir.open(lost).state() == "done"
 

@@ -78,14 +78,19 @@ def test_a_loss_that_is_not_finite_stops_and_is_never_saved(tmp_path):
     assert caught.value.exit_code == FAILED
     state, damaged = newest_checkpoint(tmp_path / "checkpoints", "cpu")
     assert state.iteration == 10 and not damaged
+    assert "the checkpoint of iteration 10 is kept" in caught.value.what
+    back = f"an earlier start, without {tmp_path / 'checkpoints' / 'step-000010'}, where that fails too"
+    assert caught.value.next_steps[1] == back
     assert all(torch.isfinite(tensor).all() for tensor in state.model.values())
 
 
-@pytest.mark.parametrize(("saved", "told"), [(0, "nothing was saved yet"), (5, "good checkpoint, of iteration 5, is")])
-def test_a_figure_that_is_not_finite_is_not_written(tmp_path, saved: int, told: str):
-    """What is kept of the training is told."""
+@pytest.mark.parametrize(("saved", "told"), [(False, "nothing was saved yet"), (True, "checkpoint of iteration 20 is")])
+def test_a_figure_that_is_not_finite_is_not_written(tmp_path, saved: bool, told: str):
+    """What is kept of the training is told; a damaged checkpoint is not."""
     if saved:
-        (tmp_path / "checkpoints" / f"step-{saved:06d}").mkdir(parents=True)
+        train_small(tmp_path)
+        (tmp_path / "checkpoints" / "step-000023" / "state.json").write_text("[]", encoding="utf-8")
+        (tmp_path / "metrics.jsonl").unlink()
     metrics = Metrics(tmp_path, 0)
     metrics.keep(6, 1.0, {"loss": torch.tensor(float("nan"))})
     with pytest.raises(EvditError, match=f"small: loss is nan at iteration 6; .*{told}") as caught:

@@ -37,6 +37,7 @@ def test_what_all_ranks_tell_is_told_by_the_first(told, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(environment, "GRACE", 1e9)
     assert told(1, other) == other.replace("error: ", "error: rank 1: "), "at once: torchrun ends this rank soon"
+    assert told(1, "error: RuntimeError: [pair.cc:553] Connection closed by peer [127.0.0.1]") is None, "no cause"
     monkeypatch.setattr(environment.time, "sleep", first_comes)
     (Path("attempt_0") / "evdit-error.txt").unlink()
     assert told(2) is None
@@ -46,6 +47,8 @@ def test_what_one_rank_tells_alone_has_its_number(told, monkeypatch: pytest.Monk
     """The first never tells anything; on a second machine another one is the first."""
     monkeypatch.setattr(environment, "GRACE", 0.0)
     assert told(1) == "error: rank 1: batch_size is 1\n  from:  a\n  try:   b"
+    lost = "error: RuntimeError: Connection closed by peer"
+    assert told(1, lost) == lost.replace("error: ", "error: rank 1: "), "the first rank may have been killed"
     assert told(2, local=0) == TEXT.replace("error: ", "error: rank 2: ") and told(3, local=1) is None
 
 

@@ -49,3 +49,30 @@ def test_no_thread_of_the_group_is_left_when_python_ends(program: str):
     done = subprocess.run(command, env=os.environ | rank, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == (program == "Ctrl-C"), done.stderr
     assert "python" in done.stdout and "gloo" not in done.stdout
+
+
+FROM_FIRST = """
+import sys
+from vdit_cli.errors import EvditError
+from vdit_cli.parallel.groups import joined
+
+def fail():
+    raise EvditError("no room", where="here", next_steps=["make room"], exit_code=5)
+
+with joined("cpu") as ranks:
+    word = ranks.from_first(lambda: f"of {ranks.rank}")
+    try:
+        ranks.from_first(fail)
+    except EvditError as error:
+        print(word, error.what, error.where, error.next_steps, error.exit_code)
+"""
+
+
+def test_what_the_first_rank_answers_or_raises_is_every_rank_s(tmp_path: Path):
+    """Else the others would wait for an answer that never comes."""
+    script = tmp_path / "script.py"
+    script.write_text(FROM_FIRST, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    given = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=given, capture_output=True, encoding="utf-8", timeout=300)
+    assert done.stdout.splitlines() == ["of 0 no room here ('make room',) 5"] * 2, done.stderr

@@ -136,3 +136,14 @@ def test_numbers_of_ranks_that_can_not_be(monkeypatch: pytest.MonkeyPatch, value
     with pytest.raises(EvditError, match=says) as caught:
         launched(2, "cpu")
     assert caught.value.exit_code == USAGE
+
+
+def test_another_number_of_ranks_than_were_started_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """Under torchrun --gpus would change nothing; the same number is what the ranks of --gpus have."""
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert not launched(2, "cpu") and not launched(None, "cpu")
+    for gpus in (1, 3):
+        with pytest.raises(EvditError, match=f"--gpus {gpus} starts .* one of 2 that were started") as caught:
+            launched(gpus, "cpu")
+        assert caught.value.exit_code == USAGE

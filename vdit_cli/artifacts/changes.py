@@ -74,15 +74,16 @@ def noted(changed: Changed) -> list[dict[str, Any]]:
     return [{"key": key, "from": was, "to": now} for key, (was, now) in changed.items()]
 
 
-def place(manifest: Mapping[str, Any], part: str, iteration: int) -> bool:
-    """Note that the changes without a place took effect in `part` of the run, after so many iterations of it.
+def has_unplaced(manifest: Mapping[str, Any]) -> bool:
+    """Whether there are changes of which it is not known yet where they took effect."""
+    return any("part" not in each for each in manifest.get(CHANGES, []))
 
-    Returns whether there were any.
-    """
-    unplaced = [each for each in manifest.get(CHANGES, []) if "part" not in each]
-    for each in unplaced:
-        each |= {"part": part, "iteration": iteration}
-    return bool(unplaced)
+
+def place(manifest: Mapping[str, Any], part: str, iteration: int) -> None:
+    """Note that the changes without a place took effect in `part` of the run, after so many iterations of it."""
+    for each in manifest.get(CHANGES, []):
+        if "part" not in each:
+            each |= {"part": part, "iteration": iteration}
 
 
 def changes_of(manifest: Mapping[str, Any]) -> list[str]:

@@ -25,6 +25,7 @@ from vdit_cli.artifacts.changes import (
     INTERRUPTED,
     RUN_FILE,
     RUNNING,
+    Changed,
     check_may_change,
     differences,
     noted,
@@ -33,7 +34,7 @@ from vdit_cli.artifacts.digest import content_digest, file_digest, file_digests,
 from vdit_cli.artifacts.lock import LOCK, FolderLock
 from vdit_cli.artifacts.receipt import kept, read_object, this_machine, versions
 from vdit_cli.artifacts.run_card import CARD, is_own_card, write_card
-from vdit_cli.errors import USAGE, EvditError, Interrupted
+from vdit_cli.errors import USAGE, EvditError, Interrupted, quoted
 
 SCHEMA = "evdit.run/1"
 
@@ -157,8 +158,11 @@ class RunDir:
         if not changed:
             return run
         finished = run.manifest.get(FINISHED, {})
-        if finished.get("key") == asked["key"] and (was := cls(run.path, finished, since=run)).is_done():
-            return was
+        if finished.get("key") == asked["key"]:
+            was = cls(run.path, finished, since=run)
+            if was.is_done():
+                return was
+            raise _lost_while_longer(run.path, changed)
         is_begun = bool(contents(run.path))
         if is_begun:
             check_may_change(run.path, run.manifest, request, changed, allow_changed, otherwise)
@@ -183,6 +187,7 @@ class RunDir:
 
         Without a path: the run of today, or one of an earlier day that has not ended, if it was asked for the same
         (now, or before it was made longer); else `runs/<date>-<command>-<model>`, with -2, -3, ... where that is taken.
+        Raises EvditError (exit 2) as `resume` and `create` do, and with `allow_changed` where there are only others.
         """
         if path is not None:
             made = (Path(path) / RUN_FILE).exists()
@@ -198,6 +203,12 @@ class RunDir:
             keys = (known.get("key"), known.get(FINISHED, {}).get("key")) if known else ()
             if known and key in keys and (is_todays or known.get("state") != DONE):
                 return cls.resume(folder, request)
+        if allow_changed and (others := [each for each in folders if alike.fullmatch(each.name)]):
+            raise EvditError(
+                "--allow-changed goes on with a run that was asked for something else: which one?",
+                where="--allow-changed",
+                next_steps=[*(f"-o {quoted(each)}" for each in others[:3]), "no --allow-changed"],
+            )
         names = (today if number == 1 else today.with_name(f"{today.name}-{number}") for number in count(1))
         return cls.create(next(filter(is_free, names)), request)
 
@@ -342,6 +353,16 @@ class RunDir:
     def save(self) -> None:
         """Write run.json, whole or not at all."""
         write_json(self.path / RUN_FILE, self.manifest)
+
+
+def _lost_while_longer(path: Path, changed: Changed) -> EvditError:
+    """The error for the finished run that is not whole any more, though only the longer one would replace it."""
+    values = ", ".join(f"{key}={was}" for key, (was, _) in changed.items())
+    return EvditError(
+        f"{path} is being made longer, and what it had made before is damaged or gone",
+        where=str(path),
+        next_steps=[f"the command that makes it longer ({values}), which writes it anew", "a new folder with -o"],
+    )
 
 
 def is_free(path: Path) -> bool:

@@ -163,9 +163,13 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_iteration(folder: Path) -> int:
-    """The iteration of the newest checkpoint in `folder`, 0 where there is none."""
-    found = list_checkpoints(folder)
-    return int(found[-1].name.removeprefix("step-")) if found else 0
+    """The iteration of the newest checkpoint in `folder` that is not damaged, 0 without one; reads its files."""
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            return int(_checked_state(path)["iteration"])
+        except DAMAGE:
+            continue
+    return 0
 
 
 def what_is_kept(folder: Path) -> str:
@@ -173,7 +177,7 @@ def what_is_kept(folder: Path) -> str:
     done = newest_iteration(folder)
     if not done:
         return "nothing was saved yet: the same command begins from the start"
-    return f"the last good checkpoint, of iteration {done}, is kept"
+    return f"the checkpoint of iteration {done} is kept"
 
 
 def check_goes_on(folder: Path, iterations: int, was_done: bool = False) -> None:
@@ -181,17 +185,17 @@ def check_goes_on(folder: Path, iterations: int, was_done: bool = False) -> None
 
     Also where there is none, though the training `was_done`: it would begin from nothing.
     """
-    found = list_checkpoints(folder)
-    if was_done and not found:
+    done = newest_iteration(folder)
+    if was_done and not done:
         raise EvditError(
-            f"{folder} holds no checkpoint any more: the finished training can't be made longer",
+            f"{folder} holds no whole checkpoint any more: the finished training can't be made longer",
             where="--allow-changed",
             next_steps=["a new folder with -o, and --checkpoint with this one"],
         )
-    done = newest_iteration(folder)
     if done >= iterations:
         raise EvditError(
-            f"{found[-1]} has {done} of {iterations} iterations: with other values nothing would be left to train",
+            f"{checkpoint_place(folder, done)} has {done} of {iterations} iterations: with other values nothing would "
+            "be left to train",
             where="--allow-changed",
             next_steps=["more iterations", "a new folder with -o"],
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vdit_cli.artifacts.changes import DONE, changes_within, place
+from vdit_cli.artifacts.changes import DONE, changes_within, differences, has_unplaced, place
 from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
 from vdit_cli.artifacts.run_dir import Request, RunDir
@@ -42,6 +42,7 @@ from vdit_cli.distillation.mlcd_watch import Watch
 from vdit_cli.distillation.optimisers import build_optimisers
 from vdit_cli.distillation.samples import SplitLoss
 from vdit_cli.distillation.trainer import put_parameters, train
+from vdit_cli.errors import quoted
 from vdit_cli.parallel.groups import Ranks, joined
 from vdit_cli.parallel.sharding import shard, whole_on_first
 from vdit_cli.recipe import DistillMlcdOptions
@@ -88,19 +89,28 @@ def distill_mlcd(
 
 def _begun(out: Path | None, request: Request, allow_changed: bool, ranks: Ranks) -> tuple[RunDir, bool]:
     """The run, which the first rank makes or goes on with and the others only know of, and whether it is done."""
-    run = RunDir.start(out, request, allow_changed) if ranks.is_first else None
-    path, is_done = json.loads(ranks.from_first(lambda: json.dumps([str(run.path), run.is_done()] if run else [])))
-    return run or (RunDir.open(path) if is_done else RunDir(Path(path), request.manifest())), is_done
+    begun: list[RunDir] = []
+
+    def begin() -> str:
+        begun.append(RunDir.start(out, request, allow_changed))
+        return json.dumps([str(begun[0].path), begun[0].is_done()])
+
+    path, is_done = json.loads(ranks.from_first(begin))
+    if begun:
+        return begun[0], is_done
+    return RunDir.open(path) if is_done else RunDir(Path(path), request.manifest()), is_done
 
 
 def longer_since(run: RunDir) -> str:
     """What has become of a finished run that is being made longer, in words, or nothing."""
     if run.since is None:
         return ""
-    was, now = run.manifest["values"]["iterations"], run.since.manifest["values"]["iterations"]
+    longer = differences(run.manifest, run.since.manifest)
+    sets = (f"distill_mlcd.{key}={json.dumps(now, separators=(',', ':'))}" for key, (_, now) in longer.items())
+    values = " ".join(f"--set {quoted(each)}" for each in sets)
     return (
-        f": its student of {was} iterations. It is being made longer, which is {run.since.state()}: "
-        f"--set distill_mlcd.iterations={now} goes on with that"
+        f": its student of {run.manifest['values']['iterations']} iterations. It is being made longer, which is "
+        f"{run.since.state()}: {values} goes on with that"
     )
 
 
@@ -140,9 +150,11 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
         role = "transformer" if is_last else f"transformer-{steps}"
         if run.before is not None and is_last:
             check_goes_on(folder / "checkpoints", options.iterations, run.before["state"] == DONE)
-        done = newest_iteration(folder / "checkpoints")
-        if job.ranks.is_first and (is_last or done < options.iterations) and place(run.manifest, label_of(steps), done):
-            run.save()
+        if job.ranks.is_first and has_unplaced(run.manifest):
+            done = newest_iteration(folder / "checkpoints")
+            if is_last or done < options.iterations:
+                place(run.manifest, label_of(steps), done)
+                run.save()
         learned = _student(job, clips, steps, folder, clock, progress)
         # A student that others start from stays as it was written, whatever has changed for those.
         if job.ranks.any(job.ranks.is_first and (is_last or not run.is_whole(role)))[0]:

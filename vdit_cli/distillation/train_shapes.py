@@ -13,7 +13,7 @@ import yaml
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from vdit_cli.artifacts.atomic import write_json
-from vdit_cli.artifacts.changes import changes_of, place
+from vdit_cli.artifacts.changes import changes_of, has_unplaced, place
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.backbones.devices import pick_device
@@ -124,7 +124,8 @@ def _train(options: TrainShapesOptions, run: RunDir, device: torch.device, progr
     if run.before is not None:
         check_goes_on(folder / "transformer" / "checkpoints", options.transformer.iterations)
     part = next((part for part in ("vae", "text") if not run.is_whole(part)), "transformer")
-    if place(run.manifest, part, newest_iteration(folder / part / "checkpoints")):
+    if has_unplaced(run.manifest):
+        place(run.manifest, part, newest_iteration(folder / part / "checkpoints"))
         run.save()
     _prefer_speed(device)
     compiled = device.type == "cuda"

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from vdit_cli.distillation.checkpoints import (
     TrainingState,
+    checkpoint_place,
     drop_older,
     newest_checkpoint,
+    newest_iteration,
     save_checkpoint,
     what_is_kept,
 )
@@ -224,10 +226,13 @@ def _not_finite(
     if math.isfinite(loss):
         more = f" and of {len(broken) - 1} more" if len(broken) > 1 else ""
         what = f"the gradient of {broken[0]}{more} is not finite" if broken else "another rank's loss is not finite"
+    kept = folder / "checkpoints"
+    done = newest_iteration(kept)
+    back = [f"an earlier start, without {checkpoint_place(kept, done)}, where that fails too"] if done else []
     return EvditError(
-        f"{label}: {what} at iteration {iteration}; {what_is_kept(folder / 'checkpoints')}",
+        f"{label}: {what} at iteration {iteration}; {what_is_kept(kept)}",
         where=str(folder),
-        next_steps=[*cures, "another seed, in a new folder"],
+        next_steps=[*cures, *back, "another seed, in a new folder"],
         exit_code=FAILED,
     )
 

@@ -19,6 +19,8 @@ LAUNCHER = "EVDIT_LAUNCHER"
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Environment variable of torchrun's ranks: the file that a rank leaves its error in."""
 
+LEFT_BEHIND = "Connection closed by peer"
+"""What a rank's error says where the cause is that another one ended (gloo)."""
 GRACE = 5.0
 """Seconds in which a rank waits for the first one to tell the same error."""
 
@@ -79,7 +81,7 @@ def not_told_yet(text: str) -> str | None:
 
     For ranks that torchrun or `accelerate launch` started. The first one on this machine leaves what it tells beside
     torchrun's files of errors; another one that fails looks for it there, and waits GRACE seconds: the first may fail
-    a little later, or not at all.
+    a little later, or not at all. One that lost its connection to the first tells nothing new.
     """
     path, number = os.environ.get(ERROR_FILE), os.environ.get("RANK", "0")
     if not path or "WORLD_SIZE" not in os.environ:
@@ -95,7 +97,8 @@ def not_told_yet(text: str) -> str | None:
     until = time.monotonic() + GRACE
     while not told.exists() and time.monotonic() < until:
         time.sleep(0.05)
-    return None if told.exists() and told.read_text(encoding="utf-8") == text else labelled
+    first = told.read_text(encoding="utf-8") if told.exists() else ""
+    return None if first == text or (first and LEFT_BEHIND in text) else labelled
 
 
 def left_error(content: Mapping[str, Any]) -> tuple[float, EvditError] | None:

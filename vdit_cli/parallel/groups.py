@@ -53,9 +53,21 @@ class Ranks:
         self.any(False)
 
     def from_first(self, make: Callable[[], str]) -> str:
-        """The text that `make` returns on the first rank, the only one that calls it, on every rank."""
-        told = [make() if self.is_first else ""]
-        return told[0] if self.count == 1 else str(broadcast_object_list(told)[0])
+        """The text that `make` returns on the first rank, the only one that calls it, on every rank.
+
+        Every rank raises the EvditError that `make` raises there.
+        """
+        if self.count == 1:
+            return make()
+        told: list[str | EvditError] = [""]
+        try:
+            told = [make() if self.is_first else ""]
+        except EvditError as error:
+            told = [error]
+        (answer,) = broadcast_object_list(told)
+        if isinstance(answer, EvditError):
+            raise answer
+        return str(answer)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of the tensors of all ranks."""

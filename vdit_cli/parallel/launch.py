@@ -22,7 +22,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from vdit_cli.errors import ENVIRONMENT, FAILED, EvditError, Interrupted
-from vdit_cli.parallel.environment import LAUNCHER, is_rank, left_error
+from vdit_cli.parallel.environment import LAUNCHER, is_rank, left_error, number_of
 
 PATIENT = {"join_timeout": 1800, "read_timeout": 600, "keep_alive_interval": 5, "keep_alive_max_attempt": 120}
 """How long torchrun's own process waits for itself on a busy machine; by default three late heartbeats end all."""
@@ -34,9 +34,15 @@ def launched(gpus: int | None, device: str) -> bool:
     """Run this process's command line on `gpus` ranks and wait for them; False where this process does the work itself.
 
     That is so for no or one GPU, and in a process that torchrun, `accelerate launch` or this function started. With
-    `device` "cpu" the ranks share the CPU. Raises EvditError: 2 for a device that ranks can't share, 3 for more GPUs
-    than there are, and the error and exit code of the first rank that failed.
+    `device` "cpu" the ranks share the CPU. Raises EvditError: 2 for a device that ranks can't share, and for ranks that
+    are others in number; 3 for more GPUs than there are; and the error and exit code of the first rank that failed.
     """
+    if gpus is not None and is_rank() and gpus != (count := number_of("WORLD_SIZE")):
+        raise EvditError(
+            f"--gpus {gpus} starts {gpus} ranks, and this is one of {count} that were started already",
+            where=f"--gpus {gpus}",
+            next_steps=[f"no --gpus under torchrun --nproc-per-node {gpus}", f"--gpus {gpus} without torchrun"],
+        )
     if gpus is None or gpus == 1 or is_rank():
         return False
     check_devices(gpus, device)
