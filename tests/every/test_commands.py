@@ -119,8 +119,11 @@ PATHS = [(name, flag) for name in PAGES[1:] for flag in paths_of(name)]
 
 @pytest.mark.parametrize(("name", "flag"), PATHS)
 def test_an_empty_path_is_refused(evdit, name: str, flag: str):
-    """A variable of a shell that is not set is not the current folder: nothing is made in it."""
-    code, out, err = evdit(*name.split(), f"{flag}=" if flag else "")
+    """A variable of a shell that is not set is not the current folder: nothing is made in it.
+
+    Where it is taken, the setting of nothing that follows keeps the command from its work.
+    """
+    code, out, err = evdit(*name.split(), *([f"{flag}=", "--set="] if flag else [""]))
     place = err.partition("\n  from:  ")[2].partition("\n")[0]
     assert (code, out) == (2, "") and " is empty: it must say something\n" in err
     assert place == {"--output": "-o ''", "": "''"}.get(flag, f"{flag} ''")
