@@ -141,8 +141,8 @@ def test_flags_are_checked_too():
         ({"flags": {"generate.checkpoint": ""}}, "--checkpoint ''", "no --checkpoint"),
         ({"flags": {"generate.lora": ["a", ""]}}, "--lora a --lora ''", "no --lora"),
         ({"flags": {"analyze.layers": ""}}, "--layers ''", "no --layers"),
-        ({"sets": ["distill_mlcd.kernel=''"]}, "--set distill_mlcd.kernel=''", "no distill_mlcd.kernel"),
-        ({"sets": ["generate.lora=['']"]}, "--set generate.lora=['']", "no generate.lora"),
+        ({"sets": ["distill_mlcd.kernel=''"]}, "--set distill_mlcd.kernel=''", "no --set distill_mlcd.kernel"),
+        ({"sets": ["generate.lora=['']"]}, "--set generate.lora=['']", "no --set generate.lora"),
     ],
 )
 def test_empty_text_is_refused(given: dict, place: str, step: str):

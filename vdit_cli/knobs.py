@@ -105,7 +105,10 @@ def read(root: type[SomeSection], path: Path | None, sets: Iterable[str], flags:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
             rule = f"{setting!r} sets nothing: it must be section.key=value"
-            raise EvditError(rule, where=f"--set {setting}", next_steps=["--set generate.steps=20"])
+            section = next(iter(flags), "").rpartition(".")[0]
+            fitting = (f"--set {each}={value}" for each, value in flat(root()) if isinstance(value, str))
+            step = next(step for step in fitting if step.startswith(f"--set {section}"))
+            raise EvditError(rule, where=f"--set {setting}", next_steps=[step])
         given.update(entries(root, compose(text, f"--set {setting}"), key.strip(), f"--set {setting}", None))
     for key, value in flags.items():
         if value is not None:
@@ -286,6 +289,7 @@ def checked(root: type[Section], value: Any, key: str, where: str) -> Any:
     kind, found = find_knob(root, key, where)
     if "" in (value if isinstance(value, list | tuple) else [value]) and not found.metadata.get("may_be_empty"):
         name = where.partition(" ")[0] if where.startswith(flag_name(root, key)) else key
+        name = f"--set {key}" if where.startswith("--set ") else name
         raise EvditError(f"{key} is empty: it must say something", where=where, next_steps=[f"no {name}"])
     least, most = found.metadata.get("at_least"), found.metadata.get("at_most")
     for member in members(kind):

@@ -90,10 +90,11 @@ def test_diffusers_files_without_alpha(model: Path, adapter: Path, tmp_path: Pat
 
 @pytest.mark.numerical
 @pytest.mark.parametrize("offload", ["none", "model", "block"])
-def test_offload_reads_adapters_again(model: Path, adapter: Path, offload: str):
+def test_offload_reads_adapters_again(model: Path, adapter: Path, tmp_path: Path, offload: str):
     """The same each time, by blocks too; scales multiply, and several adapters add up."""
     expected = predicted(model, [str(adapter)])
-    backbone = opened(model, lora=(f"{adapter}:0.25", f"{adapter}:0.75"), offload=offload)
+    copy = write_diffusers(tmp_path / "same.safetensors", pairs_in(adapter), ("lora_A", "lora_B"), 8.0)
+    backbone = opened(model, lora=(f"{adapter}:0.25", f"{copy}:0.75"), offload=offload)
     for _ in range(2):
         assert_close(made(backbone)[1], expected, atol=1e-3, rtol=1e-3, planted=predicted(model, []))
     if offload != "block":
@@ -119,7 +120,7 @@ def test_weights_with_an_adapter_have_another_digest(model: Path, adapter: Path,
     """By content and scale, not by path; plans hold for them by the plain weights in the lineage."""
     copy = write_diffusers(tmp_path / "same.safetensors", pairs_in(adapter), ("lora_A", "lora_B"), 8.0)
     plain = opened(model).weights_digest
-    asked = ([str(adapter)], [f"{adapter}:0.5"], [str(adapter)] * 2, [str(adapter / "adapter_model.safetensors")])
+    asked = ([str(adapter)], [f"{adapter}:0.5"], [f"{adapter}:2"], [str(adapter / "adapter_model.safetensors")])
     backbones = [opened(model, lora=tuple(each)) for each in asked]
     digests = [backbone.weights_digest for backbone in backbones]
     assert len({plain, *digests}) == 4 and digests[3] == digests[0]

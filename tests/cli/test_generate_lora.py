@@ -111,6 +111,53 @@ def test_what_lora_leaves_out_of_a_student_is_told(evdit, tiny):
     assert told.replace("adapter adds", "other adds") in beside
 
 
+def test_a_sampler_that_runs_is_not_left_out(evdit, tiny):
+    """Whoever asked for it: the student's checkpoint or flags; with other guidance or times it is."""
+    plan = student_adapter(tiny, opened(tiny).weights_digest)
+    Sampler("milestones", (999, 499), 1.0).write(Path("adapter"))
+    flags = ("--model", str(tiny), "--lora", "adapter", "--scheduler", "milestones", "--steps")
+    told = f"--lora adapter adds weights alone, not the adapter's plan {plan.digest[:12]} (--checkpoint adapter"
+    assert any(line.startswith(told) for line in warnings_of(evdit, *flags, "2", "--guidance", "1"))
+    assert not any("adapter" in line for line in warnings_of(evdit, *flags, "2", "--guidance", "1", "--masks", "none"))
+    for other in (("1", "--guidance", "1"), ("2", "--guidance", "2")):
+        assert any("adapter's sampler (2 steps" in line for line in warnings_of(evdit, *flags, *other))
+    Sampler("milestones", (999, 500), 1.0).write(Path("adapter"))
+    assert any("adapter's sampler" in line for line in warnings_of(evdit, *flags, "2", "--guidance", "1"))
+
+
+@pytest.mark.parametrize("case", ["bare file", "plan lost", "other plan", "other weights", "on another", "transformer"])
+def test_a_checkpoint_is_advised_only_where_it_is_taken(evdit, tiny, case):
+    """And a plan that the adapter says and does not bring is told as that."""
+    plan = student_adapter(tiny, opened(tiny).weights_digest)
+    folder, rows = Path("adapter"), ["adapter"]
+    if case == "bare file":
+        (folder / "adapter_config.json").unlink()
+        rows = ["adapter/adapter_model.safetensors"]
+    elif case == "plan lost":
+        (folder / "plan.json").unlink()
+    elif case == "other plan":
+        MaskPlan.uniform("tiny", plan.grid, plan.architecture, TileMask.parse("2:1", plan.grid.frames)).write(folder)
+    elif case == "other weights":
+        student_adapter(tiny, "0123456789abcdef", "others")
+        rows = ["others"]
+    elif case == "on another":
+        student_adapter(tiny, opened(tiny, lora=("adapter",)).weights_digest, "second", seed=1)
+        rows = ["adapter", "second"]
+    elif case == "transformer":
+        (folder / "config.json").write_text("{}")
+    words = [word for row in rows for word in ("--lora", row)]
+    found = warnings_of(evdit, "--model", str(tiny), "--steps", "1", *words)
+    (told,) = [line for line in found if line.startswith(f"--lora {rows[-1]} adds weights alone")]
+    assert f"plan {plan.digest[:12]}" in told and "--checkpoint" not in told
+    assert ("which does not lie beside it" in told) == (case in ("plan lost", "other plan"))
+    folder = str(Path(rows[-1]).parent if case == "bare file" else rows[-1])
+    code, _, _ = evdit("generate", PROMPT, "--model", str(tiny), "--steps", "1", "--checkpoint", folder, "-o", "no.mp4")
+    assert code != DONE
+    if "plan" in case:  # without it the folder is taken
+        found = warnings_of(evdit, "--model", str(tiny), "--steps", "1", *words, "--masks", "none")
+        assert any("(--checkpoint adapter takes that too)" in line for line in found)
+
+
 def test_an_adapter_to_other_weights_is_told(evdit, tiny):
     """It is added, as was asked; as a checkpoint it would be refused, so that is not proposed."""
     student_adapter(tiny, "0123456789abcdef")

@@ -276,6 +276,7 @@ def test_a_loss_that_is_not_finite_stops(made: tuple[Path, Path], tmp_path: Path
         ({"steps": "0"}, "steps is '0'"),
         ({"steps": "4,four"}, "steps is '4,four'"),
         ({"steps": "4,8"}, "fewer steps than the one before"),
+        ({"steps": "1001"}, "steps is '1001': the noise schedule has 1000 timesteps"),
         ({"steps": "300"}, "1500 points: the noise schedule has 1000 timesteps"),
         ({"teacher_points": (0,)}, "0 teacher points"),
         ({"teacher_points": ()}, "0 teacher_points"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from vdit_cli.distillation.mlcd_job import check_parts
+from vdit_cli.distillation.mlcd_job import check_parts, check_times, step_counts
 from vdit_cli.errors import USAGE, EvditError
 from vdit_cli.recipe import load
 
@@ -41,3 +43,40 @@ def test_ranks_are_to_blame_where_nothing_was_set():
     with pytest.raises(EvditError) as caught:
         check_parts(options, options.batch_size + 1)
     assert caught.value.where == f"{options.batch_size + 1} ranks (--gpus, torchrun)"
+
+
+@pytest.mark.parametrize(
+    ("given", "what", "where", "steps"),
+    [
+        ({"steps": "1001"}, "steps is '1001': the noise schedule has", "steps", ["--steps 20"]),
+        ({"steps": "2000,4", "teacher_points": "[1]"}, "steps is '2000,4': the", "steps", ["--steps 20"]),
+        ({"steps": "300"}, "300 steps of 25 teacher points", "steps", ["teacher_points=[2,3]", "--steps 40"]),
+        (
+            {"steps": "300", "teacher_points": "[2,5]", "teacher_shares": "[1,1]"},
+            "300 steps of 5 teacher points are 1500 points",
+            "teacher_points",
+            ["teacher_points=[2,3]", "--steps 200"],
+        ),
+        ({"steps": "4", "teacher_points": "[2000]"}, "are 8000 points", "teacher_points", ["teacher_points=[250]"]),
+    ],
+)
+def test_more_times_than_the_schedule_has_are_told_where_they_were_set(
+    given: dict[str, str], what: str, where: str, steps: list[str]
+):
+    """Each step offered fits, alone."""
+    sets = [f"distill_mlcd.{key}={value}" for key, value in given.items()]
+    options = load(None, sets, {}).distill_mlcd
+    with pytest.raises(EvditError, match=re.escape(what)) as caught:
+        check_times(options, step_counts(options), 1000)
+    flags = [step if step.startswith("--") else f"--set distill_mlcd.{step}" for step in steps]
+    assert (caught.value.exit_code, list(caught.value.next_steps)) == (USAGE, flags)
+    assert caught.value.where == f"--set distill_mlcd.{where}={given[where]}"
+    for flag, value in (flag.split() for flag in flags):
+        setting = value if flag == "--set" else f"distill_mlcd.steps={value}"
+        fits = load(None, [*sets, setting], {}).distill_mlcd
+        check_times(fits, step_counts(fits), 1000)
+
+
+def test_as_many_points_as_timesteps_fit():
+    """40 steps of 25."""
+    check_times(load(None, [], {}).distill_mlcd, (40, 2), 1000)

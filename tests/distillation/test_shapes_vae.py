@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from vdit_cli.distillation.shapes_vae import (
     unseen_clips,
     vae_config,
 )
+from vdit_cli.distillation.train_shapes import check_channels
+from vdit_cli.errors import EvditError
 from vdit_cli.recipe import ShapesVaeOptions
 
 pytestmark = pytest.mark.numerical
@@ -75,3 +78,21 @@ def test_psnr_is_taken_a_clip_and_by_motion(vae: CausalVAEModel):
     assert_close(report["all"], sum(expected) / 3, atol=1e-3)
     assert_close(report["worst"], min(expected), atol=1e-3)
     assert set(report) == {"all", "worst", *motions}
+
+
+@pytest.mark.parametrize("multiples", [(1, 2, 3, 3), (2, 2, 2, 2), (1, 1, 1, 2)])
+@pytest.mark.parametrize("width", [4, 6, 8])
+@pytest.mark.parametrize("groups", [2, 4, 8])
+def test_channels_are_refused_where_no_autoencoder_has_them(multiples: tuple[int, ...], width: int, groups: int):
+    """And only there."""
+    options = ShapesVaeOptions(hidden_size=width, hidden_size_mult=multiples, norm_groups=groups)
+
+    def is_refused(attempt: Callable[[], object]) -> bool:
+        try:
+            attempt()
+        except EvditError:
+            return True
+        return False
+
+    with torch.device("meta"):
+        assert is_refused(lambda: check_channels(options)) == is_refused(lambda: CausalVAEModel(vae_config(options)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,19 @@ def test_an_adapter_is_not_added_twice(model: Path, student: Path, checkpoint: s
     with pytest.raises(EvditError, match="is in the checkpoint's weights already: it would be added twice") as caught:
         opened(model, checkpoint=str(student if checkpoint == "student" else adapter), lora=(lora.format(adapter),))
     assert caught.value.exit_code == USAGE
+
+
+def test_the_same_adapter_twice_in_a_row_is_refused(model: Path, student: Path, tmp_path: Path):
+    """Under another path too; the step offered adds what was asked for, and a scale of 0 adds nothing to anything."""
+    adapter, copy = str(student / "adapter"), str(tmp_path / "copy")
+    shutil.copytree(adapter, copy)
+    with pytest.raises(EvditError, match="stands 2 times in the row of --lora: it would be added as often") as caught:
+        opened(model, lora=(f"{adapter}:0.5", f"{copy}:0", f"{copy}:0.25"))
+    assert caught.value.exit_code == USAGE and caught.value.where == f"--lora {adapter}"
+    assert caught.value.next_steps == (f"--lora {adapter}:0.75  (what they add up to)",)
+    assert len(opened(model, lora=(f"{adapter}:0.75", f"{copy}:0")).loras) == 2
+    for checkpoint in (str(student), adapter):
+        assert opened(model, checkpoint=checkpoint, lora=(f"{copy}:0",)).loras[-1].scale == 0
 
 
 def test_an_adapter_to_other_weights_is_no_checkpoint(model: Path, student: Path, tmp_path: Path):

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 from vdit_cli.cli.app import COMMANDS, load_command
 from vdit_cli.knobs import flat
-from vdit_cli.recipe import Recipe
+from vdit_cli.recipe import Recipe, load
 
 NAMES = [name for name, _ in COMMANDS]
 PAGES = ["", *NAMES, *(f"{name} {inner}" for name in NAMES for inner in getattr(load_command(name), "commands", {}))]
@@ -92,6 +92,51 @@ def test_a_bad_value_is_told_where_it_was_set(evdit, section: str):
     words = [*section.replace("_", "-").split("."), *more.get(section, [])]
     code, _, err = evdit(*words, "--set", f"{section}.{knob}")
     assert code == 2 and f"  from:  --set {section}.{knob}\n" in err
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_setting_of_nothing_is_told_with_a_key_of_the_command(evdit, section: str):
+    """One that the command takes: it is no example where it is another's."""
+    code, out, err = evdit(*section.replace("_", "-").split("."), "--set=")
+    told, _, step = err.strip().rpartition("\n  try:   --set ")
+    assert (code, out) == (2, "") and told.startswith("error: '' sets nothing: it must be section.key=value")
+    assert step.startswith(f"{section}.") and load(None, [step], {})
+
+
+def paths_of(name: str) -> list[str]:
+    """Each flag of a command that takes a path, "" for an argument, by the types of its function's parameters."""
+    *outer, last = name.split()
+    command: Any = load_command(*outer).commands[last] if outer else load_command(last)
+    if hasattr(command, "commands"):
+        return []
+    kinds = get_type_hints(command.callback)
+    found = [each.opts for each in command.params if "Path" in str(kinds.get(each.name))]
+    return [opts[-1] if opts[-1].startswith("-") else "" for opts in found]
+
+
+PATHS = [(name, flag) for name in PAGES[1:] for flag in paths_of(name)]
+
+
+@pytest.mark.parametrize(("name", "flag"), PATHS)
+def test_an_empty_path_is_refused(evdit, name: str, flag: str):
+    """A variable of a shell that is not set is not the current folder: nothing is made in it.
+
+    Where it is taken, the setting of nothing that follows keeps the command from its work.
+    """
+    code, out, err = evdit(*name.split(), *([f"{flag}=", "--set="] if flag else [""]))
+    place = err.partition("\n  from:  ")[2].partition("\n")[0]
+    assert (code, out) == (2, "") and " is empty: it must say something\n" in err
+    assert place == {"--output": "-o ''", "": "''"}.get(flag, f"{flag} ''")
+    assert not flag or f"\n  try:   no {place.split()[0]}\n" in err
+    assert list(Path().iterdir()) == []
+
+
+def test_paths_are_found():
+    """The test above is one of every command that makes a file or reads a recipe."""
+    assert {name for name, flag in PATHS if flag == "--config"} == {
+        each.replace("_", "-").replace(".", " ") for each in SECTIONS
+    }
+    assert {"score", "masks show", "masks seal"} == {name for name, flag in PATHS if not flag}
 
 
 def test_every_section_is_read_by_a_command_of_its_name():

@@ -79,6 +79,22 @@ class Lora:
     lineage: Lineage = Lineage()
     sampler: Sampler | None = None
 
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether `--checkpoint` takes its folder as this adapter: a PEFT folder that is no run and no transformer."""
+        folder = self.file.parent
+        is_other = any((folder / name).is_file() for name in ("run.json", "config.json"))
+        return self.file.name == WEIGHTS and (folder / CONFIG).is_file() and not is_other
+
+    @property
+    def brings_plan(self) -> bool:
+        """Whether the plan that its lineage names, if any, lies beside it."""
+        try:
+            self.lineage.worn([self.file.parent])
+        except EvditError:
+            return False
+        return True
+
     def content(self) -> dict[str, Any]:
         """What a receipt tells of it."""
         return {"path": self.path, "scale": self.scale, "digest": self.digest}

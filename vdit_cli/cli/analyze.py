@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from vdit_cli.cli.console import Console
-from vdit_cli.cli.options import Config, Json, Set, Verbose, knob_option
+from vdit_cli.cli.options import Config, Json, Set, Verbose, knob_option, path_option
 from vdit_cli.knobs import origins_told
 from vdit_cli.recipe import load
 
@@ -19,11 +17,10 @@ evdit analyze --model open-sora-plan --num-prompts 2 --at 0.1,0.5,0.9 --offload 
 def command(
     output: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             "-o",
             "--output",
             help="The run's folder, in which the same command goes on. [default: runs/<date>-analyze-<model>]",
-            show_default=False,
         ),
     ] = None,
     model: Annotated[str | None, knob_option("analyze.model")] = None,

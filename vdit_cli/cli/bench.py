@@ -10,7 +10,7 @@ import typer
 
 from vdit_cli.cli.console import Console
 from vdit_cli.cli.help_page import HelpPage, HelpPages
-from vdit_cli.cli.options import Config, Json, Set, knob_option
+from vdit_cli.cli.options import Config, Json, Set, knob_option, path_option
 from vdit_cli.knobs import Section, origins_told
 from vdit_cli.recipe import load
 
@@ -26,12 +26,11 @@ app = typer.Typer(cls=HelpPages, epilog=EXAMPLE, add_completion=False)
 
 RunFolder = Annotated[
     Path | None,
-    typer.Option(
+    path_option(
         "-o",
         "--output",
         help="The run's folder (results.json, results.md, results.png), in which the same command goes on with the "
         "missing rows. [default: runs/<date>-bench-<what>-<preset>]",
-        show_default=False,
     ),
 ]
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from vdit_cli.cli.console import Console
-from vdit_cli.cli.options import AllowChanged, Config, Gpus, Json, Set, Verbose, knob_option
+from vdit_cli.cli.options import AllowChanged, Config, Gpus, Json, Set, Verbose, knob_option, path_option
 from vdit_cli.knobs import origins_told
 from vdit_cli.recipe import load
 
@@ -25,11 +23,10 @@ def command(
     data: Annotated[str | None, knob_option("distill_mlcd.data", metavar="DATA", unset="it must be given")] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             "-o",
             "--output",
             help="The run's folder, in which the same command goes on. [default: runs/<date>-distill-mlcd-<model>]",
-            show_default=False,
         ),
     ] = None,
     steps: Annotated[str | None, knob_option("distill_mlcd.steps", metavar="N|N,M,...")] = None,

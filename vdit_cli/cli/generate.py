@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vdit_cli.cli.console import Console
-from vdit_cli.cli.options import Config, Json, Overwrite, Set, Verbose, knob_option
+from vdit_cli.cli.options import Config, Json, Overwrite, Set, Verbose, knob_option, path_option
 from vdit_cli.knobs import origins_told
 from vdit_cli.recipe import load
 
@@ -22,16 +22,15 @@ def command(
         typer.Argument(metavar="PROMPT", help="What the video shows; quote each.", show_default=False),
     ] = None,
     prompts_file: Annotated[
-        Path | None, typer.Option("--prompts-file", help="A UTF-8 file with a prompt a line.", show_default=False)
+        Path | None, path_option("--prompts-file", help="A UTF-8 file with a prompt a line.")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             "-o",
             "--output",
             help="One video: a .mp4, .gif or .webp, or without a suffix a folder of PNGs. Several: a folder, in which "
             "the same command goes on. [default: runs/<date>-generate-<model>]",
-            show_default=False,
         ),
     ] = None,
     model: Annotated[str | None, knob_option("generate.model")] = None,

@@ -10,6 +10,7 @@ import typer
 
 from vdit_cli.cli.console import Console
 from vdit_cli.cli.help_page import HelpPage, HelpPages
+from vdit_cli.cli.options import path_argument
 from vdit_cli.errors import EvditError, printable
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
@@ -36,9 +37,7 @@ def masks() -> None:
 
 @app.command("show", cls=HelpPage, epilog="evdit masks show plan.json\nevdit masks show runs/my-search --json")
 def show(
-    plan: Annotated[
-        Path, typer.Argument(metavar="PLAN|RUN", help="A plan file, or the folder of a run that made one.")
-    ],
+    plan: Annotated[Path, path_argument("PLAN|RUN", "A plan file, or the folder of a run that made one.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Draw a plan, one row a layer.
@@ -57,7 +56,7 @@ def show(
 
 @app.command("seal", cls=HelpPage, epilog="evdit masks seal plan.json")
 def seal(
-    plan: Annotated[Path, typer.Argument(metavar="FILE", help="A plan file that was edited.")],
+    plan: Annotated[Path, path_argument("FILE", "A plan file that was edited.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Seal an edited plan again.

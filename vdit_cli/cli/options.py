@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from vdit_cli.errors import EvditError
 from vdit_cli.knobs import find_knob, flag_name
 from vdit_cli.recipe import Recipe
 
@@ -37,14 +39,34 @@ def section_of(key: str) -> Any:
     return at
 
 
-Output = Annotated[
-    Path | None,
-    typer.Option("-o", "--output", help="Where the result goes.", show_default=False),
-]
+def path_option(*names: str, help: str) -> Any:
+    """The Typer option of a path that need not be given; see `typed_path`."""
+    parser = typed_path(names[-1].strip("-"), names[0])
+    return typer.Option(*names, help=help, show_default=False, parser=parser, metavar="<path>")
+
+
+def path_argument(metavar: str, help: str) -> Any:
+    """The Typer argument of a path, or of several; see `typed_path`."""
+    return typer.Argument(metavar=metavar, help=help, parser=typed_path(metavar.rstrip(".")))
+
+
+def typed_path(name: str, flag: str = "") -> Callable[[str], Path]:
+    """What reads the path called `name`: empty text, as a variable of a shell that is not set, is an error (exit 2).
+
+    `Path("")` is the current folder, which nobody asked for.
+    """
+
+    def read(text: str) -> Path:
+        if str(text) == "":
+            steps = [f"no {flag}"] if flag else []
+            raise EvditError(f"{name} is empty: it must say something", where=f"{flag} ''".strip(), next_steps=steps)
+        return Path(text)
+
+    return read
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Config = Annotated[
-    Path | None, typer.Option("--config", help="A recipe file (YAML); flags and --set win over it.", show_default=False)
-]
+Config = Annotated[Path | None, path_option("--config", help="A recipe file (YAML); flags and --set win over it.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Set any key of the recipe, as section.key=value; may be repeated.", show_default=False),

@@ -6,10 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from vdit_cli.cli.console import Console
-from vdit_cli.cli.options import Config, Json, Set, Verbose, knob_option
+from vdit_cli.cli.options import Config, Json, Set, Verbose, knob_option, path_option
 from vdit_cli.knobs import origins_told
 from vdit_cli.recipe import load
 
@@ -23,11 +21,10 @@ def command(
     source: Annotated[str | None, knob_option("prepare_data.source", unset="it must be given")] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             "-o",
             "--output",
             help="The data's folder, in which the same command goes on. [default: runs/<date>-prepare-data-<model>]",
-            show_default=False,
         ),
     ] = None,
     count: Annotated[int | None, knob_option("prepare_data.count")] = None,

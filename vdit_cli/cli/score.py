@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from vdit_cli.cli.console import Console
 from vdit_cli.cli.models import table
-from vdit_cli.cli.options import Json
+from vdit_cli.cli.options import Json, path_argument
 
 if TYPE_CHECKING:
     from vdit_cli.evaluation.score import ClipScore, Score
@@ -23,7 +21,7 @@ COLUMNS = ("video", "size", "colour", "shape", "motion", "background", "objects"
 def command(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="VIDEO|FOLDER...", help="Video files, folders of PNGs, or folders of videos."),
+        path_argument("VIDEO|FOLDER...", "Video files, folders of PNGs, or folders of videos."),
     ],
     as_json: Json = False,
 ) -> None:

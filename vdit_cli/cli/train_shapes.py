@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from vdit_cli.cli.console import Console
-from vdit_cli.cli.options import AllowChanged, Config, Json, Set, Verbose, knob_option
+from vdit_cli.cli.options import AllowChanged, Config, Json, Set, Verbose, knob_option, path_option
 from vdit_cli.knobs import origins_told
 from vdit_cli.recipe import load
 
@@ -19,11 +17,10 @@ evdit generate "a small blue ring bouncing over a navy background" --model runs/
 def command(
     output: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             "-o",
             "--output",
             help="The run's folder, in which the same command goes on. [default: runs/<date>-train-shapes-shapes]",
-            show_default=False,
         ),
     ] = None,
     seed: Annotated[int | None, knob_option("train_shapes.seed")] = None,

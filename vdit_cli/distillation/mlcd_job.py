@@ -179,6 +179,31 @@ def check_parts(options: DistillMlcdOptions, ranks: int) -> None:
     )
 
 
+def check_times(options: DistillMlcdOptions, counts: Sequence[int], timesteps: int) -> None:
+    """Raise EvditError (2) where students of `counts` steps, or the teacher in each of these, need more `timesteps`."""
+    steps, points = max(counts), max(options.teacher_points)
+    most = timesteps // steps
+    if points <= most:
+        return
+    if not most:
+        raise EvditError(
+            f"steps is {options.steps!r}: the noise schedule has {timesteps} timesteps",
+            where=options.where("steps") or "distill_mlcd.steps",
+            next_steps=["--steps 20"],
+        )
+    fitting = [min(each, most) for each in options.teacher_points]
+    fitting = fitting if options.teacher_shares else list(dict.fromkeys(fitting))
+    raise EvditError(
+        f"{steps} steps of {points} teacher points are {steps * points} points: the noise schedule has {timesteps} "
+        "timesteps",
+        where=options.where("teacher_points") or options.where("steps") or "distill_mlcd.teacher_points",
+        next_steps=[
+            f"--set distill_mlcd.teacher_points=[{','.join(map(str, fitting))}]",
+            *([f"--steps {timesteps // points}"] if points <= timesteps else []),
+        ],
+    )
+
+
 def request_of(job: Job) -> Request:
     """What decides the run: the options but for HOW, as they were resolved, the data, and all weights by digest."""
     options = job.options
@@ -214,6 +239,7 @@ def prepare(options: DistillMlcdOptions, counts: Sequence[int], clips: Clips, ra
             ],
         )
     schedule = NoiseSchedule.from_config(teacher.scheduler_config)
+    check_times(options, counts, schedule.timesteps)
     for steps in counts:
         for points in options.teacher_points:
             Milestones(steps, points, schedule.timesteps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import platform
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from vdit_cli.distillation.shapes_transformer import train_transformer
 from vdit_cli.distillation.shapes_vae import measure_psnr, normalise_latents, train_vae
 from vdit_cli.errors import EvditError
 from vdit_cli.knobs import Section, flat
-from vdit_cli.recipe import ShapesTextOptions, TrainShapesOptions
+from vdit_cli.recipe import ShapesTextOptions, ShapesVaeOptions, TrainShapesOptions
 from vdit_cli.sampling.announcement import counted, say_options
 from vdit_cli.sampling.peak import PeakMemory
 from vdit_cli.timing import Progress
@@ -115,6 +116,31 @@ def check_options(options: TrainShapesOptions) -> None:
                 f"{key} is {value}: it must be a multiple of 6",
                 where=sizes.where(key) or f"train_shapes.{name}.{key}",
                 next_steps=[f"--set train_shapes.{name}.{key}={-(-value // 6) * 6}"],
+            )
+    check_channels(options.vae)
+
+
+def check_channels(vae: ShapesVaeOptions) -> None:
+    """Raise EvditError (exit 2) where the autoencoder's levels are not four, or the norms' groups don't divide them."""
+    width, multiples, groups = vae.hidden_size, vae.hidden_size_mult, vae.norm_groups
+    usual = ShapesVaeOptions().hidden_size_mult
+    if len(multiples) != len(usual) or min(multiples) < 1:
+        told = ",".join(map(str, usual))
+        raise EvditError(
+            f"hidden_size_mult is {list(multiples)}: it must be {len(usual)} whole numbers of at least 1, one a level",
+            where=vae.where("hidden_size_mult") or "train_shapes.vae.hidden_size_mult",
+            next_steps=[f"--set train_shapes.vae.hidden_size_mult=[{told}]"],
+        )
+    # The norm of the first block of a level sees the channels of the level before, so of the first level hidden_size.
+    for channels in (width, *(width * each for each in multiples)):
+        if channels % groups:
+            raise EvditError(
+                f"norm_groups is {groups}: it must divide the channels of each level, {channels} of one",
+                where=vae.where("hidden_size") or vae.where("norm_groups") or "train_shapes.vae.norm_groups",
+                next_steps=[
+                    f"--set train_shapes.vae.hidden_size={-(-width // groups) * groups}",
+                    f"--set train_shapes.vae.norm_groups={math.gcd(width, groups)}",
+                ],
             )
 
 

@@ -153,7 +153,8 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
     negative = own.negative if options.negative is None else options.negative
     fps = rate_of(options.fps or own.fps)
     say_options("generate", options, filled(options, spec, negative, fps), backbone.name, progress)
-    warnings = sampler_doubts(backbone, spec) + adapter_doubts(options, backbone, plan)
+    runs = Sampler(spec.scheduler, tuple(timesteps), spec.guidance)
+    warnings = sampler_doubts(backbone, spec) + adapter_doubts(options, backbone, plan, runs)
     warnings += idle_options(options, backbone, spec, plan, len(prompts))
     for line in (*warnings, *doubts.values()):
         progress.say(f"warning: {line}")
@@ -188,8 +189,11 @@ def sampler_doubts(backbone: Backbone, spec: SampleSpec) -> list[str]:
     return found
 
 
-def adapter_doubts(options: GenerateOptions, backbone: Backbone, plan: MaskPlan) -> list[str]:
-    """Adapters beside other weights than they were trained on, and what `--lora` leaves out of a student's."""
+def adapter_doubts(options: GenerateOptions, backbone: Backbone, plan: MaskPlan, runs: Sampler) -> list[str]:
+    """Adapters beside other weights than they were trained on, and what `--lora` leaves out of a student's.
+
+    What is left out is told where another sampler `runs`, or another plan; and how to have it, where that works.
+    """
     if not isinstance(backbone, AddsAdapters):
         return []
     strangers = backbone.trained_elsewhere()
@@ -200,14 +204,17 @@ def adapter_doubts(options: GenerateOptions, backbone: Backbone, plan: MaskPlan)
     ]
     own: Sampler | None = getattr(backbone, "sampler", None)
     for each in backbone.loras:
-        left = []
-        if each.sampler is not None and each.sampler != own:
+        left, is_whole = [], each.is_checkpoint
+        if each.sampler not in (None, own, runs):
             told = each.sampler
             left.append(f"sampler ({counted(told.steps, 'step')} of {told.scheduler}, guidance {told.guidance:g})")
-        if options.masks == AUTO and each.lineage.plan not in (None, plan.digest):
-            left.append(f"plan {each.lineage.plan[:12]}")
-        is_checkpoint = each not in strangers and options.checkpoint is None
-        step = f" (--checkpoint {quoted(each.file.parent)} takes that too)" if is_checkpoint else ""
+        if options.masks == AUTO and each.lineage.plan is not None:
+            lies = each.brings_plan
+            is_whole = is_whole and lies
+            if each.lineage.plan != plan.digest:
+                left.append(f"plan {each.lineage.plan[:12]}{'' if lies else ', which does not lie beside it'}")
+        takes = is_whole and options.checkpoint is None and each.lineage.weights[:1] in ((), backbone.lineage[:1])
+        step = f" (--checkpoint {quoted(each.file.parent)} takes that too)" if takes else ""
         if left:
             found.append(f"--lora {each.path} adds weights alone, not the adapter's {listed(left)}{step}")
     return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -38,13 +39,7 @@ class Weights:
         asked = tuple(asked_lora(each, shapes) for each in lora)
         merged = self.folder / "adapter"
         merged_digest = read_lora(merged, 1.0, shapes, str(merged)).digest if asked and merged.is_dir() else None
-        for each in asked:
-            if each.digest in (merged_digest, *(mine.digest for mine in own)):
-                raise EvditError(
-                    f"the adapter {each.path} is in the checkpoint's weights already: it would be added twice",
-                    where=f"--lora {each.path}",
-                    next_steps=["no --lora", "no --checkpoint"],
-                )
+        _check_once(asked, {merged_digest, *(mine.digest for mine in own)})
         self.loras = (*own, *asked)
 
     @cached_property
@@ -113,3 +108,23 @@ class Weights:
         merged = {name: added(self.loras, name, delta) for name, delta in start.items()}
         state = changed_tensors(stored, values, {**deltas, **merged})
         loading.write_state(state, folder, loading.read_config(self.folder), metadata=metadata)
+
+
+def _check_once(asked: Sequence[Lora], inside: Collection[str | None]) -> None:
+    """Raise EvditError (2) for an adapter that is `inside` the checkpoint or twice in the row; scale 0 is none."""
+    adding = [each for each in asked if each.scale]
+    for each in adding:
+        if each.digest in inside:
+            raise EvditError(
+                f"the adapter {each.path} is in the checkpoint's weights already: it would be added twice",
+                where=f"--lora {each.path}",
+                next_steps=["no --lora", "no --checkpoint"],
+            )
+        scales = [other.scale for other in adding if other.digest == each.digest]
+        if len(scales) > 1:
+            total = quoted(f"{each.path}:{math.fsum(scales):g}")
+            raise EvditError(
+                f"the adapter {each.path} stands {len(scales)} times in the row of --lora: it would be added as often",
+                where=f"--lora {each.path}",
+                next_steps=[f"--lora {total}  (what they add up to)"],
+            )
