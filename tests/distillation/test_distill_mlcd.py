@@ -233,7 +233,7 @@ def test_a_collapse_stops_with_the_last_good_checkpoint(made: tuple[Path, Path],
         return {i: Look(look.sharpness, 0.0 if i == 4 else look.motion, look.gap) for i, look in found.items()}
 
     monkeypatch.setattr(stage.Previews, "noted", still)
-    with pytest.raises(EvditError, match="collapsed at iteration 4: motion is 0.*of iteration 2, is kept") as caught:
+    with pytest.raises(EvditError, match="collapsed at iteration 4: motion is 0.*of iteration 2 is kept") as caught:
         distill_small(*made, tmp_path / "run", previews=1)
     assert caught.value.exit_code == FAILED
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
