@@ -52,7 +52,7 @@ def test_no_thread_of_the_group_is_left_when_python_ends(program: str):
 
 
 FROM_FIRST = """
-import sys
+from pathlib import Path
 from vdit_cli.errors import EvditError
 from vdit_cli.parallel.groups import joined
 
@@ -64,7 +64,8 @@ with joined("cpu") as ranks:
     try:
         ranks.from_first(fail)
     except EvditError as error:
-        print(word, error.what, error.where, error.next_steps, error.exit_code)
+        told = f"{word} {error.what} {error.where} {error.next_steps} {error.exit_code}"
+        Path(f"rank-{ranks.rank}.txt").write_text(told, encoding="utf-8")
 """
 
 
@@ -74,5 +75,7 @@ def test_what_the_first_rank_answers_or_raises_is_every_rank_s(tmp_path: Path):
     script.write_text(FROM_FIRST, encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     given = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=given, capture_output=True, encoding="utf-8", timeout=300)
-    assert done.stdout.splitlines() == ["of 0 no room here ('make room',) 5"] * 2, done.stderr
+    done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 0, done.stderr
+    told = [(tmp_path / f"rank-{rank}.txt").read_text(encoding="utf-8") for rank in (0, 1)]
+    assert told == ["of 0 no room here ('make room',) 5"] * 2
