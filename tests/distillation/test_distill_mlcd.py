@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 
 from tests.closeness import assert_close
-from tests.distillation.prepared import write_data
 from tests.distillation.small_mlcd import StopsAt, distill_small
 from tests.tiny_pipeline import copied, write_pipeline
 from vdit_cli.artifacts.receipt import Receipt
@@ -35,14 +34,6 @@ from vdit_cli.timing import Silent
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A tiny model and data prepared for it."""
-    folder = tmp_path_factory.mktemp("made")
-    model = write_pipeline(folder / "model")
-    return model, write_data(folder / "data", model)
 
 
 @pytest.fixture(scope="module")

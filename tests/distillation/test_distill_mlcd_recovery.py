@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.distillation.prepared import write_data
 from tests.distillation.small_mlcd import StopsAt, distill_small
-from tests.tiny_pipeline import copied, write_pipeline
+from tests.tiny_pipeline import copied
 from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import RunDir
@@ -27,14 +27,6 @@ from vdit_cli.recipe import DistillMlcdOptions
 from vdit_cli.timing import Silent
 
 WEIGHTS = "student/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A tiny model and data prepared for it."""
-    folder = tmp_path_factory.mktemp("made")
-    model = write_pipeline(folder / "model")
-    return model, write_data(folder / "data", model)
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,7 @@ def save_checkpoint(folder: Path, state: TrainingState, ranks: Ranks = ALONE) ->
     if ranks.any(bool(broken))[0]:
         raise EvditError(
             f"{broken[0] if broken else 'a tensor of another rank'} is not finite after iteration {state.iteration}: "
-            f"nothing of it is saved; {what_is_kept(folder)}",
+            f"nothing of it is saved; {what_is_kept(newest_iteration(folder))}",
             where=str(folder),
             next_steps=["a smaller learning rate", "another seed, in a new folder"],
             exit_code=FAILED,
@@ -172,20 +172,19 @@ def newest_iteration(folder: Path) -> int:
     return 0
 
 
-def what_is_kept(folder: Path) -> str:
-    """What of a training that broke off is in `folder`, its checkpoints, in words."""
-    done = newest_iteration(folder)
+def what_is_kept(done: int) -> str:
+    """What is left of a training that broke off, whose newest whole checkpoint is of iteration `done`, in words."""
     if not done:
         return "nothing was saved yet: the same command begins from the start"
     return f"the checkpoint of iteration {done} is kept"
 
 
-def check_goes_on(folder: Path, iterations: int, was_done: bool = False) -> None:
-    """Raise EvditError (2) where the newest checkpoint in `folder` leaves nothing to do with the values insisted on.
+def check_goes_on(folder: Path, done: int, iterations: int, was_done: bool = False) -> None:
+    """Raise EvditError (2) where the newest whole checkpoint in `folder`, of iteration `done`, leaves nothing to do.
 
-    Also where there is none, though the training `was_done`: it would begin from nothing.
+    That is with the values insisted on. Also where there is none, though the training `was_done`: it would begin from
+    nothing.
     """
-    done = newest_iteration(folder)
     if was_done and not done:
         raise EvditError(
             f"{folder} holds no whole checkpoint any more: the finished training can't be made longer",

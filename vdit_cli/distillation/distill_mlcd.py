@@ -148,10 +148,10 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
         folder = run.path if len(job.counts) == 1 else run.path / f"steps-{steps}"
         is_last = steps == job.counts[-1]
         role = "transformer" if is_last else f"transformer-{steps}"
-        if run.before is not None and is_last:
-            check_goes_on(folder / "checkpoints", options.iterations, run.before["state"] == DONE)
         if job.ranks.is_first and has_unplaced(run.manifest):
             done = newest_iteration(folder / "checkpoints")
+            if run.before is not None and is_last:
+                check_goes_on(folder / "checkpoints", done, options.iterations, run.before["state"] == DONE)
             if is_last or done < options.iterations:
                 place(run.manifest, label_of(steps), done)
                 run.save()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vdit_cli.artifacts.atomic import write_text
-from vdit_cli.distillation.checkpoints import what_is_kept
+from vdit_cli.distillation.checkpoints import newest_iteration, what_is_kept
 from vdit_cli.errors import ENVIRONMENT, FAILED, EvditError
 from vdit_cli.parallel.groups import ALONE, Ranks
 
@@ -66,7 +66,7 @@ class Metrics:
             if not math.isfinite(value):
                 raise EvditError(
                     f"{label}: {name} is {value} at iteration {iteration}; "
-                    f"{what_is_kept(self.path.parent / 'checkpoints')}",
+                    f"{what_is_kept(newest_iteration(self.path.parent / 'checkpoints'))}",
                     where=str(self.path),
                     next_steps=["a smaller learning rate", "another seed, in a new folder"],
                     exit_code=FAILED,

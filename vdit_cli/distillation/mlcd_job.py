@@ -19,7 +19,7 @@ from vdit_cli.data.facts import DataFacts
 from vdit_cli.data.shards import INDEX, Clips
 from vdit_cli.diffusion.milestones import Milestones
 from vdit_cli.diffusion.schedules import NoiseSchedule
-from vdit_cli.distillation.fitting import autocast, check_shard, number_format
+from vdit_cli.distillation.fitting import check_shard, number_format
 from vdit_cli.distillation.mlcd_networks import Pair, open_pair
 from vdit_cli.errors import EvditError, quoted
 from vdit_cli.knobs import flat
@@ -289,7 +289,6 @@ def lineage_of(pair: Pair, options: DistillMlcdOptions) -> tuple[str, ...]:
 def bind_student(job: Job, plan: MaskPlan) -> tuple[Attend, ...]:
     """Put the plan's masks on the student, bound for what runs: part of a batch, in the type of matrix products."""
     options, device = job.options, job.device
-    with autocast(options.precision, device):
-        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+    dtype = torch.bfloat16 if number_format(options.precision, device) == "bfloat16" else None
     part = math.ceil(options.batch_size / options.accumulation)
     return job.pair.student.apply_plan(plan, part, options.kernel, needs_grad=True, dtype=dtype)

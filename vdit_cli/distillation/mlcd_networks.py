@@ -21,7 +21,7 @@ from vdit_cli.backbones.base import Backbone, TextStates, Trainable, Trains
 from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.backbones.lora import ADAPTER_FOLDER, write_adapter
 from vdit_cli.backbones.registry import find_source, open_backbone
-from vdit_cli.distillation.fitting import autocast
+from vdit_cli.distillation.fitting import autocast, number_format
 from vdit_cli.distillation.mlcd import Predict
 from vdit_cli.errors import ENVIRONMENT, EvditError
 from vdit_cli.recipe import DistillMlcdOptions
@@ -48,8 +48,7 @@ def open_pair(options: DistillMlcdOptions, device: torch.device, progress: Progr
     What is trained is float32. With LoRA all that is frozen has the precision of the matrix products.
     Raises EvditError as `open_backbone` does, and for a model whose backbone is not made for training.
     """
-    with autocast(options.precision, device):
-        half = bool(options.lora_rank) and torch.is_autocast_enabled(device.type)
+    half = number_format(options.precision, device) == "bfloat16" and bool(options.lora_rank)
     source = find_source(options.model, where=f"--model {options.model}")
     made = [
         open_backbone(

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from vdit_cli.artifacts.atomic import free_name
-from vdit_cli.distillation.checkpoints import checkpoint_place, what_is_kept
+from vdit_cli.distillation.checkpoints import checkpoint_place, newest_iteration, what_is_kept
 from vdit_cli.distillation.mlcd_networks import Learned
 from vdit_cli.errors import FAILED, EvditError
 from vdit_cli.measures import motion, sharpness
@@ -139,6 +139,6 @@ class Watch:
             saved = checkpoint_place(self.folder / "checkpoints", iteration)
             if saved.is_dir():
                 saved.rename(free_name(saved.with_name(f"collapsed-{iteration:06d}")))
-            return what_is_kept(saved.parent)
+            return what_is_kept(newest_iteration(saved.parent))
 
         return self.ranks.from_first(move)

@@ -148,7 +148,8 @@ def _train(options: TrainShapesOptions, run: RunDir, device: torch.device, progr
     """All parts in order, each skipped where it is finished, then the pipeline folder; the seconds of each part."""
     folder = run.path
     if run.before is not None:
-        check_goes_on(folder / "transformer" / "checkpoints", options.transformer.iterations)
+        checkpoints = folder / "transformer" / "checkpoints"
+        check_goes_on(checkpoints, newest_iteration(checkpoints), options.transformer.iterations)
     part = next((part for part in ("vae", "text") if not run.is_whole(part)), "transformer")
     if has_unplaced(run.manifest):
         place(run.manifest, part, newest_iteration(folder / part / "checkpoints"))

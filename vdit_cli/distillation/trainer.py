@@ -230,7 +230,7 @@ def _not_finite(
     done = newest_iteration(kept)
     back = [f"an earlier start, without {checkpoint_place(kept, done)}, where that fails too"] if done else []
     return EvditError(
-        f"{label}: {what} at iteration {iteration}; {what_is_kept(kept)}",
+        f"{label}: {what} at iteration {iteration}; {what_is_kept(done)}",
         where=str(folder),
         next_steps=[*cures, *back, "another seed, in a new folder"],
         exit_code=FAILED,
