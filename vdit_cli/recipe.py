@@ -158,6 +158,9 @@ class ShapesTextOptions(TrainingOptions):
     batch_size: int = knob(128, "captions a step", at_least=1)
     learning_rate: float = knob(1e-3, "peak learning rate", at_least=0)
     average_keep: float = knob(0.99, "decay of the averaged weights, which are what is kept", at_least=0)
+    left_out: float = knob(
+        0.15, "share of captions that leave out a size, a motion or a background", at_least=0, at_most=1
+    )
     layers: int = knob(2, "layers", at_least=1)
     width: int = knob(192, "width, a multiple of 6", at_least=6)
     length: int = knob(32, "tokens of a prompt, padding included", at_least=1)
@@ -172,6 +175,20 @@ class ShapesTransformerOptions(TrainingOptions):
     learning_rate: float = knob(1.5e-3, "peak learning rate", at_least=0)
     warmup: int = knob(300, "steps to reach the peak", at_least=0)
     two_objects: float = knob(0.35, "share of clips with a second object", at_least=0)
+    left_out: float = knob(
+        0.15, "share of captions that leave out a size, a motion or a background", at_least=0, at_most=1
+    )
+    time_rate: float = knob(
+        0.1,
+        "share of the rate for what turns the time into scales and gates, which full ones can throw off",
+        at_least=0,
+    )
+    low_noise: float = knob(
+        0.0,
+        "noise below which an error of v weighs less, by (sigma / this)^2; 0: all weigh alike",
+        at_least=0,
+        at_most=1,
+    )
     prompt_dropout: float = knob(0.1, "share of clips whose prompt is blanked, for guidance", at_least=0)
     clips: int = knob(32768, "encoded clips held in memory, a multiple of fresh_clips", at_least=1)
     fresh_clips: int = knob(64, "clips encoded anew each time", at_least=1)
@@ -202,6 +219,9 @@ class PrepareDataOptions(Section):
     count: int = knob(2000, "clips, from the first on", at_least=1)
     seed: int = knob(0, "of the scenes; none shows a held-out combination", at_least=0)
     two_objects: float = knob(0.25, "share of the scenes of shapes with a second object", at_least=0, at_most=1)
+    left_out: float = knob(
+        0.0, "share of captions of shapes that leave out a size, a motion or a background", at_least=0, at_most=1
+    )
     video_frames: int | None = knob(None, "frames of a clip: 4k+1", flag="--frames", at_least=1)
     height: int | None = knob(None, "pixels, a multiple of 16", at_least=16)
     width: int | None = knob(None, "pixels, a multiple of 16", at_least=16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import combinations, product
 
 import pytest
@@ -19,10 +20,12 @@ from vdit_cli.data.shapes_prompts import (
     WORDS,
     ObjectWords,
     PromptReading,
+    Said,
     caption,
     held_out_prompts,
     is_held_out,
     parse_prompt,
+    partial_prompts,
     prompts,
     tokens,
     triples,
@@ -76,6 +79,31 @@ def test_the_grammar_word_by_word():
     assert caption(PromptReading((), (), (one, two), "checkered")) == (
         "a large red circle moving right over a checkered background, and a small blue ring bouncing"
     )
+
+
+def test_a_caption_leaves_out_what_is_open():
+    """By hand, of one and of two objects; an object without a shape can't be said."""
+    one, two = ObjectWords(None, "red", "circle", "moving right"), ObjectWords("small", "blue", "ring", None)
+    assert caption(Said((one,), "black")) == "a red circle moving right over a black background"
+    assert caption(Said((two,), None)) == "a small blue ring"
+    assert caption(Said((one, two), None)) == "a red circle moving right, and a small blue ring"
+    with pytest.raises(KeyError, match="shape"):
+        caption(Said((ObjectWords("small", "blue"),), None))
+
+
+def test_partial_prompts_leave_out_each_choice_as_often():
+    """Seven choices of one to three parts; what is left is a held-out scene's, and read back as it was said."""
+    made = partial_prompts(700, seed=4)
+    assert made[:70] == partial_prompts(70, seed=4) != partial_prompts(70, seed=5)
+    gone: Counter[tuple[str, ...]] = Counter()
+    for prompt in made:
+        read = parse_prompt(prompt)
+        (shown,) = read.objects
+        parts = {"size": shown.size, "motion": shown.motion, "background": read.background}
+        gone[tuple(name for name, word in parts.items() if word is None)] += 1
+        assert shown.colour and shown.shape and not read.unknown and caption(read) == prompt
+        assert shown.motion is None or is_held_out(shown.colour, shown.shape, shown.motion)
+    assert len(gone) == 7 and set(gone.values()) == {100} and () not in gone
 
 
 @pytest.mark.parametrize(

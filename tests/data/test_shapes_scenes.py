@@ -10,7 +10,7 @@ import pytest
 
 from tests.closeness import assert_close, assert_within
 from vdit_cli.data.shapes_prompts import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, caption, is_held_out
-from vdit_cli.data.shapes_scenes import FRAMES, RADII, SIDE, Scene, SceneObject, draw_scene, draw_scenes
+from vdit_cli.data.shapes_scenes import FRAMES, RADII, SIDE, Scene, SceneObject, draw_scene, draw_scenes, leave_out
 
 GOLDEN_CAPTIONS = [
     "a large magenta circle bouncing over a gray background, and a small red cross moving right",
@@ -135,3 +135,27 @@ def test_second_objects_keep_away():
     ]
     apart = [np.hypot(*(s.objects[0].track - s.objects[1].track).T).min() > 32 for s in pairs]
     assert len(pairs) > 100 and np.mean(apart) > 0.9
+
+
+@pytest.mark.numerical
+def test_captions_leave_out_each_part_at_its_share():
+    """Each of the five parts by itself, whatever else is drawn; a larger share leaves out more."""
+    scenes = draw_scenes(9, 8000, two_objects=1.0)
+    said = leave_out(scenes, 9, 0.15)
+    gone = [
+        [each is None for each in (one.size, one.motion, shown.background, two.size, two.motion)]
+        for shown in said
+        for one, two in [shown.objects]
+    ]
+    assert_within(np.abs(np.mean(gone, axis=0) - 0.15).max(), 0.01, planted=0.15)  # its deviation is .004
+    both = np.corrcoef(np.array(gone, dtype=float).T) - np.eye(5)
+    assert_within(np.abs(both).max(), 0.06, planted=1)  # one number for two parts
+    for scene, shown in zip(scenes, said, strict=True):
+        for drawn, words in zip(scene.objects, shown.objects, strict=True):
+            assert (words.colour, words.shape) == (drawn.colour, drawn.shape)
+            assert words.size in (None, drawn.size) and words.motion in (None, drawn.motion)
+    assert leave_out(scenes[700:710], 9, 0.15, start=700) == said[700:710]
+    assert leave_out(scenes, 10, 0.15) != said
+    more = leave_out(scenes[:500], 9, 0.4)
+    assert all(b.background is None for a, b in zip(said[:500], more, strict=True) if a.background is None)
+    assert [caption(each) for each in leave_out(scenes[:50], 9, 0.0)] == [caption(each) for each in scenes[:50]]

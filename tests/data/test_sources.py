@@ -38,6 +38,14 @@ def test_the_share_of_two_objects_is_a_knob(share: float, objects: int):
     assert {len(parse_prompt(caption).objects) for caption in captions} == {objects}
 
 
+def test_captions_leave_parts_out_where_asked():
+    """None by default; the pixels stay the same."""
+    assert all(parse_prompt(caption).is_exact for caption in part(range(40)).captions)
+    partial = part(range(40), left_out=0.5)
+    assert sum(parse_prompt(caption).is_exact for caption in partial.captions) < 20
+    assert torch.equal(partial.pixels(0, 2), part(range(40)).pixels(0, 2))
+
+
 def test_a_clip_is_its_number_s_whatever_is_asked_for_with_it():
     """Name, caption and pixels of clip 5 of seed 3, alone or among others; another seed has others."""
     alone, among = part(range(5, 6), seed=3), part(range(2, 8), seed=3)

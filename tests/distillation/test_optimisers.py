@@ -46,6 +46,37 @@ def test_kernels_move_as_the_matrices_that_they_are():
     assert torch.equal(kernel.weight.detach().reshape(5, -1), matrix.weight.detach())
 
 
+def test_what_is_slow_moves_at_its_share_of_the_rate():
+    """As AdamW of torch does at that rate; the matrix at its own, the others at the full one."""
+    torch.manual_seed(0)
+    names = ("fast", "slow", "matrix", "slow_matrix")
+    model = nn.ModuleDict({name: nn.Linear(3, 2, bias="matrix" not in name) for name in names})
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    gradients = {name: torch.randn_like(parameter) for name, parameter in before.items()}
+    ours = build_optimisers(
+        model,
+        lambda name, parameter: "matrix" in name,
+        matrix_rate=0.2,
+        rate=0.1,
+        betas=(0.9, 0.99),
+        matrix_decay=0.0,
+        is_slow=lambda name: name.startswith("slow"),
+        slow_share=0.25,
+    )
+    for name, parameter in model.named_parameters():
+        parameter.grad = gradients[name]
+    ours.step(rate_share=0.5)
+    for name, parameter in model.named_parameters():
+        peer = nn.Parameter(before[name].clone())
+        peer.grad = gradients[name]
+        share = 0.125 if name.startswith("slow") else 0.5
+        if "matrix" in name:
+            torch.optim.Muon([peer], lr=0.2 * share, weight_decay=0.0, adjust_lr_fn="match_rms_adamw").step()
+        else:
+            torch.optim.AdamW([peer], lr=0.1 * share, betas=(0.9, 0.99), weight_decay=0.0).step()
+        assert torch.equal(parameter.detach(), peer.detach()), name
+
+
 def test_average_moves_by_the_share_it_does_not_keep():
     average, parameter = [torch.zeros(3)], [nn.Parameter(torch.full((3,), 2.0))]
     update_average(average, parameter, keep=0.75)

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import T5EncoderModel
 
+from tests.closeness import assert_close
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
-from vdit_cli.data.shapes_prompts import EXAMPLE_PROMPT, WORDS
+from vdit_cli.data.shapes_prompts import EXAMPLE_PROMPT, WORDS, tokens
+from vdit_cli.data.shapes_scenes import Scene, draw_scenes
 from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.distillation.shapes_folder import SCHEDULER_CONFIG, build_tokenizer
 from vdit_cli.distillation.shapes_text import text_config
-from vdit_cli.distillation.shapes_transformer import ClipPool, is_block_matrix, train_transformer, transformer_config
+from vdit_cli.distillation.shapes_transformer import (
+    ClipPool,
+    is_moved_by_muon,
+    is_time_modulation,
+    losses_by_time,
+    noise_weights,
+    train_transformer,
+    transformer_config,
+)
 from vdit_cli.distillation.shapes_vae import vae_config
 from vdit_cli.errors import Interrupted
 from vdit_cli.recipe import ShapesTextOptions, ShapesTransformerOptions, ShapesVaeOptions
@@ -104,6 +115,84 @@ def test_a_share_of_the_captions_is_emptied(vae: CausalVAEModel, text: T5Encoder
         assert [int(row.sum()) == 1 for row in mask] == [emptied] * 2
 
 
+def test_the_pool_s_captions_leave_parts_out(vae: CausalVAEModel, text: T5EncoderModel):
+    """All that may be at a share of 1, so that they are shorter than the sentences of the same clips."""
+    whole, partial = (
+        ClipPool(vae, text, TOKENIZER, ShapesTransformerOptions(**dict(OPTIONS.values(), left_out=share)), 3, CPU)
+        for share in (0.0, 1.0)
+    )
+    for pool in (whole, partial):
+        pool.fill(0, Silent())
+    assert torch.equal(whole.latents_NCFhw, partial.latents_NCFhw)
+    assert (partial.mask_NL.sum(1) < whole.mask_NL.sum(1)).all()
+    scenes = draw_scenes(4, 4, "train", OPTIONS.two_objects)
+    assert partial.mask_NL.sum(1).tolist() == [len(tokens(said(scene))) + 1 for scene in scenes]
+
+
+def said(scene: Scene) -> str:
+    """Colour and shape alone."""
+    return ", and ".join(f"a {each.colour} {each.shape}" for each in scene.objects)
+
+
+@pytest.mark.numerical
+def test_losses_by_time_are_the_means_of_their_bands():
+    """Against a loop over many uniform times; together they make the whole loss."""
+    generator = torch.Generator().manual_seed(0)
+    t = torch.randint(1000, (200_000,), generator=generator)
+    errors = (t / 100).floor() + torch.rand(len(t), generator=generator)
+    found = losses_by_time(errors, t, 1000)
+    assert list(found)[:2] == ["loss_0_99", "loss_100_199"] and len(found) == 10
+    assert_close(torch.stack(list(found.values())).mean(), errors.mean())
+    for band, value in enumerate(found.values()):
+        inside = errors[(t >= band * 100) & (t < band * 100 + 100)]
+        assert_close(value, inside.sum() / 20_000)
+        # The number of times in a band is one of 20,000 with a deviation of 134.
+        assert_close(value, inside.mean(), rtol=0.04)
+    few = losses_by_time(torch.ones(2), torch.tensor([7, 950]), 1000)
+    assert few["loss_0_99"] == 5 and few["loss_100_199"] == 0
+
+
+@pytest.mark.numerical
+def test_errors_of_little_noise_weigh_by_its_square():
+    """By hand, and all alike at 0."""
+    sigma = torch.tensor([0.03, 0.15, 0.3, 0.9])
+    assert_close(noise_weights(sigma, 0.3), torch.tensor([0.01, 0.25, 1.0, 1.0]))
+    assert noise_weights(sigma, 0.0).tolist() == [1.0] * 4
+
+
+def test_a_training_weighs_errors_of_little_noise_less(vae, text, tmp_path: Path):
+    """The first loss is smaller where all noise counts as little; the losses by time are not weighed."""
+    losses, bands = [], []
+    for low_noise in (0.0, 1.0):
+        options = ShapesTransformerOptions(**dict(OPTIONS.values(), iterations=1, low_noise=low_noise))
+        folder = tmp_path / str(low_noise)
+        schedule = NoiseSchedule.from_config(SCHEDULER_CONFIG)
+        train_transformer(vae, text, TOKENIZER, schedule, options, 3, folder, CPU, False, Silent())
+        line = json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8"))
+        losses.append(line["loss"])
+        bands.append({name: value for name, value in line.items() if name.startswith("loss_")})
+    assert losses[1] < losses[0] and bands[0] == bands[1]
+
+
+@pytest.mark.numerical
+def test_the_time_modulation_is_slow_and_the_losses_by_time_are_written(vae, text, tmp_path: Path):
+    """At a share of 0 it stays as it began, while all else moves; metrics.jsonl has a loss a band."""
+    options = ShapesTransformerOptions(**dict(OPTIONS.values(), time_rate=0.0, log_every=1))
+    schedule = NoiseSchedule.from_config(SCHEDULER_CONFIG)
+    model, _ = train_transformer(vae, text, TOKENIZER, schedule, options, 3, tmp_path, CPU, False, Silent())
+    fresh = OpenSoraT2V(transformer_config(options, 24))
+    fresh.initialise(torch.Generator().manual_seed(3))
+    now = dict(model.named_parameters())
+    stayed = {name for name, parameter in fresh.named_parameters() if torch.equal(parameter, now[name])}
+    slow = {name for name in now if is_time_modulation(name)}
+    assert slow <= stayed and len(slow) == 6
+    moved = {name.split(".")[0] for name in now.keys() - stayed}
+    assert moved >= {"transformer_blocks", "pos_embed", "proj_out", "caption_projection"}
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    bands = torch.tensor([line[f"loss_{low}_{low + 99}"] for low in range(0, 1000, 100)])
+    assert_close(bands.mean(), torch.tensor(line["loss"]))
+
+
 def test_every_word_is_one_token_and_others_are_unknown():
     """So that a prompt's length is its number of words, and a strange word never looks like a known one."""
     tokenizer = build_tokenizer(32)
@@ -116,9 +205,13 @@ def test_every_word_is_one_token_and_others_are_unknown():
     assert tokenizer("")["input_ids"] == [tokenizer.eos_token_id]
 
 
-def test_muon_takes_the_matrices_of_the_blocks_alone():
-    """Attention and feed-forward weights; no table, bias, embedding or output."""
+def test_muon_takes_the_matrices_of_the_blocks_and_of_the_time():
+    """Attention, feed-forward and modulation; no table, bias, embedding or output."""
     model = OpenSoraT2V(transformer_config(OPTIONS, 24))
-    taken = [name for name, parameter in model.named_parameters() if is_block_matrix(name, parameter)]
-    projections = {f"attn{i}.to_{part}.weight" for i in (1, 2) for part in ("q", "k", "v", "out.0")}
-    assert {name.split(".", 2)[-1] for name in taken} == projections | {"ff.net.0.proj.weight", "ff.net.2.weight"}
+    taken = [name for name, parameter in model.named_parameters() if is_moved_by_muon(name, parameter)]
+    projections = {
+        f"transformer_blocks.0.attn{i}.to_{part}.weight" for i in (1, 2) for part in ("q", "k", "v", "out.0")
+    }
+    feed_forward = {f"transformer_blocks.0.ff.net.{part}.weight" for part in ("0.proj", "2")}
+    embedder = {f"adaln_single.emb.timestep_embedder.linear_{i}.weight" for i in (1, 2)}
+    assert set(taken) == projections | feed_forward | embedder | {"adaln_single.linear.weight"}

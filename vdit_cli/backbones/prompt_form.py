@@ -14,14 +14,17 @@ from typing import Any
 from vdit_cli.errors import EvditError
 
 TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|,")
+OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
+"""A stretch of a sentence in square brackets, which goes with its part where a prompt leaves that out."""
 
 
 @dataclass(frozen=True)
 class PromptForm:
     """A sentence with its parts in braces, what a second object adds to it, and what each part may be.
 
-    `example` is a whole sentence; its parts stand in for those that a prompt leaves out. In `different` stand the parts
-    that a second object must not share with the first.
+    What stands in square brackets may be left out, as in "a [{size} ]{colour} circle". `example` is a sentence of the
+    form; its parts stand in for those that a prompt needs and lacks. In `different` stand the parts that a second
+    object must not share with the first.
     """
 
     sentence: str
@@ -67,29 +70,42 @@ class PromptForm:
         sentences = {"sentence": self.sentence, "second": self.second, "example": self.example}
         return {**sentences, "parts": parts, "different": list(self.different)}
 
+    def spelled(self, first: Mapping[str, str], *others: Mapping[str, str]) -> str:
+        """The sentence of an object's parts, and what each other object adds; optional parts may be left out.
+
+        Raises KeyError for a part that it needs and that is not there.
+        """
+        return _spelled(self.sentence, first) + "".join(_spelled(self.second, other) for other in others)
+
     def missing(self, prompt: str) -> list[str]:
-        """The parts that a prompt leaves out, in words; those of a second object are named as such."""
+        """The parts that a prompt needs and lacks, in words; those of a second object are named as such."""
         first, *others = self._read(prompt)
-        lacks = [name for name in names(self.sentence) if name not in first]
+        lacks = [name for name in needed(self.sentence) if name not in first]
         for second in others[:1]:
-            lacks += [f"{name} of the second" for name in names(self.second) if name not in second]
+            lacks += [f"{name} of the second" for name in needed(self.second) if name not in second]
             lacks += [
                 f"another {name} of the second" for name in self.different if self._is_shared(name, first, second)
             ]
         return lacks
 
     def completed(self, prompt: str) -> str:
-        """The sentence nearest to a prompt: its own parts where it has them, else those of the example."""
+        """The sentence nearest to a prompt: its own parts, those of the example where it lacks one that it needs.
+
+        Of a prompt without any part it is the example.
+        """
         example = self._read(self.example)[0]
         first, *others = self._read(prompt)
-        sentence = self.sentence.format(**{**example, **first})
+        if not first and not others:
+            return self.spelled(example)
+        first = {name: example[name] for name in needed(self.sentence)} | first
+        seconds = []
         for second in others[:1]:
-            parts = {**example, **second}
+            parts = {name: example[name] for name in needed(self.second)} | second
             for name in self.different:
                 unlike = [each for each in self.parts[name] if each != first.get(name, example[name])]
-                parts[name] = unlike[0] if parts[name] not in unlike and unlike else parts[name]
-            sentence += self.second.format(**parts)
-        return sentence
+                parts[name] = unlike[0] if parts.get(name) not in unlike and unlike else parts[name]
+            seconds.append(parts)
+        return self.spelled(first, *seconds)
 
     def is_whole(self, prompt: str) -> bool:
         """Whether a prompt is a sentence of this form, whatever its capitals and marks."""
@@ -122,8 +138,18 @@ def names(sentence: str) -> list[str]:
     return [name for _, name, _, _ in Formatter().parse(sentence) if name]
 
 
+def needed(sentence: str) -> list[str]:
+    """The parts that a sentence can't leave out, in order."""
+    return names(OPTIONAL.sub("", sentence))
+
+
+def _spelled(sentence: str, parts: Mapping[str, str]) -> str:
+    kept = OPTIONAL.sub(lambda found: found[1] if all(name in parts for name in names(found[1])) else "", sentence)
+    return kept.format(**parts)
+
+
 def _checked_names(sentence: str, where: str) -> list[str]:
-    """The parts that a sentence names. Raises EvditError for braces that hold anything but a name."""
+    """The parts that a sentence names. Raises EvditError for other things in braces, or in square brackets."""
     try:
         found = [(name, how, turned) for _, name, how, turned in Formatter().parse(sentence) if name is not None]
     except ValueError as error:
@@ -131,6 +157,9 @@ def _checked_names(sentence: str, where: str) -> list[str]:
     for name, how, turned in found:
         if not name.isidentifier() or how or turned:
             raise EvditError(f"{sentence!r} must have nothing but names in its braces", where=where)
+    stretches = OPTIONAL.findall(sentence)
+    if any(sign in OPTIONAL.sub("", sentence) for sign in "[]") or any(len(names(each)) != 1 for each in stretches):
+        raise EvditError(f"{sentence!r} must have one part in each pair of square brackets", where=where)
     return [name for name, _, _ in found]
 
 

@@ -2,14 +2,14 @@
 
 No torch. A prompt of the world is
 `a {size} {colour} {shape} {motion} over a {background} background`, with `, and a {size} {colour} {shape} {motion}`
-behind it when there is a second object.
+behind it when there is a second object. Size, motion and background may be left out: the world then shows any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from typing import Literal, Protocol
 
 import numpy as np
@@ -36,13 +36,15 @@ BACKGROUNDS = ("black", "gray", "navy", "beige", "checkered")
 ATTRIBUTES = ("size", "colour", "shape", "motion", "background")
 EXAMPLE_PROMPT = "a large red circle moving right over a black background"
 PROMPT_FORM = PromptForm(
-    sentence="a {size} {colour} {shape} {motion} over a {background} background",
-    second=", and a {size} {colour} {shape} {motion}",
+    sentence="a [{size} ]{colour} {shape}[ {motion}][ over a {background} background]",
+    second=", and a [{size} ]{colour} {shape}[ {motion}]",
     parts={"size": SIZES, "colour": COLOURS, "shape": SHAPES, "motion": MOTIONS, "background": BACKGROUNDS},
     example=EXAMPLE_PROMPT,
     different=("colour",),
 )
 """What a model of this world can read."""
+OPTIONAL_PARTS = ("size", "motion", "background")
+"""What a caption may leave out; an object always has its colour and shape."""
 
 LONGEST_CAPTION = 19
 """Tokens of two objects whose motions have two words each, the end sign included."""
@@ -55,7 +57,7 @@ _MOTION_BY_WORD = {word: motion for motion in MOTIONS for word in motion.split()
 
 
 class Captioned(Protocol):
-    """What can be put into words: a drawn `Scene` or the `PromptReading` of a prompt."""
+    """What can be put into words: a drawn `Scene`, what is `Said` of it, or the `PromptReading` of a prompt."""
 
     @property
     def objects(self) -> tuple:
@@ -74,6 +76,14 @@ class ObjectWords:
     colour: str | None = None
     shape: str | None = None
     motion: str | None = None
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a caption tells of a scene; None for what it leaves out."""
+
+    objects: tuple[ObjectWords, ...]
+    background: str | None
 
 
 @dataclass(frozen=True)
@@ -103,10 +113,13 @@ def triples(split: Split) -> list[tuple[str, str, str]]:
 
 
 def caption(scene: Captioned) -> str:
-    """The sentence of the grammar that describes `scene`."""
-    first, *others = (dict(zip(ATTRIBUTES, _four(shown), strict=False)) for shown in scene.objects)
-    sentence = PROMPT_FORM.sentence.format(**first, background=scene.background)
-    return sentence + "".join(PROMPT_FORM.second.format(**other) for other in others)
+    """The sentence of the grammar that describes `scene`, without what is None of it.
+
+    Raises KeyError for an object without colour or shape.
+    """
+    ground = {"background": scene.background}
+    told = [_told(dict(zip(ATTRIBUTES, _four(shown), strict=False)) | ground) for shown in scene.objects]
+    return PROMPT_FORM.spelled(*told)
 
 
 def parse_prompt(prompt: str) -> PromptReading:
@@ -140,23 +153,59 @@ def prompts(split: Split, count: int, seed: int = 0, two_objects: bool = False) 
     With `two_objects` each prompt has two objects of different colours, both of the split.
     Prompt i does not depend on `count`.
     """
-    generator = np.random.default_rng([seed, int(two_objects)])
-    ones = [
-        (ObjectWords(size, *triple), background)
-        for size, triple, background in product(SIZES, triples(split), BACKGROUNDS)
+    return [
+        caption(Said(*each))
+        for each in _asked(split, count, np.random.default_rng([seed, int(two_objects)]), two_objects)
     ]
-    made: list[str] = []
-    while len(made) < count:
-        for place in generator.permutation(len(ones)):
-            first, background = ones[place]
-            objects = (first, _second(ones, first, generator)) if two_objects else (first,)
-            made.append(caption(PromptReading((), (), objects, background)))
-    return made[:count]
 
 
 def held_out_prompts(count: int, seed: int = 0, two_objects: bool = False) -> list[str]:
     """`count` prompts whose combinations no training scene ever shows; 360 different ones with a single object."""
     return prompts("held-out", count, seed, two_objects)
+
+
+def partial_prompts(count: int, seed: int = 0) -> list[str]:
+    """`count` held-out prompts of one object that leave out one to three of OPTIONAL_PARTS, each choice as often.
+
+    Prompt i does not depend on `count`.
+    """
+    generator = np.random.default_rng([seed, 2])
+    choices = [gone for number in (1, 2, 3) for gone in combinations(OPTIONAL_PARTS, number)]
+    asked = _asked("held-out", count, generator, two_objects=False)
+    return [
+        caption(without(Said(*each), {(0, part) for part in choices[i % len(choices)]})) for i, each in enumerate(asked)
+    ]
+
+
+def without(scene: Captioned, gone: Collection[tuple[int, str]]) -> Said:
+    """What is said of `scene` but for the parts `gone`, each (object, part); the background is of the first object."""
+    objects = tuple(
+        ObjectWords(
+            *(None if (number, kind) in gone else word for kind, word in zip(ATTRIBUTES, _four(shown), strict=False))
+        )
+        for number, shown in enumerate(scene.objects)
+    )
+    return Said(objects, None if (0, "background") in gone else scene.background)
+
+
+def _asked(
+    split: Split, count: int, generator: np.random.Generator, two_objects: bool
+) -> list[tuple[tuple[ObjectWords, ...], str]]:
+    """Objects and background of `count` prompts, balanced as `prompts` says."""
+    ones = [
+        (ObjectWords(size, *triple), background)
+        for size, triple, background in product(SIZES, triples(split), BACKGROUNDS)
+    ]
+    made: list[tuple[tuple[ObjectWords, ...], str]] = []
+    while len(made) < count:
+        for place in generator.permutation(len(ones)):
+            first, background = ones[place]
+            made.append(((first, _second(ones, first, generator)) if two_objects else (first,), background))
+    return made[:count]
+
+
+def _told(parts: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: word for name, word in parts.items() if word is not None}
 
 
 def _four(shown: ObjectWords) -> tuple[str, str, str, str]:

@@ -9,12 +9,23 @@ is drawn, on any platform and numpy version, and thousands of scenes are drawn a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from vdit_cli.data.shapes_prompts import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, Split, triples
+from vdit_cli.data.shapes_prompts import (
+    BACKGROUNDS,
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    SIZES,
+    Said,
+    Split,
+    triples,
+    without,
+)
 
 FRAMES = 29
 SIDE = 128.0
@@ -53,6 +64,8 @@ _SECOND_RADIUS = 7
 _FIRST_TRACK = 8
 _SECOND_TRACKS = _FIRST_TRACK + _TRACK_NUMBERS
 _NUMBERS = _SECOND_TRACKS + CANDIDATE_TRACKS * _TRACK_NUMBERS
+_LEFT_OUT = ((0, "size"), (0, "motion"), (0, "background"), (1, "size"), (1, "motion"))
+"""What a caption may leave out, object and part; each has a number of the scene's behind the _NUMBERS."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +118,20 @@ def draw_scenes(seed: int, count: int, split: Split = "train", two_objects: floa
     )
     return [
         Scene(BACKGROUNDS[background[i]], (top, unders[i]) if i in unders else (top,)) for i, top in enumerate(tops)
+    ]
+
+
+def leave_out(scenes: Sequence[Scene], seed: int, share: float, start: int = 0) -> list[Said]:
+    """What captions tell of scenes `start` on of a seed: each size, motion and background is left out at this `share`.
+
+    Which ones is as fixed as the scenes are: it does not hang on what else is drawn, and a larger share leaves out
+    what a smaller one does too.
+    """
+    indices = np.arange(start, start + len(scenes), dtype=np.uint64)
+    numbers = _uniform(seed, indices, _NUMBERS + len(_LEFT_OUT))[:, _NUMBERS:]
+    return [
+        without(scene, {part for part, number in zip(_LEFT_OUT, row, strict=True) if number < share})
+        for scene, row in zip(scenes, numbers, strict=True)
     ]
 
 

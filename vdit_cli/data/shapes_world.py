@@ -19,6 +19,7 @@ from vdit_cli.data.shapes_prompts import (
     caption,
     held_out_prompts,
     parse_prompt,
+    partial_prompts,
     prompts,
 )
 from vdit_cli.data.shapes_scenes import (
@@ -35,6 +36,7 @@ from vdit_cli.data.shapes_scenes import (
     SceneObject,
     draw_scene,
     draw_scenes,
+    leave_out,
 )
 
 __all__ = [
@@ -49,8 +51,10 @@ __all__ = [
     "draw_scene",
     "draw_scenes",
     "held_out_prompts",
+    "leave_out",
     "pack_scenes",
     "parse_prompt",
+    "partial_prompts",
     "prompts",
     "render",
     "render_tensors",

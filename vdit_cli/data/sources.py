@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vdit_cli.data.shapes_world import FRAMES, caption, draw_scenes, render
+from vdit_cli.data.shapes_world import FRAMES, caption, draw_scenes, leave_out, render
 from vdit_cli.errors import EvditError, unknown_name
 from vdit_cli.recipe import PrepareDataOptions
 
@@ -48,11 +48,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Scenes:
-    """The shapes world's training scenes, which show no held-out combination; drawn on `device`."""
+    """The shapes world's training scenes, which show no held-out combination; drawn on `device`.
+
+    Captions leave out each size, motion and background at the share `left_out`.
+    """
 
     size: ClipSize
     seed: int
     two_objects: float
+    left_out: float
     device: torch.device
 
     def part(self, numbers: range) -> Part:
@@ -62,8 +66,9 @@ class Scenes:
         def pixels(start: int, stop: int) -> Tensor:
             return render(scenes[start:stop], self.device, self.size.video_frames, self.size.height) * 2 - 1
 
+        said = leave_out(scenes, self.seed, self.left_out, start=numbers.start)
         names = tuple(f"shapes {self.seed} {number}" for number in numbers)
-        return Part(names, tuple(caption(scene) for scene in scenes), pixels)
+        return Part(names, tuple(map(caption, said)), pixels)
 
 
 def shapes(options: PrepareDataOptions, size: ClipSize, device: torch.device) -> Scenes:
@@ -81,7 +86,7 @@ def shapes(options: PrepareDataOptions, size: ClipSize, device: torch.device) ->
             where=options.where("height") or options.where("width") or f"--model {options.model}",
             next_steps=[f"--height {side} --width {side}"],
         )
-    return Scenes(size, options.seed, options.two_objects, device)
+    return Scenes(size, options.seed, options.two_objects, options.left_out, device)
 
 
 SOURCES: Mapping[str, Callable[[PrepareDataOptions, ClipSize, torch.device], Source]] = {"shapes": shapes}

@@ -32,7 +32,7 @@ def learning_rate_share(iteration: int, iterations: int, warmup: int, flat_share
 
 @dataclass
 class Optimisers:
-    """AdamW and, where there are matrices, Muon over the parameters of one model, stepped together.
+    """AdamW and Muon over the parameters of one model, and slower ones of each where asked, stepped together.
 
     `views` pairs each parameter that Muon moves with its two-dimensional view, which shares the storage.
     """
@@ -60,27 +60,38 @@ def build_optimisers(
     betas: tuple[float, float],
     matrix_decay: float,
     adam: str = "adamw",
+    is_slow: Callable[[str], bool] = lambda name: False,
+    slow_share: float = 1.0,
 ) -> Optimisers:
     """Muon for the parameters that `is_matrix(name, parameter)` claims, AdamW without decay for the others.
 
-    `adam` is a kind that `build_adam` knows.
+    `adam` is a kind that `build_adam` knows. What `is_slow(name)` tells of moves at `slow_share` of its rate.
 
     Muon's update is scaled by .2 sqrt(max(rows, cols)), so that both take rates of the same size.
     Source: Muon, kellerjordan.github.io/posts/muon; the scale, arXiv 2502.16982 section 2.2.
     """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    matrices = [parameter for name, parameter in named if is_matrix(name, parameter)]
-    claimed = {id(parameter) for parameter in matrices}
-    others = [parameter for _, parameter in named if id(parameter) not in claimed]
-    # The view must alias the parameter's storage: reshape of a channels-last kernel would be a copy.
-    views = tuple((p, nn.Parameter(p.detach().view(p.shape[0], -1))) for p in matrices)
-    moved = build_adam(others, adam, rate=rate, betas=betas)
-    if not views:
-        return Optimisers((moved,), (), (rate,))
-    muon = torch.optim.Muon(
-        [view for _, view in views], lr=matrix_rate, weight_decay=matrix_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    return Optimisers((moved, muon), views, (rate, matrix_rate))
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((is_matrix(name, parameter), is_slow(name)), []).append(parameter)
+    stepped: list[torch.optim.Optimizer] = []
+    rates: list[float] = []
+    views: list[tuple[nn.Parameter, nn.Parameter]] = []
+    for (is_muon, slow), parameters in sorted(groups.items()):  # AdamW first, as in checkpoints
+        full = (matrix_rate if is_muon else rate) * (slow_share if slow else 1.0)
+        rates.append(full)
+        if not is_muon:
+            stepped.append(build_adam(parameters, adam, rate=full, betas=betas))
+            continue
+        # The view must alias the parameter's storage: reshape of a channels-last kernel would be a copy.
+        pairs = [(each, nn.Parameter(each.detach().view(each.shape[0], -1))) for each in parameters]
+        views += pairs
+        stepped.append(
+            torch.optim.Muon(
+                [view for _, view in pairs], lr=full, weight_decay=matrix_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    return Optimisers(tuple(stepped), tuple(views), tuple(rates))
 
 
 def build_adam(

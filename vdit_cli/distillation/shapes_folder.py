@@ -115,9 +115,10 @@ A text-to-video model small enough to travel with the package: an OpenSoraT2V tr
 encoder, trained from scratch on clips of a procedural world (29 frames of 128 x 128). It knows
 {len(WORDS) - 1} words and a comma, and nothing else. License: Apache-2.0.
 
-It reads whole sentences of one form: `{PROMPT_FORM.sentence}`, and for a second
-object of another colour `{PROMPT_FORM.second}` behind it. Other sentences, parts left out and
-other words give shreds of colour. It makes no third object, no camera, and nothing but this world.
+It reads sentences of one form: `{PROMPT_FORM.sentence}`, and for a second
+object of another colour `{PROMPT_FORM.second}` behind it. What stands in square brackets may be left out; the model
+then shows any. Other sentences and other words give shreds of colour. It makes no third object, no camera, and nothing
+but this world.
 
 ## Training
 | part | iterations | batch | seconds | final loss |
@@ -128,7 +129,7 @@ On {facts["machine"]}, torch {facts["torch"]}, {facts["date"]}; again, with the 
 `evdit train-shapes --config recipe.yaml -o RUN`.
 Scenes are drawn from the training combinations only; 36 of 360 colour, shape and motion triples are held out.
 The text encoder is trained first, to tell of each token its word and the attributes of its phrase; it reads
-{facts["text"]["read"]:.3f} of 512 held-out captions without a mistake.
+{facts["text"]["read"]:.3f} of 768 held-out captions without a mistake.
 {changed}
 ## VAE
 PSNR in dB on {vae["clips"]} unseen clips: mean {psnr["all"]:.2f}, worst {psnr["worst"]:.2f}.

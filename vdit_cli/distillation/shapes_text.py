@@ -29,9 +29,10 @@ from vdit_cli.data.shapes_prompts import (
     caption,
     held_out_prompts,
     parse_prompt,
+    partial_prompts,
     tokens,
 )
-from vdit_cli.data.shapes_scenes import draw_scenes
+from vdit_cli.data.shapes_scenes import draw_scenes, leave_out
 from vdit_cli.distillation.optimisers import build_optimisers
 from vdit_cli.distillation.trainer import LossTerms, Trained, put_parameters, train
 from vdit_cli.recipe import ShapesTextOptions
@@ -150,7 +151,8 @@ def train_text(
     def loss(iteration: int, on_cpu: torch.Generator, on_device: torch.Generator) -> LossTerms:
         first = iteration * options.batch_size
         scenes = draw_scenes(seed + 2, options.batch_size, "train", 0.5, start=first)
-        asked, mask, right = reading_task(scenes, tokenizer, options.length, device)
+        said = leave_out(scenes, seed + 2, options.left_out, start=first)
+        asked, mask, right = reading_task(said, tokenizer, options.length, device)
         terms = {
             name: functional.cross_entropy(logits.flatten(0, 1), right[name].flatten(), ignore_index=IGNORED)
             for name, logits in model(asked, mask).items()
@@ -167,8 +169,8 @@ def train_text(
 def held_out_share(
     model: Reader, tokenizer: PreTrainedTokenizerBase, length: int, device: torch.device, count: int = 256
 ) -> float:
-    """Share of `count` held-out captions of one object and as many of two whose every token is read right."""
-    prompts = held_out_prompts(count) + held_out_prompts(count, two_objects=True)
+    """Share of held-out captions, `count` of one object, of two, and with parts left out, read right in each token."""
+    prompts = held_out_prompts(count) + held_out_prompts(count, two_objects=True) + partial_prompts(count)
     asked, mask, right = reading_task([parse_prompt(prompt) for prompt in prompts], tokenizer, length, device)
     is_right_BL = torch.ones_like(asked, dtype=torch.bool)
     for name, logits in model(asked, mask).items():

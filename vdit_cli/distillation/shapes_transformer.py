@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
-from vdit_cli.data.shapes_world import caption, draw_scenes, render
+from vdit_cli.data.shapes_world import caption, draw_scenes, leave_out, render
 from vdit_cli.diffusion.prediction import target
 from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.distillation.optimisers import build_optimisers
@@ -85,7 +85,8 @@ class ClipPool:
         video = render(scenes, device=self.device) * 2.0 - 1.0
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             self.latents_NCFhw[slots] = self.vae.encode(video).latent_dist.mean.float()
-        self.states_NLC[slots], self.mask_NL[slots] = self._read([caption(scene) for scene in scenes])
+        said = leave_out(scenes, self.seed + 1, self.options.left_out, start=first)
+        self.states_NLC[slots], self.mask_NL[slots] = self._read(list(map(caption, said)))
         self.written = first + count
 
     @torch.no_grad()
@@ -129,9 +130,43 @@ class ClipPool:
         return self.latents_NCFhw[picks], states, mask
 
 
-def is_block_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter of the transformer is a matrix inside a block: what Muon moves, AdamW moving the rest."""
-    return "transformer_blocks." in name and parameter.ndim == 2 and "table" not in name
+def is_moved_by_muon(name: str, parameter: Tensor) -> bool:
+    """Whether Muon moves a parameter of the transformer, AdamW moving the rest: the matrices of blocks and of the time.
+
+    What turns the time into scales, shifts and gates is only a matrix times the embedded time. A step of AdamW moves
+    all of its numbers alike where their gradients agree, as they do in the few clips of nearly no noise, and so its
+    outcome by the rate times the sum of an embedding: with AdamW these scales jump in the midst of training to a
+    hundred times their size, at a tenth of the rate too, and the times below 80 are lost (docs/results.md). Muon bounds
+    what a step can do to any outcome.
+    """
+    is_matrix = parameter.ndim == 2 and "table" not in name
+    return is_matrix and ("transformer_blocks." in name or is_time_modulation(name))
+
+
+def is_time_modulation(name: str) -> bool:
+    """Whether a parameter turns the time into scales, shifts and gates."""
+    return name.startswith("adaln_single.")
+
+
+def noise_weights(sigma_B: Tensor, low_noise: float) -> Tensor:
+    """What an error of v weighs: (sigma / low_noise)^2 below that noise, 1 above and for a `low_noise` of 0."""
+    return (sigma_B / low_noise).square().clamp(max=1.0) if low_noise else torch.ones_like(sigma_B)
+
+
+TIME_BANDS = 10
+
+
+def losses_by_time(errors_B: Tensor, t_B: Tensor, timesteps: int) -> LossTerms:
+    """The loss in each tenth of the times, `loss_0_99` and so on, from a batch's losses at uniform times.
+
+    What falls into a band counts against what is expected to, so that the mean over iterations is right even where
+    single batches have nothing there.
+    """
+    edges = [band * timesteps // TIME_BANDS for band in range(TIME_BANDS + 1)]
+    return {
+        f"loss_{low}_{high - 1}": (errors_B * ((t_B >= low) & (t_B < high))).mean() * (timesteps / (high - low))
+        for low, high in zip(edges, edges[1:], strict=False)
+    }
 
 
 def train_transformer(
@@ -159,11 +194,13 @@ def train_transformer(
             block.compile()
     optimisers = build_optimisers(
         model,
-        is_block_matrix,
+        is_moved_by_muon,
         matrix_rate=options.learning_rate,
         rate=options.learning_rate,
         betas=(0.9, 0.99),
         matrix_decay=0.02,
+        is_slow=is_time_modulation,
+        slow_share=options.time_rate,
     )
     schedule = schedule.to(device)
     pool = ClipPool(vae, text, tokenizer, options, seed, device)
@@ -180,7 +217,9 @@ def train_transformer(
         a, s = schedule.at(t, x0)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             predicted = model(a * x0 + s * eps, t, states, mask)
-        return {"loss": (predicted.float() - target("v", x0, eps, a, s)).square().mean()}
+        errors_B = (predicted.float() - target("v", x0, eps, a, s)).square().flatten(1).mean(1)
+        weights_B = noise_weights(s.flatten(), options.low_noise)
+        return {"loss": (weights_B * errors_B).mean()} | losses_by_time(errors_B.detach(), t, schedule.timesteps)
 
     trained = train(model, optimisers, loss, options, "transformer", seed, folder, device, progress)
     put_parameters(model, trained.average)
