@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,9 @@ def test_a_folder_as_a_table(evdit, tmp_path: Path):
     assert lines[0].split() == ["video", "size", "colour", "shape", "motion", "background", "objects", "IoU", "wrong"]
     assert all(word in lines[1] for word in prompts[0].split() if word not in ("a", "over", "background"))
     assert lines[3].endswith("motion") and "noise.mp4" in lines[4] and "unreadable" in lines[4]
-    assert "unreadable: 1 of 4" in out and "2/4 = 0.500" in out
+    told = {line.partition("  ")[0]: line.split()[1:] for line in lines[6:]}
+    assert told["unreadable"] == ["0.250", "[0.000,", "0.333]", "4"], "one prompt has three clips, the other one"
+    assert "2/4 = 0.500" in out and "Frechet" not in out
     assert "reading" in err and "reading:" not in out
 
 
@@ -65,16 +68,17 @@ def test_ctrl_c_leaves_no_half_score(evdit, tmp_path: Path, flags: list[str], mo
     """In the midst of the second of four: exit 130, how many were read, nothing on stdout. In the last: the score."""
     folder_of_videos(tmp_path)
 
-    def judge_and_interrupt(*args: object) -> score.ClipScore:
-        if args[-1] == at:
+    def see_and_interrupt(path: Path) -> dict[str, Any]:
+        if path.name == at:
             signal.raise_signal(signal.SIGINT)
-        return judge(*args)
+        return see_video(path)
 
-    judge = score.judge
-    monkeypatch.setattr(score, "judge", judge_and_interrupt)
+    see_video = score.see_video
+    monkeypatch.setattr(score, "see_video", see_and_interrupt)
     at = "1.mp4"
     code, out, err = evdit("score", str(tmp_path), *flags)
-    assert (code, out) == (INTERRUPTED, "") and "error: stopped: 2 of 4 videos were read" in err
+    assert (code, out) == (INTERRUPTED, "")
+    assert "error: stopped: reading was done for 2 of 4, which is no score yet" in err
     at = "noise.mp4"
     code, out, _ = evdit("score", str(tmp_path), *flags)
     assert code == 0 and "noise.mp4" in out
