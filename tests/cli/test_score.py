@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -94,3 +95,56 @@ def test_errors(evdit, tmp_path: Path):
         assert code == 2 and out == "" and "error: " in err
     code, _, err = evdit("score", "bad.mp4", "absent.mp4")
     assert code == 2 and err.startswith("error: absent.mp4 is not there"), "before anything is read"
+
+
+def prompted(folder: Path, count: int, spoiled: int = 0, frames: int = 29) -> None:
+    """Clips of as many prompts, seed 0 each; the first `spoiled` show another prompt's scene."""
+    scenes = draw_scenes(33, count, two_objects=0.0)
+    for number, scene in enumerate(scenes):
+        shown = pixels(scenes[(number + 1) % count] if number < spoiled else scene, frames=frames)
+        write_video(folder / f"{number:02d}.mp4", shown, 8, {"prompt": caption(scene), "seed": "0"})
+
+
+def test_against_another_folder(evdit, tmp_path: Path):
+    """Both sides, the differences, a * where one is off 0; who has no partner and what is left out, on stderr."""
+    prompted(tmp_path / "a", 9)
+    prompted(tmp_path / "b", 8, spoiled=6)
+    code, out, err = evdit("score", "a", "--against", "b", "--no-world")
+    assert code == 0 and "1 of 9 videos of A have no partner: 08.mp4" in err and "PSNR and SSIM are left out" in err
+    lines = out.splitlines()
+    assert lines[0].split()[0] == "A" and lines[11].split()[0] == "B"
+    told = {line.partition("  ")[0]: re.split("  +", line)[1:] for line in lines[21:]}
+    assert told[""] == ["A", "95 %", "B", "95 %", "A - B", "95 %", "pairs"]
+    assert told["all five"][0] == "1.000" and told["all five"][2] == "0.250"
+    assert told["all five"][4] == "+0.750 *" and told["all five"][6] == "8"
+    assert told["unreadable"][4:] == ["+0.000", "[+0.000, +0.000]", "8"]
+    code, out, _ = evdit("score", "a", "--against", "b", "--no-world", "--json")
+    content = json.loads(out)
+    assert code == 0 and content["schema"] == "evdit.score/1" and content["frechet"] is None
+    assert content["against"]["differences"]["all five"]["value"] == 0.75
+    assert content["against"]["unpaired"] == {"a": ["08.mp4"], "b": []}
+    code, out, err = evdit("score", "a", "--against", "absent")
+    assert (code, out) == (2, "") and "error: absent is not there" in err
+
+
+def test_of_many_only_the_summary_is_printed(evdit, tmp_path: Path):
+    """And the world is rendered for them, unless it is not wanted; of few both are asked for."""
+    prompted(tmp_path / "many", score.FEW + 1, frames=5)
+    code, out, err = evdit("score", "many", "-o", "kept.jsonl", "--workers", "1")
+    assert code == 0 and ".mp4" not in out and out.splitlines()[0].split() == ["mean", "95", "%", "of"]
+    assert re.search(r"^Frechet distance +[\d.]+ +21$", out, re.M) and "of the world to itself" in out
+    assert "rendering the world: 21/21" in err
+    told = evdit("score", "many", "--each", "--no-world", "-o", "kept.jsonl")[1]
+    assert told.count(".mp4") == 21 and "Frechet" not in told
+    few = evdit("score", "many/00.mp4", "many/01.mp4", "--world", "-o", "kept.jsonl")[1]
+    assert "Frechet distance" in few and few.count(".mp4") == 2
+
+
+def test_prompts_of_no_world_have_no_distance(evdit, tmp_path: Path):
+    """Which is said, and so is that one clip alone has none."""
+    scene = draw_scenes(34, 1)[0]
+    for number, prompt in enumerate(("two cats", caption(scene))):
+        write_video(tmp_path / f"{number}.mp4", pixels(scene, frames=3), 8, {"prompt": prompt})
+    code, out, err = evdit("score", "0.mp4", "1.mp4", "--world")
+    assert code == 0 and "Frechet" not in out
+    assert "1 videos without a prompt of the world left out" in err and "it needs two videos" in err

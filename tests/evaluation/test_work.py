@@ -13,7 +13,7 @@ import pytest
 from tests.evaluation.clips import pixels
 from vdit_cli.artifacts.video_file import write_video
 from vdit_cli.data.shapes_world import caption, draw_scenes
-from vdit_cli.errors import INTERRUPTED, USAGE, EvditError
+from vdit_cli.errors import FAILED, INTERRUPTED, USAGE, EvditError
 from vdit_cli.evaluation import score as scoring
 from vdit_cli.evaluation.score import score
 from vdit_cli.evaluation.work import SCHEMA, workers_for, working
@@ -64,7 +64,7 @@ def test_what_was_read_is_not_read_again(videos: Path, workers: str, how: str, m
     kept = Path("readings.jsonl")
     args = [how, str(videos), "-o", str(kept), "--workers", workers, "--world"]
     program = [sys.executable, "-c", KILLED, *args]
-    done = subprocess.run(program, capture_output=True, encoding="utf-8", start_new_session=True, env={**os.environ})
+    done = subprocess.run(program, capture_output=True, encoding="utf-8", start_new_session=True)
     assert done.stdout == "" and "Traceback" not in done.stderr
     if how == "SIGINT":
         assert done.returncode == INTERRUPTED
@@ -132,3 +132,30 @@ def test_processes_by_clips_and_cores(monkeypatch: pytest.MonkeyPatch):
     """One for eight clips, one a core that this process may use, and never none."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
     assert [workers_for(clips) for clips in (0, 1, 15, 16, 100, 2048)] == [1, 1, 1, 2, 12, 16]
+
+
+def test_a_process_keeps_to_one_core(monkeypatch: pytest.MonkeyPatch):
+    """Sixteen that render with sixteen threads each would stand in each other's way."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with working(None, 2, Silent()) as work:
+        assert work.results("asking", os.getenv, {"threads": ("OMP_NUM_THREADS",)}) == {"threads": "1"}
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_one_command_at_a_time_writes():
+    """Another one that would write between its lines is refused; after the first it goes on."""
+    path = Path("kept.jsonl")
+    with working(path, 1, Silent()) as work:
+        work.results("adding", int.__add__, {"a": (1, 2)})
+        with pytest.raises(EvditError, match="in use") as error, working(path, 1, Silent()):
+            raise AssertionError("nobody gets here")
+        assert error.value.exit_code == USAGE
+    with working(path, 1, Silent()) as work:
+        assert work.known == {"a": 3}
+
+
+def test_a_process_that_is_lost_is_told():
+    """Killed from outside, as for want of memory: exit 1 with what to do, and no trace."""
+    with pytest.raises(EvditError, match="ended from outside") as error, working(None, 2, Silent()) as work:
+        work.results("leaving", os._exit, {"a": (1,)})
+    assert (error.value.exit_code, error.value.next_steps) == (FAILED, ("--workers 1",))

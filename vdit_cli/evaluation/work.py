@@ -15,10 +15,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from vdit_cli.artifacts.atomic import check_writable
-from vdit_cli.errors import FAILED, EvditError, Interrupted
+from vdit_cli.artifacts.lock import grasp
+from vdit_cli.errors import FAILED, EvditError, Interrupted, quoted
 from vdit_cli.timing import Progress
 
 SCHEMA = "evdit.readings/1"
@@ -31,7 +32,7 @@ class Work:
     """Calls of pure functions whose results JSON can hold; `known` has those that are there, by key."""
 
     def __init__(
-        self, known: dict[str, Any], file: TextIO | None, pool: ProcessPoolExecutor | None, progress: Progress
+        self, known: dict[str, Any], file: BinaryIO | None, pool: ProcessPoolExecutor | None, progress: Progress
     ):
         self.known = known
         self.file = file
@@ -51,7 +52,7 @@ class Work:
         for number, (key, value) in enumerate(self._made(function, missing), start=1):
             self.known[key] = value
             if self.file is not None:
-                self.file.write(json.dumps({"key": key, "value": value}, allow_nan=False) + "\n")
+                self.file.write(json.dumps({"key": key, "value": value}, allow_nan=False).encode() + b"\n")
                 self.file.flush()
             self.progress.advance()
             if self.progress.should_stop() and number < len(missing):
@@ -99,8 +100,12 @@ def workers_for(clips: int) -> int:
 
 
 def _begin() -> None:
-    """How a process of the pool begins: the first one minds Ctrl-C for all, and none outlives it."""
+    """How a process of the pool begins: the first one minds Ctrl-C for all, none outlives it, each keeps to one core.
+
+    What reads and renders is imported later, with the first call, and minds the variable then.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["OMP_NUM_THREADS"] = "1"
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -111,33 +116,28 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _opened(path: Path, stack: ExitStack) -> tuple[dict[str, Any], TextIO]:
+def _opened(path: Path, stack: ExitStack) -> tuple[dict[str, Any], BinaryIO]:
     """What a file of results holds, and the file, open for more; a last line that was cut short is dropped."""
     told = f"-o {path}"
     if path.is_dir():
-        raise EvditError(
-            f"{path} is a folder: readings are kept in a file", where=told, next_steps=[f"-o {path}.jsonl"]
-        )
+        step = f"-o {quoted(path / 'readings.jsonl')}"
+        raise EvditError(f"{path} is a folder: readings are kept in a file", where=told, next_steps=[step])
     check_writable(path, where=told)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = path.read_bytes() if path.exists() else b""
+    file = stack.enter_context(path.open("a+b"))
+    if not grasp(file):
+        raise EvditError(f"{path} is in use by another process", where=told, next_steps=["wait until it has ended"])
+    file.seek(0)
+    text = file.read()
     whole = text[: text.rfind(b"\n") + 1]
+    header = json.dumps({"schema": SCHEMA}).encode() + b"\n"
     try:
-        first, *lines = [json.loads(line) for line in whole.splitlines()] or [{"schema": SCHEMA}]
-        if first != {"schema": SCHEMA} or (text and not whole and not _header().startswith(text)):
-            raise ValueError(f"its first line is not {_header().decode().strip()}")
-        known = {line["key"]: line["value"] for line in lines}
+        if not (whole or header).startswith(header) or not header.startswith(text[: len(header)]):
+            raise ValueError(f"its first line is not {header.decode().strip()}")
+        known = {line["key"]: line["value"] for line in map(json.loads, whole.splitlines()[1:])}
     except (ValueError, KeyError, TypeError) as error:
         what = f"{path} is no file of readings of this version: {error}"
         raise EvditError(what, where=told, next_steps=["another name"]) from error
-    if whole != text:
-        with path.open("r+b") as cut:
-            cut.truncate(len(whole))
-    file = stack.enter_context(path.open("a", encoding="utf-8", newline="\n"))
-    if not whole:
-        file.write(_header().decode())
+    file.truncate(len(whole))
+    file.write(b"" if whole else header)
     return known, file
-
-
-def _header() -> bytes:
-    return json.dumps({"schema": SCHEMA}).encode() + b"\n"
