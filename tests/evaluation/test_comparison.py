@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +98,20 @@ def test_what_a_codec_has_touched_is_not_compared(tmp_path: Path):
     write_video(tmp_path / "c.mp4", videos[0], 8, {"prompt": caption(scenes[0]), "seed": "1"})
     with pytest.raises(EvditError, match="no video has a partner"):
         compare([tmp_path / "b.mp4"], tmp_path / "c.mp4", Silent())
+
+
+@pytest.mark.parametrize("seeds", [("0", "1"), ("", "")])
+def test_the_seeds_of_one_prompt_belong_together(tmp_path: Path, seeds: tuple[str, str]):
+    """No interval comes from one prompt alone; each of its videos, with a seed or without, has a world of its own."""
+    scene = draw_scenes(64, 1)[0]
+    for number, seed in enumerate(seeds):
+        about = {"prompt": caption(scene)} | ({"seed": seed} if seed else {})
+        write_video(tmp_path / "a" / f"{number}", pixels(scene, frames=12) ^ (2 * number), 8, about)
+        write_video(tmp_path / "b" / f"{number}", pixels(scene, frames=12) ^ (2 * number + 1), 8, about)
+    kept = tmp_path / "kept.jsonl"
+    found = compare([tmp_path / "a"], tmp_path / "b", Silent(), kept=kept, world=True)
+    assert {each.interval for each in (*found.differences.values(), *found.a.estimates.values())} == {None}
+    assert found.closeness["psnr"].clips == 2 and found.closeness["psnr"].interval is None
+    keys = [json.loads(line).get("key", "") for line in kept.read_text(encoding="utf-8").splitlines()]
+    assert sum(key.startswith("world ") for key in keys) == 2 and sum(key.startswith("video ") for key in keys) == 4
+    assert found.a.frechet.floor > 0 and found.a.frechet.floor == found.b.frechet.floor

@@ -12,7 +12,7 @@ from typing import Any
 from vdit_cli.errors import EvditError
 from vdit_cli.evaluation.intervals import Estimate, differences, estimate
 from vdit_cli.evaluation.readings import compare_frames
-from vdit_cli.evaluation.score import Score, columns, score_videos
+from vdit_cli.evaluation.score import FEW, Score, columns, score_videos
 from vdit_cli.evaluation.videos import Video, videos_at
 from vdit_cli.evaluation.work import Work, workers_for, working
 from vdit_cli.timing import Progress
@@ -85,7 +85,8 @@ def compare(
             names = ", ".join(side[at].path.name for at in alone[:NAMES_TOLD]) + (", ..." if alone[NAMES_TOLD:] else "")
             progress.say(f"{len(alone)} of {len(side)} videos of {'AB'[place]} have no partner: {names}")
     with working(kept, workers or workers_for(len(a) + len(b)), progress) as work:
-        left, right = score_videos(a, work, world), score_videos(b, work, world)
+        is_wanted = max(len(a), len(b)) > FEW if world is None else world
+        left, right = (score_videos(side, work, is_wanted) for side in (a, b))
         is_pixels = all(video.path.is_dir() for video in (*a, *b))
         if not is_pixels:
             progress.say(NO_PIXELS)
