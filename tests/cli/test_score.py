@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from tests.evaluation.clips import pixels
 from vdit_cli.artifacts.video_file import write_video
 from vdit_cli.data.shapes_world import caption, draw_scenes
 from vdit_cli.errors import INTERRUPTED
-from vdit_cli.evaluation import score
+from vdit_cli.evaluation import comparison, score
+from vdit_cli.evaluation.work import working
 
 
 def folder_of_videos(folder: Path) -> list[str]:
@@ -109,7 +111,7 @@ def test_against_another_folder(evdit, tmp_path: Path):
     """Both sides, the differences, a * where one is off 0; who has no partner and what is left out, on stderr."""
     prompted(tmp_path / "a", 9)
     prompted(tmp_path / "b", 8, spoiled=6)
-    code, out, err = evdit("score", "a", "--against", "b", "--no-world")
+    code, out, err = evdit("score", "a", "--against", "b", "-o", "kept.jsonl")
     assert code == 0 and "1 of 9 videos of A have no partner: 08.mp4" in err and "PSNR and SSIM are left out" in err
     lines = out.splitlines()
     assert lines[0].split()[0] == "A" and lines[11].split()[0] == "B"
@@ -118,9 +120,10 @@ def test_against_another_folder(evdit, tmp_path: Path):
     assert told["all five"][0] == "1.000" and told["all five"][2] == "0.250"
     assert told["all five"][4] == "+0.750 *" and told["all five"][6] == "8"
     assert told["unreadable"][4:] == ["+0.000", "[+0.000, +0.000]", "8"]
-    code, out, _ = evdit("score", "a", "--against", "b", "--no-world", "--json")
+    code, out, err = evdit("score", "a", "--against", "b", "--world", "-o", "kept.jsonl", "--json")
     content = json.loads(out)
-    assert code == 0 and content["schema"] == "evdit.score/1" and content["frechet"] is None
+    assert code == 0 and content["schema"] == "evdit.score/1" and "reading: 9 of 9 are there already" in err
+    assert (content["frechet"]["clips"], content["against"]["frechet"]["clips"]) == (9, 8)
     assert content["against"]["differences"]["all five"]["value"] == 0.75
     assert content["against"]["unpaired"] == {"a": ["08.mp4"], "b": []}
     code, out, err = evdit("score", "a", "--against", "absent")
@@ -136,6 +139,11 @@ def test_of_many_only_the_summary_is_printed(evdit, tmp_path: Path):
     assert "rendering the world: 21/21" in err
     told = evdit("score", "many", "--each", "--no-world", "-o", "kept.jsonl")[1]
     assert told.count(".mp4") == 21 and "Frechet" not in told
+    (tmp_path / "two").mkdir()
+    for name in ("03.mp4", "04.mp4"):
+        shutil.copy(tmp_path / "many" / name, tmp_path / "two")
+    both = json.loads(evdit("score", "two", "--against", "many", "-o", "kept.jsonl", "--json")[1])
+    assert (both["frechet"]["clips"], both["against"]["frechet"]["clips"]) == (2, 21), "of both sides or of neither"
     few = evdit("score", "many/00.mp4", "many/01.mp4", "--world", "-o", "kept.jsonl")[1]
     assert "Frechet distance" in few and few.count(".mp4") == 2
 
@@ -148,3 +156,16 @@ def test_prompts_of_no_world_have_no_distance(evdit, tmp_path: Path):
     code, out, err = evdit("score", "0.mp4", "1.mp4", "--world")
     assert code == 0 and "Frechet" not in out
     assert "1 videos without a prompt of the world left out" in err and "it needs two videos" in err
+
+
+def test_the_number_of_processes_is_handed_on(evdit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With another folder and without one."""
+    asked: list[int] = []
+    for module in (score, comparison):
+        monkeypatch.setattr(
+            module, "working", lambda kept, workers, told: asked.append(workers) or working(kept, 1, told)
+        )
+    prompted(tmp_path, 1, frames=3)
+    for words in ([], ["--workers", "5"], ["--workers", "6", "--against", "."]):
+        assert evdit("score", ".", *words)[0] == 0
+    assert asked == [1, 5, 6]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -134,11 +135,12 @@ def test_processes_by_clips_and_cores(monkeypatch: pytest.MonkeyPatch):
     assert [workers_for(clips) for clips in (0, 1, 15, 16, 100, 2048)] == [1, 1, 1, 2, 12, 16]
 
 
-def test_a_process_keeps_to_one_core(monkeypatch: pytest.MonkeyPatch):
-    """Sixteen that render with sixteen threads each would stand in each other's way."""
+def test_a_process_keeps_to_one_core_and_minds_no_ctrl_c(monkeypatch: pytest.MonkeyPatch):
+    """Sixteen with sixteen threads each would stand in each other's way, and each would end with a trace."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with working(None, 2, Silent()) as work:
         assert work.results("asking", os.getenv, {"threads": ("OMP_NUM_THREADS",)}) == {"threads": "1"}
+        assert work.results("asking", signal.getsignal, {"a": (signal.SIGINT,)}) == {"a": signal.SIG_IGN}
     assert "OMP_NUM_THREADS" not in os.environ
 
 
