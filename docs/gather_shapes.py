@@ -29,6 +29,7 @@ def gather(training: dict[str, Any], scores: Scores, guidance: float) -> dict[st
     checks = [
         {"check": check, "one": share(one, check), "two": share(two, check)}
         for check in dict.fromkeys([*one["accuracy"], *two["accuracy"]])
+        if check != "everything"
     ]
     checks.append({"check": "everything asked, and nothing else", "one": everything(one), "two": everything(two)})
     checks.append({"check": "unreadable", "one": unreadable(one), "two": unreadable(two)})

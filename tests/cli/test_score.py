@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,8 @@ from tests.evaluation.clips import pixels
 from vdit_cli.artifacts.video_file import write_video
 from vdit_cli.data.shapes_world import caption, draw_scenes
 from vdit_cli.errors import INTERRUPTED
-from vdit_cli.evaluation import score
+from vdit_cli.evaluation import comparison, score
+from vdit_cli.evaluation.work import working
 
 
 def folder_of_videos(folder: Path) -> list[str]:
@@ -37,7 +41,9 @@ def test_a_folder_as_a_table(evdit, tmp_path: Path):
     assert lines[0].split() == ["video", "size", "colour", "shape", "motion", "background", "objects", "IoU", "wrong"]
     assert all(word in lines[1] for word in prompts[0].split() if word not in ("a", "over", "background"))
     assert lines[3].endswith("motion") and "noise.mp4" in lines[4] and "unreadable" in lines[4]
-    assert "unreadable: 1 of 4" in out and "2/4 = 0.500" in out
+    told = {line.partition("  ")[0]: line.split()[1:] for line in lines[6:]}
+    assert told["unreadable"] == ["0.250", "[0.000,", "0.333]", "4"], "one prompt has three clips, the other one"
+    assert "2/4 = 0.500" in out and "Frechet" not in out
     assert "reading" in err and "reading:" not in out
 
 
@@ -65,16 +71,17 @@ def test_ctrl_c_leaves_no_half_score(evdit, tmp_path: Path, flags: list[str], mo
     """In the midst of the second of four: exit 130, how many were read, nothing on stdout. In the last: the score."""
     folder_of_videos(tmp_path)
 
-    def judge_and_interrupt(*args: object) -> score.ClipScore:
-        if args[-1] == at:
+    def see_and_interrupt(path: Path) -> dict[str, Any]:
+        if path.name == at:
             signal.raise_signal(signal.SIGINT)
-        return judge(*args)
+        return see_video(path)
 
-    judge = score.judge
-    monkeypatch.setattr(score, "judge", judge_and_interrupt)
+    see_video = score.see_video
+    monkeypatch.setattr(score, "see_video", see_and_interrupt)
     at = "1.mp4"
     code, out, err = evdit("score", str(tmp_path), *flags)
-    assert (code, out) == (INTERRUPTED, "") and "error: stopped: 2 of 4 videos were read" in err
+    assert (code, out) == (INTERRUPTED, "")
+    assert "error: stopped: reading was done for 2 of 4, which is no score yet" in err
     at = "noise.mp4"
     code, out, _ = evdit("score", str(tmp_path), *flags)
     assert code == 0 and "noise.mp4" in out
@@ -90,3 +97,75 @@ def test_errors(evdit, tmp_path: Path):
         assert code == 2 and out == "" and "error: " in err
     code, _, err = evdit("score", "bad.mp4", "absent.mp4")
     assert code == 2 and err.startswith("error: absent.mp4 is not there"), "before anything is read"
+
+
+def prompted(folder: Path, count: int, spoiled: int = 0, frames: int = 29) -> None:
+    """Clips of as many prompts, seed 0 each; the first `spoiled` show another prompt's scene."""
+    scenes = draw_scenes(33, count, two_objects=0.0)
+    for number, scene in enumerate(scenes):
+        shown = pixels(scenes[(number + 1) % count] if number < spoiled else scene, frames=frames)
+        write_video(folder / f"{number:02d}.mp4", shown, 8, {"prompt": caption(scene), "seed": "0"})
+
+
+def test_against_another_folder(evdit, tmp_path: Path):
+    """Both sides, the differences, a * where one is off 0; who has no partner and what is left out, on stderr."""
+    prompted(tmp_path / "a", 9)
+    prompted(tmp_path / "b", 8, spoiled=6)
+    code, out, err = evdit("score", "a", "--against", "b", "-o", "kept.jsonl")
+    assert code == 0 and "1 of 9 videos of A have no partner: 08.mp4" in err and "PSNR and SSIM are left out" in err
+    lines = out.splitlines()
+    assert lines[0].split()[0] == "A" and lines[11].split()[0] == "B"
+    told = {line.partition("  ")[0]: re.split("  +", line)[1:] for line in lines[21:]}
+    assert told[""] == ["A", "95 %", "B", "95 %", "A - B", "95 %", "pairs"]
+    assert told["all five"][0] == "1.000" and told["all five"][2] == "0.250"
+    assert told["all five"][4] == "+0.750 *" and told["all five"][6] == "8"
+    assert told["unreadable"][4:] == ["+0.000", "[+0.000, +0.000]", "8"]
+    code, out, err = evdit("score", "a", "--against", "b", "--world", "-o", "kept.jsonl", "--json")
+    content = json.loads(out)
+    assert code == 0 and content["schema"] == "evdit.score/1" and "reading: 9 of 9 are there already" in err
+    assert (content["frechet"]["clips"], content["against"]["frechet"]["clips"]) == (9, 8)
+    assert content["against"]["differences"]["all five"]["value"] == 0.75
+    assert content["against"]["unpaired"] == {"a": ["08.mp4"], "b": []}
+    code, out, err = evdit("score", "a", "--against", "absent")
+    assert (code, out) == (2, "") and "error: absent is not there" in err
+
+
+def test_of_many_only_the_summary_is_printed(evdit, tmp_path: Path):
+    """And the world is rendered for them, unless it is not wanted; of few both are asked for."""
+    prompted(tmp_path / "many", score.FEW + 1, frames=5)
+    code, out, err = evdit("score", "many", "-o", "kept.jsonl", "--workers", "1")
+    assert code == 0 and ".mp4" not in out and out.splitlines()[0].split() == ["mean", "95", "%", "of"]
+    assert re.search(r"^Frechet distance +[\d.]+ +21$", out, re.M) and "of the world to itself" in out
+    assert "rendering the world: 21/21" in err
+    told = evdit("score", "many", "--each", "--no-world", "-o", "kept.jsonl")[1]
+    assert told.count(".mp4") == 21 and "Frechet" not in told
+    (tmp_path / "two").mkdir()
+    for name in ("03.mp4", "04.mp4"):
+        shutil.copy(tmp_path / "many" / name, tmp_path / "two")
+    both = json.loads(evdit("score", "two", "--against", "many", "-o", "kept.jsonl", "--json")[1])
+    assert (both["frechet"]["clips"], both["against"]["frechet"]["clips"]) == (2, 21), "of both sides or of neither"
+    few = evdit("score", "many/00.mp4", "many/01.mp4", "--world", "-o", "kept.jsonl")[1]
+    assert "Frechet distance" in few and few.count(".mp4") == 2
+
+
+def test_prompts_of_no_world_have_no_distance(evdit, tmp_path: Path):
+    """Which is said, and so is that one clip alone has none."""
+    scene = draw_scenes(34, 1)[0]
+    for number, prompt in enumerate(("two cats", caption(scene))):
+        write_video(tmp_path / f"{number}.mp4", pixels(scene, frames=3), 8, {"prompt": prompt})
+    code, out, err = evdit("score", "0.mp4", "1.mp4", "--world")
+    assert code == 0 and "Frechet" not in out
+    assert "1 videos without a prompt of the world left out" in err and "it needs two videos" in err
+
+
+def test_the_number_of_processes_is_handed_on(evdit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With another folder and without one."""
+    asked: list[int] = []
+    for module in (score, comparison):
+        monkeypatch.setattr(
+            module, "working", lambda kept, workers, told: asked.append(workers) or working(kept, 1, told)
+        )
+    prompted(tmp_path, 1, frames=3)
+    for words in ([], ["--workers", "5"], ["--workers", "6", "--against", "."]):
+        assert evdit("score", ".", *words)[0] == 0
+    assert asked == [1, 5, 6]

@@ -15,8 +15,9 @@ from vdit_cli.artifacts.digest import path_digest
 from vdit_cli.artifacts.video_file import read_frames, read_video, write_video
 from vdit_cli.data.shapes_world import caption, draw_scenes
 from vdit_cli.errors import USAGE, EvditError
-from vdit_cli.evaluation.score import find_prompt, judge, score, score_tensors
+from vdit_cli.evaluation.score import MEASURES, judge, score, score_tensors
 from vdit_cli.evaluation.shape_reading import MOST_FRAMES, ObjectReading, Reading, read_attributes, read_stream
+from vdit_cli.evaluation.videos import find_source
 from vdit_cli.timing import Silent
 
 FITS = {"circle": 0.9, "square": 0.8, "triangle": 0.6, "ring": 0.5, "cross": 0.7}
@@ -29,7 +30,7 @@ TWO = Reading("gray", (RED, BLUE))
 def test_a_right_clip_is_right_in_everything():
     """The five attributes, all of them, and the number of objects."""
     clip = judge(ONE, "a large red circle bouncing over a black background")
-    names = ["size", "colour", "shape", "motion", "background", "all five", "objects"]
+    names = ["size", "colour", "shape", "motion", "background", "all five", "objects", "everything"]
     assert clip.right == dict.fromkeys(names, True)
     assert (clip.fit.overlap, clip.fit.jitter, clip.fit.residual) == (0.9, 0.01, 0.5)
 
@@ -37,7 +38,7 @@ def test_a_right_clip_is_right_in_everything():
 def test_each_wrong_word_counts_once():
     """One wrong attribute spoils itself and `all five`."""
     clip = judge(ONE, "a large red cross bouncing over a black background")
-    assert [name for name, right in clip.right.items() if not right] == ["shape", "all five"]
+    assert [name for name, right in clip.right.items() if not right] == ["shape", "all five", "everything"]
     assert clip.fit.overlap == 0.7
 
 
@@ -47,21 +48,21 @@ def test_objects_are_matched_by_colour():
     assert all(judge(TWO, sentence).right.values())
     assert judge(TWO, sentence).fit.residual == 0.2
     wrong = judge(TWO, sentence.replace("bouncing", "growing")).right
-    assert [name for name, right in wrong.items() if not right] == ["second object"]
+    assert [name for name, right in wrong.items() if not right] == ["second object", "everything"]
     missing = judge(Reading("gray", (BLUE,)), sentence).right
-    assert [name for name, right in missing.items() if not right] == ["objects", "second object"]
+    assert [name for name, right in missing.items() if not right] == ["objects", "second object", "everything"]
 
 
 def test_what_a_prompt_leaves_open_is_not_judged():
     """Nor is a clip without a prompt, or with one from another world."""
-    assert judge(ONE, "a red circle").right == {"colour": True, "shape": True, "objects": True}
+    assert judge(ONE, "a red circle").right == dict.fromkeys(["colour", "shape", "objects", "everything"], True)
     assert judge(ONE, None).right == judge(ONE, "two cats on Mars").right == {}
 
 
 def test_an_unreadable_clip_is_wrong_in_everything():
     """It counts against the accuracy, and has no fit."""
     clip = judge(Reading(unreadable="noise"), "a large red circle bouncing over a black background")
-    assert len(clip.right) == 7 and not any(clip.right.values()) and clip.fit is None
+    assert len(clip.right) == 8 and not any(clip.right.values()) and clip.fit is None
 
 
 def test_tensors_one_by_one_and_in_processes():
@@ -78,7 +79,7 @@ def test_tensors_one_by_one_and_in_processes():
     with pytest.raises(ValueError, match="uint8"):
         score_tensors([np.zeros((2, 8, 8, 3))], sentences[:1])
     nothing = score_tensors([], [])
-    assert nothing.counts == {} and nothing.measures == {"overlap": None, "jitter": None, "residual": None}
+    assert nothing.counts == {} and nothing.measures == dict.fromkeys(MEASURES)
 
 
 def test_prompts_come_from_the_receipt_or_the_metadata(tmp_path: Path):
@@ -90,11 +91,11 @@ def test_prompts_come_from_the_receipt_or_the_metadata(tmp_path: Path):
     write_json(tmp_path / "1.json", {"schema": "evdit.receipt/1", "asked": {"prompt": "a white cross"}})
     write_json(tmp_path / "run.json", {"schema": "evdit.run/1"})
     write_video(tmp_path / "frames", pixels(scenes[0], frames=3), 8)
-    prompts = [find_prompt(tmp_path / f"{number}.mp4", Silent()) for number in range(3)]
+    prompts = [find_source(tmp_path / f"{number}.mp4", Silent()).prompt for number in range(3)]
     assert prompts == [caption(scenes[0]), "a white cross", None]
     found = score([tmp_path])
     assert [clip.name for clip in found.clips] == ["0.mp4", "1.mp4", "2.mp4", "frames"]
-    assert [len(clip.right) for clip in found.clips] == [7, 3, 0, 0]
+    assert [len(clip.right) for clip in found.clips] == [8, 4, 0, 0]
     given = score([tmp_path / "2.mp4", tmp_path / "0.mp4"], [caption(scenes[2]), caption(scenes[0])])
     assert given.accuracy["all five"] == 1
     assert score([tmp_path / "frames"]).clips[0].reading.background == scenes[0].background
@@ -150,7 +151,7 @@ def test_frames_of_a_file_are_not_all_held(tmp_path: Path, monkeypatch: pytest.M
 
         return rate, size, each()
 
-    monkeypatch.setattr("vdit_cli.evaluation.score.read_frames", counted)
+    monkeypatch.setattr("vdit_cli.evaluation.readings.read_frames", counted)
     reading = score([tmp_path / "long.mp4"]).clips[0].reading
     assert len(alive) == 29 and most <= 3
     assert reading == read_attributes(read_video(tmp_path / "long.mp4")[0]) and reading.objects

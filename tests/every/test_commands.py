@@ -123,7 +123,8 @@ def test_an_empty_path_is_refused(evdit, name: str, flag: str):
 
     Where it is taken, the setting of nothing that follows keeps the command from its work.
     """
-    code, out, err = evdit(*name.split(), *([f"{flag}=", "--set="] if flag else [""]))
+    others = ["--set="] if any("--set" in each.opts for each in load_command(name.split()[0]).params) else []
+    code, out, err = evdit(*name.split(), *([f"{flag}=", *others] if flag else [""]))
     place = err.partition("\n  from:  ")[2].partition("\n")[0]
     assert (code, out) == (2, "") and " is empty: it must say something\n" in err
     assert place == {"--output": "-o ''", "": "''"}.get(flag, f"{flag} ''")

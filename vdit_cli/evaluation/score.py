@@ -1,31 +1,43 @@
 """Videos of the shapes world against their prompts: which attributes are right, and how well the object fits.
 
-Letters: T frames, H, W picture size. No torch.
+No torch but for the world's own clips.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vdit_cli.artifacts.digest import path_digest
-from vdit_cli.artifacts.stills import holds_only_frames
-from vdit_cli.artifacts.video_file import READ_BY_FFMPEG, existing, read_frames, read_metadata
-from vdit_cli.data.shapes_prompts import ATTRIBUTES, ObjectWords, parse_prompt
-from vdit_cli.errors import EvditError, Interrupted, quoted
-from vdit_cli.evaluation.shape_reading import ObjectReading, Reading, read_attributes, read_stream
+from vdit_cli.artifacts.digest import content_digest
+from vdit_cli.data.shapes_asked import is_of_the_world
+from vdit_cli.data.shapes_prompts import ATTRIBUTES, MOTIONS, ObjectWords, parse_prompt
+from vdit_cli.errors import EvditError
+from vdit_cli.evaluation.frechet import Frechet, distances, world_features
+from vdit_cli.evaluation.intervals import Estimate, estimate
+from vdit_cli.evaluation.readings import Seen, see_frames, see_video
+from vdit_cli.evaluation.shape_reading import ObjectReading, Reading
+from vdit_cli.evaluation.videos import Video, videos_at
+from vdit_cli.evaluation.work import Work, workers_for, working
 from vdit_cli.timing import Progress, Silent
 
-VIDEO_SUFFIXES = (*READ_BY_FFMPEG, ".gif", ".webp")
-CHECKS = (*ATTRIBUTES, "all five", "second object", "objects")
-"""What a clip is judged by; `objects` is their number, `second object` has all four of its words right."""
+CHECKS = (*ATTRIBUTES, "all five", "second object", "objects", "everything")
+"""What a clip is judged by: `objects` is their number, `second object` has all four of its words right.
+
+`everything` is right where each check is that was made of the clip, whatever its prompt leaves open.
+"""
+FITS = ("overlap", "jitter", "residual")
+MEASURES = (*FITS, "frame motion", "flicker")
+"""Finer than right or wrong; the last two are of pixels, and never added up: damage can raise one of them alone."""
+FEW = 20
+"""Of no more clips the world is rendered only where it is asked for: torch takes longer to load than they to read."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +65,32 @@ class ClipScore:
     right: dict[str, bool]
     shown: ObjectReading | None
     fit: Fit | None
+    seen: Seen | None = None
+    seed: int | None = None
+
+    @property
+    def group(self) -> Hashable:
+        """The clips that an interval draws together: those of one prompt."""
+        return self.prompt if self.prompt is not None else (self.name, self.seed)
+
+    def measure(self, name: str) -> float | None:
+        """One of MEASURES, None where the clip has none."""
+        if name in FITS:
+            return getattr(self.fit, name) if self.fit else None
+        return getattr(self.seen, name.removeprefix("frame "), None)
 
     def content(self) -> dict[str, Any]:
         """The score as JSON values."""
         return {
             "name": self.name,
             "prompt": self.prompt,
+            "seed": self.seed,
             "unreadable": self.reading.unreadable,
             "background": self.reading.background,
             "objects": [asdict(found) for found in self.reading.objects],
             "right": self.right,
             "fit": asdict(self.fit) if self.fit else None,
+            **{name: self.measure(name) for name in MEASURES if name not in FITS},
         }
 
 
@@ -72,6 +99,12 @@ class Score:
     """The scores of several clips and what they come to."""
 
     clips: tuple[ClipScore, ...]
+    frechet: Frechet | None = None
+
+    @cached_property
+    def estimates(self) -> dict[str, Estimate]:
+        """Means with their intervals of all `columns` that have a number."""
+        return estimate(columns(self.clips), [clip.group for clip in self.clips])
 
     @property
     def counts(self) -> dict[str, tuple[int, int]]:
@@ -86,13 +119,8 @@ class Score:
 
     @property
     def measures(self) -> dict[str, float | None]:
-        """Means of the fits over the clips that have one; None where none has."""
-        fits = [clip.fit for clip in self.clips if clip.fit]
-        columns = {
-            name: [value for fit in fits if (value := getattr(fit, name)) is not None]
-            for name in ("overlap", "jitter", "residual")
-        }
-        return {name: float(np.mean(values)) if values else None for name, values in columns.items()}
+        """Means of MEASURES over the clips that have one; None where none has."""
+        return {name: self.estimates[name].value if name in self.estimates else None for name in MEASURES}
 
     @property
     def unreadable(self) -> int:
@@ -108,32 +136,64 @@ class Score:
                 check: {"right": right, "of": of, "share": right / of} for check, (right, of) in self.counts.items()
             },
             "measures": self.measures,
+            "estimates": {name: each.content() for name, each in self.estimates.items()},
+            "frechet": self.frechet.content() if self.frechet else None,
             "videos": [clip.content() for clip in self.clips],
         }
 
 
-def score(paths: Sequence[Path | str], prompts: Sequence[str] | None = None, progress: Progress | None = None) -> Score:
+def columns(clips: Sequence[ClipScore]) -> dict[str, list[float | None]]:
+    """What is averaged: CHECKS (1 where right), motion by its class as "motion: bouncing", MEASURES, unreadable."""
+    found: dict[str, list[float | None]] = {
+        check: [_as_number(clip.right.get(check)) for clip in clips] for check in CHECKS
+    }
+    asked = [parse_prompt(clip.prompt or "").objects for clip in clips]
+    motions = [objects[0].motion if objects else None for objects in asked]
+    for motion in MOTIONS:
+        found[f"motion: {motion}"] = [
+            right if motion == wanted else None for right, wanted in zip(found["motion"], motions, strict=True)
+        ]
+    found |= {name: [clip.measure(name) for clip in clips] for name in MEASURES}
+    return found | {"unreadable": [float(clip.reading.unreadable is not None) for clip in clips]}
+
+
+def score(
+    paths: Sequence[Path | str],
+    prompts: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    *,
+    kept: Path | None = None,
+    workers: int | None = None,
+    world: bool | None = None,
+) -> Score:
     """Read video files, and every video of folders, and judge each by its prompt.
 
     Without `prompts` (one a video, in order; of a folder in the order of names) a video's own is taken: `asked.prompt`
-    of the receipt beside it, or the prompt in its metadata; a video without any is only read.
+    of the receipt beside it, or the prompt in its metadata; a video without any is only read. What is read is kept in
+    the file `kept`; `workers` defaults to `workers_for`, and `world`, the Frechet distances, to more than FEW clips.
     Raises: EvditError for a path that is missing, no video or damaged, a folder without videos, or another number of
     prompts than videos; Interrupted when the person asked to stop before the last video.
     """
     progress = progress or Silent()
-    videos = [video for path in paths for video in find_videos(Path(path))]
-    if prompts is not None and len(prompts) != len(videos):
-        raise EvditError(f"{len(prompts)} prompts don't fit {len(videos)} videos: each video needs its own")
-    progress.stage("reading", len(videos))
-    clips = []
-    for number, video in enumerate(videos):
-        prompt = prompts[number] if prompts is not None else find_prompt(video, progress)
-        _, size, frames = read_frames(video)
-        clips.append(judge(read_stream(size, frames), prompt, video.name))
-        progress.advance()
-        if progress.should_stop() and len(clips) < len(videos):
-            raise Interrupted(f"stopped: {len(clips)} of {len(videos)} videos were read, which is no score yet")
-    return Score(tuple(clips))
+    videos = videos_at(paths, progress)
+    if prompts is not None:
+        if len(prompts) != len(videos):
+            raise EvditError(f"{len(prompts)} prompts don't fit {len(videos)} videos: each video needs its own")
+        videos = [replace(video, prompt=prompt) for video, prompt in zip(videos, prompts, strict=True)]
+    with working(kept, workers or workers_for(len(videos)), progress) as work:
+        return score_videos(videos, work, world)
+
+
+def score_videos(videos: Sequence[Video], work: Work, world: bool | None = None) -> Score:
+    """Read and judge `videos`; with `world` (None: for more than FEW) the Frechet distances too."""
+    keys = [f"video {video.digest}" for video in videos]
+    found = work.results("reading", see_video, {key: (video.path,) for key, video in zip(keys, videos, strict=True)})
+    clips = [
+        replace(judge(seen.reading, video.prompt, video.path.name), seen=seen, seed=video.seed)
+        for video, seen in ((video, Seen.of(found[key])) for key, video in zip(keys, videos, strict=True))
+    ]
+    is_wanted = len(clips) > FEW if world is None else world
+    return Score(tuple(clips), _frechet(clips, work) if is_wanted else None)
 
 
 def score_tensors(videos: Iterable[np.ndarray], prompts: Sequence[str], workers: int = 1) -> Score:
@@ -143,13 +203,13 @@ def score_tensors(videos: Iterable[np.ndarray], prompts: Sequence[str], workers:
     """
     if workers > 1:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            readings = list(pool.map(read_attributes, videos, chunksize=8))
+            clips = list(pool.map(see_frames, videos, chunksize=8))
     else:
-        readings = [read_attributes(video) for video in videos]
+        clips = [see_frames(video) for video in videos]
     return Score(
         tuple(
-            judge(reading, prompt, f"{number:04d}")
-            for number, (reading, prompt) in enumerate(zip(readings, prompts, strict=True))
+            replace(judge(seen.reading, prompt, f"{number:04d}"), seen=seen)
+            for number, (seen, prompt) in enumerate(zip(clips, prompts, strict=True))
         )
     )
 
@@ -177,54 +237,9 @@ def judge(reading: Reading, prompt: str | None, name: str = "") -> ClipScore:
         other = reading.object_like(second.colour)
         wanted_words = {name: word for name, word in asdict(second).items() if word is not None}
         right["second object"] = all(getattr(other, name, None) == word for name, word in wanted_words.items())
+    if right:
+        right["everything"] = all(right.values())
     return ClipScore(name, prompt, reading, right, shown, _fit(shown, first.shape))
-
-
-def find_videos(path: Path) -> list[Path]:
-    """The video at `path`, or those in a folder by name. Raises EvditError where there is none."""
-    if not path.is_dir() or _is_frames(path):
-        return [existing(path)]
-    found = sorted(
-        inside
-        for inside in path.iterdir()
-        if not inside.name.startswith(".")
-        and ((inside.is_file() and inside.suffix.lower() in VIDEO_SUFFIXES) or (inside.is_dir() and _is_frames(inside)))
-    )
-    if not found:
-        raise EvditError(
-            f"{path} holds no video: a video ends in {', '.join(VIDEO_SUFFIXES)}, or is a folder of PNGs",
-            where=str(path),
-            next_steps=[
-                f'evdit generate "a small blue ring bouncing over a beige background" -o {quoted(path / "ring.mp4")}'
-            ],
-        )
-    return found
-
-
-def find_prompt(video: Path, progress: Progress) -> str | None:
-    """The prompt that a video was made from: of the receipt beside it, or else of its metadata; None without any.
-
-    A receipt that holds the digest of another video is not asked, which is said.
-    """
-    sidecar = video.with_name(video.stem + ".json")
-    if sidecar.is_file():
-        try:
-            content = json.loads(sidecar.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise EvditError(f"{sidecar} is not JSON: {error}", where=str(sidecar)) from error
-        told = content if isinstance(content, dict) else {}
-        asked, digest = told.get("asked"), told.get("output_sha256")
-        prompt = asked.get("prompt") if isinstance(asked, dict) else None
-        is_own = digest is None or digest == path_digest(video)
-        if isinstance(prompt, str) and is_own:
-            return prompt
-        if not is_own:
-            progress.say(f"{sidecar} is the receipt of another video: what {video.name} tells itself is taken")
-    return read_metadata(video).get("prompt")
-
-
-def _is_frames(folder: Path) -> bool:
-    return any(folder.iterdir()) and holds_only_frames(folder)
 
 
 def _fit(shown: ObjectReading | None, asked_shape: str | None) -> Fit | None:
@@ -232,3 +247,26 @@ def _fit(shown: ObjectReading | None, asked_shape: str | None) -> Fit | None:
         return None
     shape = asked_shape or max(shown.overlap, key=lambda name: shown.overlap[name])
     return Fit(shown.overlap[shape], shown.jitter[shape], shown.residual)
+
+
+def _as_number(right: bool | None) -> float | None:
+    return None if right is None else float(right)
+
+
+def _frechet(clips: Sequence[ClipScore], work: Work) -> Frechet | None:
+    """The distances over the clips whose prompts are of the world; how many are not is said."""
+    judged = [clip for clip in clips if clip.prompt and is_of_the_world(clip.prompt)]
+    if len(judged) < len(clips):
+        work.progress.say(f"Frechet distance: {len(clips) - len(judged)} videos without a prompt of the world left out")
+    if len(judged) < 2:
+        work.progress.say("Frechet distance: left out, it needs two videos of prompts of the world")
+        return None
+    calls, keys, times = {}, [], Counter[str]()
+    for clip in judged:
+        assert clip.prompt is not None and clip.seen is not None
+        number = times[clip.prompt] if clip.seed is None else clip.seed % 2**64
+        times[clip.prompt] += 1
+        keys.append(f"world {content_digest([clip.prompt, number, clip.seen.frames])}")
+        calls[keys[-1]] = (clip.prompt, number, clip.seen.frames)
+    worlds = work.results("rendering the world", world_features, calls)
+    return distances([clip.seen.features for clip in judged if clip.seen], [worlds[key] for key in keys])

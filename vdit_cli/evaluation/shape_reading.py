@@ -65,9 +65,14 @@ def read_attributes(frames: np.ndarray) -> Reading:
 
     Raises: ValueError for anything but a uint8 video in RGB.
     """
+    check_video(frames)
+    return read_stream(frames.shape[1:3], frames)
+
+
+def check_video(frames: np.ndarray) -> None:
+    """Raises: ValueError for anything but a uint8 video (T, H, W, 3) that shows something."""
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
         raise ValueError(f"a video is uint8 (T, H, W, 3), not {frames.dtype} {frames.shape}")
-    return read_stream(frames.shape[1:3], frames)
 
 
 def read_stream(size: tuple[int, int], frames: Iterable[np.ndarray]) -> Reading:

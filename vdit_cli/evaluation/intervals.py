@@ -1,0 +1,87 @@
+"""Means over clips with 95 % intervals: a bootstrap that draws prompts, and with a prompt all of its videos.
+
+Videos of one prompt are alike, so that drawing single clips would make the intervals too narrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 10_000
+AT_ONCE = 500
+"""Resamples whose counts are held in memory together."""
+PERCENTILES = (2.5, 97.5)
+
+Columns = Mapping[str, Sequence[float | None]]
+"""One number a clip by name, None where a clip has none."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over `clips` clips; its interval is None where they are of a single prompt."""
+
+    value: float
+    clips: int
+    interval: tuple[float, float] | None
+
+    @property
+    def is_off_zero(self) -> bool:
+        """Whether the whole interval lies on one side of 0."""
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
+    def content(self) -> dict[str, Any]:
+        """The estimate as JSON values."""
+        return {"value": self.value, "of": self.clips, "interval": list(self.interval) if self.interval else None}
+
+
+def estimate(
+    columns: Columns, groups: Sequence[Hashable], resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Estimate]:
+    """Mean and 95 % percentile interval of each column that has a number, under resampling of `groups` (one a clip).
+
+    All columns share each resample. In one that draws no clip with a number, a column has no mean and is left out.
+    """
+    columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+    if not columns:
+        return {}
+    values_CN = np.array([[np.nan if value is None else value for value in each] for each in columns.values()], float)
+    known_CN = np.isfinite(values_CN)
+    places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+    of_group = np.array([places[group] for group in groups])
+    sums_GC, counts_GC = np.zeros((2, len(places), len(columns)))
+    np.add.at(sums_GC, of_group, np.where(known_CN, values_CN, 0.0).T)
+    np.add.at(counts_GC, of_group, known_CN.T.astype(float))
+    drawn = [_ratio(weights @ sums_GC, weights @ counts_GC) for weights in _weights(len(places), resamples, seed)]
+    low, high = np.nanpercentile(np.concatenate(drawn), PERCENTILES, axis=0)
+    found = {}
+    for c, name in enumerate(columns):
+        interval = (float(low[c]), float(high[c])) if (counts_GC[:, c] > 0).sum() > 1 else None
+        clips = int(known_CN[c].sum())
+        found[name] = Estimate(float(sums_GC[:, c].sum() / clips), clips, interval)
+    return found
+
+
+def differences(a: Columns, b: Columns) -> dict[str, list[float | None]]:
+    """a - b for each clip where both have a number, of the columns that both have."""
+    return {
+        name: [None if x is None or y is None else x - y for x, y in zip(a[name], b[name], strict=True)]
+        for name in a
+        if name in b
+    }
+
+
+def _weights(count: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of `count` groups is drawn, (some resamples, count), until `resamples` rows have come."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, resamples, AT_ONCE):
+        rows = min(AT_ONCE, resamples - start)
+        drawn = generator.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(float)
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
