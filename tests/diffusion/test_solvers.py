@@ -5,7 +5,7 @@ import torch
 
 from tests.closeness import assert_close
 from vdit_cli.diffusion.prediction import DIFFUSERS_NAMES, target
-from vdit_cli.diffusion.schedules import NoiseSchedule
+from vdit_cli.diffusion.schedules import SPACINGS, NoiseSchedule
 from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
 from vdit_cli.errors import EvditError
 
@@ -50,6 +50,29 @@ def test_the_model_sets_its_schedule_and_the_table_sets_the_rest():
     assert not scheduler.config.clip_sample
     assert make_scheduler("ddim", {}).config.timestep_spacing == "trailing"
     assert make_scheduler("euler-ancestral", {}).config.timestep_spacing == "linspace"
+
+
+@pytest.mark.parametrize("name", [name for name, solver in SCHEDULERS.items() if solver.takes_spacing])
+def test_a_spacing_that_is_asked_for_stands_above_the_models(name):
+    config = {"timestep_spacing": "trailing"}
+    asked = {spacing: tuple(set_steps(make_scheduler(name, config, spacing), 4).tolist()) for spacing in SPACINGS}
+    assert asked["trailing"] == (999, 749, 499, 249) and len(set(asked.values())) == 3
+    assert asked["leading"] == tuple(set_steps(make_scheduler(name, {"timestep_spacing": "leading"}), 4).tolist())
+
+
+@pytest.mark.parametrize("name", [name for name, solver in SCHEDULERS.items() if solver.takes_numbers])
+def test_numbers_are_laid_out_as_they_are(name):
+    for numbers in ((999,), (800, 600), (998, 400, 0)):
+        scheduler = make_scheduler(name, {"timestep_spacing": "leading"}, ",".join(map(str, numbers)))
+        assert set_steps(scheduler, len(numbers)).tolist() == list(numbers)
+
+
+def test_a_spacing_without_a_place_for_the_steps_is_refused_by_name():
+    with pytest.raises(EvditError, match="milestones can't lay out the timesteps linspace") as caught:
+        make_scheduler("milestones", {}, "linspace")
+    assert "--scheduler ddim" in caught.value.next_steps and "--scheduler milestones" not in caught.value.next_steps
+    with pytest.raises(EvditError, match="timestep 500 is not on the noise schedule: timesteps are 0 to 499"):
+        make_scheduler("ddim", {"num_train_timesteps": 500}, "500,3")
 
 
 @pytest.mark.numerical

@@ -11,6 +11,7 @@ import torch
 from tests.closeness import assert_close
 from tests.sampling.fakes import GaussianBackbone
 from vdit_cli.artifacts.receipt import Receipt
+from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.artifacts.video_file import read_metadata, read_video
 from vdit_cli.errors import FALLBACK, INTERRUPTED, OUT_OF_MEMORY, USAGE, EvditError, Interrupted
 from vdit_cli.recipe import GenerateOptions
@@ -61,6 +62,30 @@ def test_one_video_with_its_receipt_and_metadata(backbone, tmp_path):
     assert receipt.peak_memory_bytes > 50 * 2**20
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "out.mp4"]
     assert backbone.loads == ["text", "transformer", "vae"]
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm++2m", "unipc", "milestones"])
+def test_timesteps_by_number_are_those_that_run(backbone, tmp_path, scheduler):
+    (made,) = _make(tmp_path / "out.mp4", "7", scheduler=scheduler, timesteps="800, 300,7")
+    ran = made.receipt.ran
+    assert (ran.timesteps, ran.scheduler, made.receipt.asked["steps"]) == ((800, 300, 7), scheduler, 3)
+    assert made.receipt.asked["timesteps"] == read_metadata(made.path)["timesteps"] == "800, 300,7"
+    assert len(backbone.batches) == 3
+
+
+def test_a_spacing_takes_the_place_of_the_models(backbone, tmp_path):
+    (made,) = _make(tmp_path / "out.mp4", "7", scheduler="dpm++2m", timesteps="leading", steps=4)
+    assert made.receipt.ran.timesteps == (800, 600, 400, 200)
+
+
+def test_a_student_at_other_timesteps_than_its_own_is_a_warning(backbone, tmp_path):
+    backbone.sampler = Sampler("ddim", (999, 499), 2.0)
+    progress = Silent()
+    _make(tmp_path / "own.mp4", "7", timesteps="999,499", progress=progress)
+    assert not any("trained for" in line for line in progress.lines)
+    _make(tmp_path / "other.mp4", "7", timesteps="800,499", progress=progress)
+    (told,) = (line for line in progress.lines if "trained for" in line)
+    assert "trained for timesteps 999,499: timesteps 800,499 may look worse" in told
 
 
 def test_no_metadata_leaves_the_file_bare(backbone, tmp_path):
@@ -164,6 +189,12 @@ BAD = {
     "num": (("1",), {"num": 0}, "num is 0"),
     "guidance": (("1",), {"guidance": float("nan")}, "guidance is nan"),
     "scheduler": (("1",), {"scheduler": "dimm"}, "unknown scheduler 'dimm'"),
+    "spacing": (("1",), {"timesteps": "trailling"}, "unknown spacing 'trailling'"),
+    "rising timesteps": (("1",), {"timesteps": "249,999"}, "the timesteps 249,999 don't fall"),
+    "a timestep too high": (("1",), {"timesteps": "1000,3"}, "timestep 1000 is not on the noise schedule"),
+    "two counts of steps": (("1",), {"steps": 3, "timesteps": "999,3"}, "3 steps and 2 timesteps are asked for"),
+    "no spacing": (("1",), {"scheduler": "milestones", "timesteps": "leading"}, "milestones can't lay out"),
+    "no numbers": (("1",), {"scheduler": "euler-ancestral", "timesteps": "999,3"}, "euler-ancestral can't lay out"),
     "kernel": (("1",), {"kernel": "flesh"}, "unknown kernel 'flesh'"),
     "model": (("1",), {"model": "shaeps"}, "unknown model 'shaeps'"),
     "mask": (("1",), {"masks": "3:4"}, "mask 3:4 is for 7 frames"),

@@ -41,6 +41,9 @@ def command(
     lora: Annotated[list[str] | None, knob_option("generate.lora", metavar="FILE|FOLDER[:SCALE]")] = None,
     steps: Annotated[int | None, knob_option("generate.steps")] = None,
     scheduler: Annotated[str | None, knob_option("generate.scheduler")] = None,
+    timesteps: Annotated[
+        str | None, knob_option("generate.timesteps", metavar="trailing|linspace|leading|NUMBERS")
+    ] = None,
     guidance: Annotated[float | None, knob_option("generate.guidance")] = None,
     negative: Annotated[str | None, knob_option("generate.negative")] = None,
     seed: Annotated[int | None, knob_option("generate.seed")] = None,

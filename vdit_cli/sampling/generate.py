@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import Request
@@ -13,7 +14,7 @@ from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.artifacts.video_file import check_encoder, rate_of
 from vdit_cli.backbones.base import AddsAdapters, Backbone, cut_of
 from vdit_cli.backbones.registry import find_source, open_backbone
-from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
+from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps, steps_of, timesteps_in
 from vdit_cli.errors import EvditError, Interrupted, quoted, unknown_name
 from vdit_cli.recipe import GenerateOptions
 from vdit_cli.sampling.announcement import counted, cut_text, listed, prompt_doubts, say_options, summary
@@ -114,6 +115,7 @@ def check_options(options: GenerateOptions) -> None:
         raise EvditError(f"guidance is {options.guidance}: it must be a number", where=f"--guidance {options.guidance}")
     if options.scheduler is not None and options.scheduler not in SCHEDULERS:
         raise unknown_name("scheduler", options.scheduler, SCHEDULERS, where=f"--scheduler {options.scheduler}")
+    steps_of(options.steps, options.timesteps, 1)
     check_kernel(options.kernel)
 
 
@@ -139,12 +141,14 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
         video_frames=own.video_frames if options.video_frames is None else options.video_frames,
         height=own.height if options.height is None else options.height,
         width=own.width if options.width is None else options.width,
-        steps=own.steps if options.steps is None else options.steps,
+        steps=steps_of(options.steps, options.timesteps, own.steps),
         guidance=own.guidance if options.guidance is None else options.guidance,
         scheduler=own.scheduler if options.scheduler is None else options.scheduler,
+        timesteps=options.timesteps,
     )
     backbone.latent_shape(spec.video_frames, spec.height, spec.width)
-    timesteps = set_steps(make_scheduler(spec.scheduler, backbone.scheduler_config), spec.steps).tolist()
+    laid_out = make_scheduler(spec.scheduler, backbone.scheduler_config, spec.timesteps)
+    timesteps = set_steps(laid_out, spec.steps).tolist()
     doubts = prompt_doubts(backbone, prompts, options.strict)
     plan = find_plan(options.masks, backbone, spec, options.allow_other_weights)
     need = check_memory(backbone, spec, Placing(options.offload, options.vae_tiling, options.batch))
@@ -182,7 +186,11 @@ def sampler_doubts(backbone: Backbone, spec: SampleSpec) -> list[str]:
     own: Sampler | None = getattr(backbone, "sampler", None)
     if own is None:
         return found
-    pairs = (("steps", spec.steps, own.steps), ("scheduler", spec.scheduler, own.scheduler))
+    pairs: list[tuple[str, Any, Any]] = [("steps", spec.steps, own.steps), ("scheduler", spec.scheduler, own.scheduler)]
+    numbers = timesteps_in(spec.timesteps)
+    if numbers:
+        given, trained = (",".join(map(str, each)) for each in (numbers, own.timesteps))
+        pairs.append(("timesteps", given, trained))
     for name, asked, trained in (*pairs, ("guidance", spec.guidance, own.guidance)):
         if asked != trained:
             found.append(f"this student was trained for {name} {trained}: {name} {asked} may look worse")

@@ -22,7 +22,10 @@ from vdit_cli.timing import Progress
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """Everything that decides a video but its prompt and its seed; guidance 1 means no null branch."""
+    """Everything that decides a video but its prompt and its seed; guidance 1 means no null branch.
+
+    `timesteps` is a spacing or numbers; without it the model's config lays the steps out.
+    """
 
     video_frames: int
     height: int
@@ -30,6 +33,7 @@ class SampleSpec:
     steps: int
     guidance: float
     scheduler: str
+    timesteps: str | None = None
 
     @property
     def guided(self) -> bool:
@@ -56,7 +60,7 @@ def sample(
     EvditError where the latents end up not finite.
     """
     shape_CFhw = backbone.latent_shape(spec.video_frames, spec.height, spec.width)
-    scheduler = make_scheduler(spec.scheduler, backbone.scheduler_config)
+    scheduler = make_scheduler(spec.scheduler, backbone.scheduler_config, spec.timesteps)
     timesteps = set_steps(scheduler, spec.steps)
     draws = {"generator": list(generators)} if SCHEDULERS[spec.scheduler].draws_noise else {}
     branches = _branches(spec, text, null_text, len(generators)).to(backbone.device, backbone.dtype)

@@ -32,6 +32,7 @@ def metadata_of(clip: Clip, spec: SampleSpec, model: str, plan: MaskPlan) -> dic
         "steps": str(spec.steps),
         "guidance": str(spec.guidance),
         "scheduler": spec.scheduler,
+        **({} if spec.timesteps is None else {"timesteps": spec.timesteps}),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
 
