@@ -84,7 +84,7 @@ def test_two_folders(tmp_path: Path):
     assert found.closeness["psnr"].clips == 2 and 0 < found.closeness["ssim"].value < 1
     against = found.content()["against"]
     assert against["pairs"] == [["0", "5"], ["1", "6"]] and against["closeness_left_out"] is None
-    assert against["differences"]["everything"] == {"value": 0.5, "of": 2, "interval": [0, 1]}
+    assert against["differences"]["everything"] == {"value": 0.5, "of": 2, "prompts": 2, "interval": [0, 1]}
 
 
 def test_what_a_codec_has_touched_is_not_compared(tmp_path: Path):

@@ -63,6 +63,15 @@ def test_differences_are_paired():
     assert_close([found["x"].value, *found["x"].interval], [-0.5] * 3)
 
 
+def test_few_prompts_tell_no_difference():
+    """Six that agree do, five do not, however many videos they have."""
+    six = estimate({"x": [1.0] * 12}, [k // 2 for k in range(12)])["x"]
+    five = estimate({"x": [1.0] * 50}, [k // 10 for k in range(50)])["x"]
+    assert six.interval == five.interval == (1, 1)
+    assert (six.prompts, six.is_off_zero, five.prompts, five.is_off_zero) == (6, True, 5, False)
+    assert six.content() == {"value": 1.0, "of": 12, "prompts": 6, "interval": [1.0, 1.0]}
+
+
 def test_the_same_numbers_every_time():
     """The seed is fixed, another one moves the ends, and a column's interval does not depend on the others."""
     values = np.random.default_rng(2).random(40).tolist()
