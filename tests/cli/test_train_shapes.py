@@ -57,6 +57,11 @@ def test_a_tiny_training_makes_a_model_that_generates(tmp_path: Path, evdit):
     assert "train-shapes, shapes" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     card = (model / "README.md").read_text(encoding="utf-8")
     assert "hidden_size: 8" in card and "| text encoder | 4 | 2 |" in card and "| transformer | 3 | 2 |" in card
+    facts = json.loads((model / "training.json").read_text(encoding="utf-8"))["transformer"]
+    assert list(facts["errors"]) == ["20", "49", "99", "249", "499", "749"] and "warning" not in err
+    assert f"error of v {facts['errors']['20']:.3f} at t = 20, " in err
+    head = "| t | 20 | 49 | 99 | 249 | 499 | 749 |\n|---|---|---|---|---|---|---|\n"
+    assert f"{head}| error | {facts['errors']['20']:.3f} |" in card
 
     code, _, err = evdit(*command)
     assert code == 0 and "is done already" in err
@@ -102,6 +107,14 @@ def test_the_card_tells_what_changed_on_the_way(tmp_path: Path, evdit, monkeypat
     assert code == 0, err
     card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
     assert "changed to the recipe's:\n\n- `text.learning_rate` from 0.001 to 0.5 at iteration 0 of the text\n" in card
+
+
+def test_times_that_are_lost_are_told(tmp_path: Path, evdit, monkeypatch: pytest.MonkeyPatch):
+    """Of a finished training, before anybody makes students of it."""
+    errors = {20: 0.9, 49: 0.7, 99: 0.03, 249: 0.02, 499: 0.03, 749: 0.4}
+    monkeypatch.setattr("vdit_cli.distillation.train_shapes.errors_by_time", lambda *given: errors)
+    code, _, err = evdit("train-shapes", "-o", str(tmp_path / "run"), "--device", "cpu", *SETS)
+    assert code == 0 and "warning: the transformer does not know t = 20, 49: its time modulation has jumped" in err
 
 
 def pressed(*given: object) -> None:

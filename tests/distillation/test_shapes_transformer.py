@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import T5EncoderModel
 
-from tests.closeness import assert_close
+from tests.closeness import assert_close, assert_within
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.data.shapes_prompts import EXAMPLE_PROMPT, WORDS, tokens
@@ -19,9 +19,11 @@ from vdit_cli.distillation.shapes_folder import SCHEDULER_CONFIG, build_tokenize
 from vdit_cli.distillation.shapes_text import text_config
 from vdit_cli.distillation.shapes_transformer import (
     ClipPool,
+    errors_by_time,
     is_moved_by_muon,
     is_time_modulation,
     losses_by_time,
+    lost_times,
     noise_weights,
     train_transformer,
     transformer_config,
@@ -191,6 +193,36 @@ def test_the_time_modulation_is_slow_and_the_losses_by_time_are_written(vae, tex
     line = json.loads((tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
     bands = torch.tensor([line[f"loss_{low}_{low + 99}"] for low in range(0, 1000, 100)])
     assert_close(bands.mean(), torch.tensor(line["loss"]))
+
+
+@pytest.mark.numerical
+def test_errors_by_time_are_those_of_v(vae: CausalVAEModel, text: T5EncoderModel):
+    """A network that tells what it is told to: its offset squared; one that tells 0: the square of v, a loop's."""
+    pool = ClipPool(vae, text, TOKENIZER, OPTIONS, 3, CPU)
+    pool.fill(0, Silent())
+    schedule = NoiseSchedule.from_config(SCHEDULER_CONFIG)
+    eps = torch.randn(pool.latents_NCFhw.shape, generator=torch.Generator().manual_seed(0))
+    seen: list[int] = []
+
+    def shifted(x, t, states, mask):
+        seen.extend(t.tolist())
+        assert torch.equal(states, pool.states_NLC) and torch.equal(mask, pool.mask_NL)
+        a, s = schedule.at(t, x)
+        return a * eps - s * pool.latents_NCFhw + 0.5 * (t == 20).view(-1, 1, 1, 1, 1)
+
+    found = errors_by_time(shifted, pool, schedule, (20, 749))
+    assert seen == [20] * 4 + [749] * 4 and list(found) == [20, 749]
+    assert_close(found[20], 0.25)
+    assert_within(found[749], 1e-12, planted=0.25)
+    nothing = errors_by_time(lambda x, *others: torch.zeros_like(x), pool, schedule, (499,))
+    a, s = float(schedule.alphas[499]), float(schedule.sigmas[499])
+    assert_close(nothing[499], float((a * eps - s * pool.latents_NCFhw).double().square().mean()), rtol=1e-5)
+
+
+def test_times_are_lost_where_they_are_far_worse_than_those_above():
+    """By hand, from the model that jumped and from a sound one."""
+    assert lost_times({20: 0.888, 49: 0.738, 99: 0.035, 249: 0.015, 749: 0.367}) == [20, 49]
+    assert lost_times({20: 0.224, 49: 0.137, 99: 0.088, 249: 0.056, 749: 0.439}) == []
 
 
 def test_every_word_is_one_token_and_others_are_unknown():

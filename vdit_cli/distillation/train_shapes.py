@@ -6,6 +6,7 @@ import datetime
 import json
 import math
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vdit_cli.artifacts.changes import changes_of, has_unplaced, place
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.backbones.devices import pick_device
+from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.data.shapes_prompts import LONGEST_CAPTION
 from vdit_cli.diffusion.schedules import NoiseSchedule
@@ -31,8 +33,8 @@ from vdit_cli.distillation.shapes_folder import (
     write_pipeline,
 )
 from vdit_cli.distillation.shapes_text import train_text
-from vdit_cli.distillation.shapes_transformer import train_transformer
-from vdit_cli.distillation.shapes_vae import measure_psnr, normalise_latents, train_vae
+from vdit_cli.distillation.shapes_transformer import ClipPool, errors_by_time, lost_times, train_transformer
+from vdit_cli.distillation.shapes_vae import UNSEEN_SEED, measure_psnr, normalise_latents, train_vae
 from vdit_cli.errors import EvditError
 from vdit_cli.knobs import Section, flat
 from vdit_cli.recipe import ShapesTextOptions, ShapesVaeOptions, TrainShapesOptions
@@ -41,6 +43,7 @@ from vdit_cli.sampling.peak import PeakMemory
 from vdit_cli.timing import Progress
 
 FACTS = "training.json"
+JUDGED_CLIPS = 32
 FINISHED = "finished"
 """Folder of a part's last weights, with FACTS written last."""
 
@@ -172,6 +175,7 @@ def _train(options: TrainShapesOptions, run: RunDir, device: torch.device, progr
         compiled,
         progress,
     )
+    errors = _judge(options, vae, text, tokenizer, model, schedule, device, progress)
     facts = {
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "a CPU",
         "torch": torch.__version__,
@@ -183,6 +187,7 @@ def _train(options: TrainShapesOptions, run: RunDir, device: torch.device, progr
             "batch": options.transformer.batch_size,
             "seconds": trained.seconds,
             "loss": last_loss(folder / "transformer" / "metrics.jsonl"),
+            "errors": {str(time): error for time, error in errors.items()},
         },
         "changes": changes_of(run.manifest),
     }
@@ -190,6 +195,31 @@ def _train(options: TrainShapesOptions, run: RunDir, device: torch.device, progr
     write_pipeline(folder / "model", model, text, vae, tokenizer, model_card(facts, recipe))
     write_json(folder / "model" / FACTS, facts)
     return {"vae": vae_facts["seconds"], "text": text_facts["seconds"], "transformer": trained.seconds}
+
+
+def _judge(
+    options: TrainShapesOptions,
+    vae: CausalVAEModel,
+    text: T5EncoderModel,
+    tokenizer: PreTrainedTokenizerBase,
+    model: OpenSoraT2V,
+    schedule: NoiseSchedule,
+    device: torch.device,
+    progress: Progress,
+) -> dict[int, float]:
+    """The model's errors by time on unseen clips; says which times are lost."""
+    clips = replace(options.transformer, clips=JUDGED_CLIPS, fresh_clips=JUDGED_CLIPS, left_out=0.0)
+    pool = ClipPool(vae, text, tokenizer, clips, UNSEEN_SEED, device)
+    pool.write(0, JUDGED_CLIPS)
+    errors = errors_by_time(model, pool, schedule.to(device))
+    progress.say("transformer: error of v " + ", ".join(f"{error:.3f} at t = {t}" for t, error in errors.items()))
+    lost = lost_times(errors)
+    if lost:
+        progress.say(
+            f"warning: the transformer does not know t = {', '.join(map(str, lost))}: its time modulation has jumped. "
+            "Videos hardly show it, students are taught there; loss_0_99 in transformer/metrics.jsonl tells when"
+        )
+    return errors
 
 
 def nested(options: Section) -> dict[str, Any]:
