@@ -274,9 +274,9 @@ def share_wrong(
 def machine_of(trained: Path) -> str:
     """The machines, versions of torch and days of the trainings, each once."""
     found = []
-    for path in sorted(trained.glob("*/run.json")):
-        run = json.loads(path.read_text(encoding="utf-8"))
-        receipt = json.loads(path.with_name("receipt.json").read_text(encoding="utf-8"))
+    for path in sorted(trained.glob("*/receipt.json")):
+        receipt = json.loads(path.read_text(encoding="utf-8"))
+        run = json.loads(path.with_name("run.json").read_text(encoding="utf-8"))
         machine = receipt["machine"]
         name = ", ".join(machine["accelerators"]) or f"{machine['cores']} CPU cores"
         found.append(f"{name}, torch {receipt['versions']['torch']}, {run['started'][:10]}")
