@@ -6,6 +6,7 @@ A file is `NAME.json`, or `NAME-against-OTHER.json` where `evdit score --against
     base-50                            the base with its defaults, in both folders
     control-STEPS-SOLVER-SPACING-gW    the base in few steps; the best at each step count stands in report/ too
     student-STEPS                      a student; in report/ against the best control of its steps
+    student-STEPS-in-one-run           the same from `--steps 20,8,4,2`, each from the one before
     student-STEPS-lora-RANK            the same by LoRA; in choosing/ against student-STEPS
     data-CLIPS                         the student of 4 steps from so many clips, in choosing/
     ablation-WHAT                      the student of 4 steps, but for one thing, in choosing/ against student-4
@@ -16,9 +17,8 @@ $MAKE --steps 20 -o runs/trained/student-20
 $MAKE --steps 8 -o runs/trained/student-8
 $MAKE --steps 4 -o runs/trained/student-4
 $MAKE --steps 2 --checkpoint runs/trained/student-4 --set distill_mlcd.teacher_points=[2,5] -o runs/trained/student-2
-for r in 16 64; do
-  $MAKE --lora-rank $r --set distill_mlcd.learning_rate=1e-3 -o runs/trained/student-4-lora-$r
-done
+$MAKE --steps 20,8,4,2 -o runs/trained/in-one-run
+for r in 8 16 32 64; do $MAKE --lora-rank $r -o runs/trained/student-4-lora-$r; done
 $MAKE --set distill_mlcd.teacher_points=[25] -o runs/trained/ablation-no-curriculum
 $MAKE --set distill_mlcd.target=average -o runs/trained/ablation-target-average
 $MAKE --set distill_mlcd.weight_cap=1 -o runs/trained/ablation-weight-1
@@ -33,7 +33,10 @@ $SHOW --seed 0 -o runs/choosing/base-50
 for n in 2 4 8 20; do for s in ddim dpm++2m unipc; do for p in trailing linspace leading; do for g in 1 1.5 2 3 4; do
   $SHOW --seed 0 --steps $n --scheduler $s --timesteps $p --guidance $g -o runs/choosing/control-$n-$s-$p-g$g
 done; done; done; done
-for m in runs/trained/*; do $SHOW --seed 0 --checkpoint $m -o runs/choosing/$(basename $m); done
+for m in runs/trained/[sad]*; do $SHOW --seed 0 --checkpoint $m -o runs/choosing/$(basename $m); done
+for n in 20 8 4 2; do
+  $SHOW --seed 0 --checkpoint runs/trained/in-one-run/steps-$n/student -o runs/choosing/student-$n-in-one-run
+done
 $SHOW --seed 100000 --num 4 -o runs/report/base-50
 $SHOW --seed 100000 --num 4 --checkpoint runs/trained/student-4 -o runs/report/student-4
 $SHOW --seed 100000 --num 4 --steps 4 --scheduler ddim --timesteps trailing --guidance 2 -o runs/report/BEST-CONTROL
@@ -69,7 +72,7 @@ CHOOSING, REPORT = "choosing", "report"
 SEEDS = {CHOOSING: 0, REPORT: 100_000}
 """Line i of the prompts, n videos each, has the seeds S + n i to S + n i + n - 1."""
 CONTROL = re.compile(r"control-(\d+)-(.+)-([^-]+)-g([\d.]+)")
-MODEL = re.compile(r"(base|student)-(\d+)(?:-lora-(\d+))?")
+MODEL = re.compile(r"(base|student)-(\d+)(?:-lora-(\d+)|-(in-one-run))?")
 SOLVERS = {"ddim": "DDIM", "dpm++2m": "DPM++ 2M", "unipc": "UniPC"}
 FIVE = "all five"
 Table = dict[str, Any]
@@ -136,7 +139,8 @@ def label(name: str) -> str:
         guidance = "no guidance" if float(found[4]) == 1 else f"guidance {found[4]}"
         return f"base, {found[1]} steps, {SOLVERS.get(found[2], found[2])}, {found[3]}, {guidance}"
     if found := MODEL.fullmatch(name):
-        return f"{found[1]}, {found[2]} steps" + (f", LoRA of rank {found[3]}" if found[3] else "")
+        how = f", LoRA of rank {found[3]}" if found[3] else ", all in one run" if found[4] else ""
+        return f"{found[1]}, {found[2]} steps{how}"
     return name.removeprefix("ablation-").replace("-", " ") if name.startswith("ablation-") else name.replace("-", " ")
 
 
@@ -243,8 +247,8 @@ def beside(choosing: Scores, is_taken: Callable[[str], object], title: str) -> T
 
 
 def wrong(report: Scores) -> Table:
-    """The share of wrong shapes by shape, and of wrong motions by motion, of the first object."""
-    taken = [name for name in report if MODEL.fullmatch(name)]
+    """The share of wrong shapes by shape, and of wrong motions by motion, of the first object: base and students."""
+    taken = [name for name in report if (found := MODEL.fullmatch(name)) and not (found[3] or found[4])]
     taken.sort(key=lambda name: -int(name.split("-")[1]))
     kinds: list[tuple[str, str, Callable[[ObjectWords], bool]]] = [
         (f"shape: {shape}", "shape", lambda asked, shape=shape: asked.shape == shape) for shape in SHAPES
