@@ -82,6 +82,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_score(choosing, *four)
     write_score(choosing, "student-4-lora-16", score_of("yyss", 0), four)
     write_score(choosing, "student-4-lora-8", score_of("ysss", 0), four)
+    write_score(choosing, "student-4-in-one-run", score_of("yyyy", 0), four)
     write_score(choosing, "ablation-no-curriculum", score_of("yyyy", 0), four)
     s = 100_000
     write_score(report, "base-50", score_of("yyyyyyym", s, far=0.25, overlap=0.75))
@@ -153,7 +154,10 @@ def test_controls_stand_by_steps_and_the_best_is_marked(gather: ModuleType, scor
 
 
 def test_equal_controls_are_chosen_by_overlap(gather: ModuleType, scores: Path):
-    write_score(scores / "scores/choosing", "control-4-unipc-trailing-g3", score_of("yyym", 0, overlap=0.6))
+    """The larger one, whatever comes before or behind it."""
+    for guidance, overlap in ((3, 0.6), (4, 0.4)):
+        name = f"control-4-unipc-trailing-g{guidance}"
+        write_score(scores / "scores/choosing", name, score_of("yyym", 0, overlap=overlap))
     with pytest.raises(SystemExit, match="the best at 4 steps is control-4-unipc-trailing-g3"):
         gathered(gather, scores)
 
