@@ -191,7 +191,8 @@ def _student(job: Job, clips: HeldClips, steps: int, folder: Path, clock: Stopwa
     )
     label = label_of(steps)
     schedule = job.schedule.to(job.device)
-    lesson = Lesson(options, pair, learned, clips, schedule, steps, job.teacher_guidance, options.held_out, job.ranks)
+    held = options.held_out
+    lesson = Lesson(options, pair, learned, clips, schedule, steps, job.teacher_guidance, job.trained, held, job.ranks)
     with clock.phase(f"train {steps}"):
         trained = train(
             learned,
@@ -205,7 +206,7 @@ def _student(job: Job, clips: HeldClips, steps: int, folder: Path, clock: Stopwa
             progress,
             ranks=job.ranks,
             follow=learned.follow,
-            held_out=lesson.held_out if options.held_out else None,
+            held_out=lesson.held_out if held else None,
             watch=_watch(job, learned, steps, folder, label, progress) if options.previews else _see_nothing,
         )
     put_parameters(learned, trained.average)
@@ -217,14 +218,14 @@ def _see_nothing(iteration: int, average: Mapping[str, Tensor]) -> None:
 
 
 def _watch(job: Job, learned: Learned, steps: int, folder: Path, label: str, progress: Progress) -> Watch:
-    options = job.options
+    options, sampler = job.options, job.sampler(steps)
     previews = Previews(
         job.pair,
         job.clips,
         folder / "previews",
         options.previews,
         options.seed,
-        job.spec(steps, job.sampler(steps).guidance),
+        job.spec(steps, sampler.guidance, sampler.timesteps),
         job.spec(job.pair.teacher.defaults.steps, job.teacher_guidance),
         partial(autocast, options.precision, job.device),
         beside=(options.precision, job.plan.digest if job.plan else None),
