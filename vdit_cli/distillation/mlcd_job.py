@@ -301,8 +301,8 @@ def doubts(job: Job) -> list[str]:
             told.append(f"{options.checkpoint} has its guidance distilled in: guidance=kept would guide it twice")
     if options.milestones and options.milestones[0] < job.schedule.timesteps - 1:
         told.append(
-            f"milestones begin at {options.milestones[0]}: videos begin as pure noise, and the student learns from clips "
-            "that still show a little there"
+            f"milestones begin at {options.milestones[0]}: videos begin as pure noise, and the student learns from "
+            "clips that still show a little there"
         )
     for key in ("learning_rate", "weight_cap", "clip"):
         if getattr(options, key) == 0:
