@@ -143,7 +143,8 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
         clips = HeldClips(job.clips, job.device)
     for line in fallbacks(attends, options.kernel):
         progress.say(f"warning: {line}")
-    start, lineage = options.checkpoint or pair.teacher.name, lineage_of(pair, options)
+    start, below = options.checkpoint or pair.teacher.name, lineage_of(pair, options)
+    lineage = below
     for steps in job.counts:
         folder = run.path if len(job.counts) == 1 else run.path / f"steps-{steps}"
         is_last = steps == job.counts[-1]
@@ -163,7 +164,7 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
                 sampler = job.sampler(steps)
                 changes = changes_within(run.manifest, label_of(steps))
                 card = student_card(job, start, sampler, folder / "metrics.jsonl", changes)
-                write_student(pair.student, folder / STUDENT, kept, sampler, card, lineage, job.plan)
+                write_student(pair.student, folder / STUDENT, kept, sampler, card, lineage, below, job.plan)
                 run.add_output(role, (folder / STUDENT).relative_to(run.path).as_posix())
         if job.ranks.is_first:
             start = f"the student of {steps} steps"
