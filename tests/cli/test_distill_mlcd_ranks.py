@@ -76,9 +76,13 @@ def lines(run: Path) -> list[dict[str, float]]:
     return found
 
 
-def losses(run: Path) -> list[list[float]]:
-    """What is learnt from, what is held out and how steep it was, of every iteration."""
-    return [[line["loss"], line["held_out_loss"], line["gradient_norm"]] for line in lines(run)]
+def losses(run: Path) -> list[dict[str, float]]:
+    """What is learnt from and what is held out, in each segment too, and how steep it was, of every iteration."""
+    found = [
+        {name: each for name, each in line.items() if not name.startswith(("iteration", "rate"))} for line in lines(run)
+    ]
+    assert {"loss", "held_out_loss", "gradient_norm", "loss_segment_3", "held_out_loss_segment_0"} <= found[0].keys()
+    return found
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -6,7 +6,6 @@ Letters: B batch, M segments, T timesteps of the table.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
@@ -78,15 +77,13 @@ def check_segments(options: DistillMlcdOptions, counts: Sequence[int], timesteps
     for key in ("milestones", "segment_shares"):
         given = getattr(options, key)
         if given and len(given) not in counts:
-            told = counted(len(given), "number"), " or ".join(map(str, counts))
-            raise _refused(
-                options,
-                key,
-                f"are {told[0]}: a student of --steps {options.steps} has {told[1]} of them",
-                f"--steps {len(given)}",
-            )
+            verb = "is" if len(given) == 1 else "are"
+            who = "a student" if len(counts) == 1 else "students"
+            has = f"{'has' if len(counts) == 1 else 'have'} {' or '.join(map(str, counts))} of them"
+            why = f"{verb} {counted(len(given), 'number')}: {who} of --steps {options.steps} {has}"
+            raise _refused(options, key, why, f"--steps {len(given)}")
     shares, placed, points = options.segment_shares, options.milestones, max(options.teacher_points)
-    if not all(share > 0 and math.isfinite(share) for share in shares):
+    if not all(share > 0 for share in shares):
         rest = ",".join("1" for _ in shares)
         raise _refused(options, "segment_shares", "must each be above 0", f"--set distill_mlcd.segment_shares=[{rest}]")
     if not placed:
@@ -97,8 +94,9 @@ def check_segments(options: DistillMlcdOptions, counts: Sequence[int], timesteps
         raise _refused(options, "milestones", f"must fall from at most {timesteps - 1} to at least 0", fix)
     room = shortest(placed)
     if room < points:
-        fewer = ",".join(str(min(each, room)) for each in options.teacher_points)
-        fewer = f"--set distill_mlcd.teacher_points=[{fewer}]"
+        fitting = [min(each, room) for each in options.teacher_points]
+        fitting = fitting if options.teacher_shares else list(dict.fromkeys(fitting))
+        fewer = f"--set distill_mlcd.teacher_points=[{','.join(map(str, fitting))}]"
         raise _refused(
             options,
             "milestones",
