@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.closeness import assert_close
 from tests.distillation import test_wiring
-from tests.distillation.recording import Call, distill_recorded
+from tests.distillation.recording import SHAPE, WEIGHTS, Call, Recorder, distill_recorded, write_recorded
 from tests.distillation.test_wiring import Iteration, Lesson, lesson, losses_of, pair_of, prepared
 from vdit_cli.artifacts.sampler import Sampler
+from vdit_cli.distillation.mlcd_networks import Pair
 
 PLACED = (999, 599, 299, 99)
 POINTS = (2, 2, 5, 5)
@@ -130,3 +132,46 @@ def test_previews_are_sampled_at_the_students_own_milestones(tmp_path: Path):
         distill_recorded(pair, prepared(tmp_path / f"{name}-data"), tmp_path / name, milestones=given, **options)
         looks = [call.t for call in calls if call.who == "student" and len(call.t) == 1]
         assert looks == [(t,) for t in expected] * 2, "before the first iteration and after the last"
+
+
+def test_the_curriculum_has_the_shares_that_were_asked_for(tmp_path: Path):
+    """Three of four iterations with 2 points a segment, the last with 5."""
+    made = lesson(tmp_path, milestones=PLACED, teacher_shares=(3, 1))
+    for (_, target, student), points in zip(made.iterations, (2, 2, 2, 5), strict=True):
+        assert target.t == tuple(max(each, 0) for each in times_below(student.t, points)[0])
+
+
+def learnt(folder: Path, **changes) -> Tensor:
+    """The student's table after 12 iterations on 32 clips of ordinary size."""
+    table = torch.rand(33, 1000, generator=torch.Generator().manual_seed(0)) - 0.5
+    pair = Pair(Recorder("teacher", table, []), Recorder("student", torch.zeros_like(table), []))
+    data = write_recorded(folder / "data", torch.randn(32, *SHAPE, generator=torch.Generator().manual_seed(1)))
+    options = {"iterations": 12, "batch_size": 32, "learning_rate": 0.05, "huber_c": 0.5, "teacher_points": (2, 5)}
+    return load_file(distill_recorded(pair, data, folder / "run", **{**options, **changes}) / WEIGHTS)["table"]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
+    """What is learnt without any change."""
+    return learnt(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"teacher_points": (5,)},
+        {"teacher_shares": (3, 1)},
+        {"target": "average"},
+        {"huber_c": 0.1},
+        {"guidance": "kept"},
+        {"teacher_guidance": 3.0},
+        {"milestones": PLACED},
+        {"segment_shares": (1, 1, 1, 5)},
+        {"clips": 2},
+        {"batch_size": 8},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_can_be_ablated_changes_what_is_learnt(tmp_path: Path, plain: Tensor, change: dict):
+    """By far more than rounding, which is below 1e-6. (Adam takes a factor from a free number: test_wiring.py has the cap.)"""
+    assert (learnt(tmp_path, **change) - plain).abs().max() > 1e-3
