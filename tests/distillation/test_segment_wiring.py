@@ -173,5 +173,5 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
     ids=lambda change: next(iter(change)),
 )
 def test_what_can_be_ablated_changes_what_is_learnt(tmp_path: Path, plain: Tensor, change: dict):
-    """By far more than rounding, which is below 1e-6. (Adam takes a factor from a free number: test_wiring.py has the cap.)"""
+    """By far more than rounding, below 1e-6. (Adam takes a factor from a free number: test_wiring.py has the cap.)"""
     assert (learnt(tmp_path, **change) - plain).abs().max() > 1e-3
