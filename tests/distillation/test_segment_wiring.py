@@ -18,6 +18,7 @@ from tests.distillation.recording import SHAPE, WEIGHTS, Call, Recorder, distill
 from tests.distillation.test_wiring import Iteration, Lesson, lesson, losses_of, pair_of, prepared
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.distillation.mlcd_networks import Pair
+from vdit_cli.timing import Silent
 
 PLACED = (999, 599, 299, 99)
 POINTS = (2, 2, 5, 5)
@@ -132,6 +133,15 @@ def test_previews_are_sampled_at_the_students_own_milestones(tmp_path: Path):
         distill_recorded(pair, prepared(tmp_path / f"{name}-data"), tmp_path / name, milestones=given, **options)
         looks = [call.t for call in calls if call.who == "student" and len(call.t) == 1]
         assert looks == [(t,) for t in expected] * 2, "before the first iteration and after the last"
+
+
+@pytest.mark.parametrize(("first", "doubts"), [(999, 0), (899, 1)])
+def test_a_first_milestone_below_pure_noise_is_doubted(tmp_path: Path, first: int, doubts: int):
+    """It is taken, since a sampler may well begin there."""
+    progress = Silent()
+    made = lesson(tmp_path, progress, milestones=(first, *PLACED[1:]), iterations=1, teacher_points=(1,))
+    assert sum(f"warning: milestones begin at {first}: " in line for line in progress.lines) == doubts
+    assert {t for call in made.calls if call.has_grad for t in call.t} <= {first, *PLACED[1:]}
 
 
 def test_the_curriculum_has_the_shares_that_were_asked_for(tmp_path: Path):
