@@ -30,7 +30,7 @@ from vdit_cli.diffusion.consistency import clipped_weight, x0_weight
 from vdit_cli.diffusion.milestones import Milestones, signal_and_noise
 from vdit_cli.diffusion.prediction import target, x0_from
 from vdit_cli.diffusion.schedules import NoiseSchedule
-from vdit_cli.distillation.mlcd import Networks, Predict, guided, mlcd_terms
+from vdit_cli.distillation.mlcd import Networks, Predict, guided, mlcd_losses
 
 DATA = Path(__file__).parent / "data" / "mlcd-gradients.json"
 STEPS, POINTS = 4, 25
@@ -73,7 +73,7 @@ def norms_of(
         return held[-1][1]
 
     others = (changed(kind, each, own, schedule) for each in (networks.target, networks.teacher))
-    loss = mlcd_terms(Networks(student, *others), kind, schedule, x0, eps, times)["loss"]
+    loss = mlcd_losses(Networks(student, *others), kind, schedule, x0, eps, times)["loss"].mean()
     v, output = held[-1]
     (pull,) = torch.autograd.grad(loss, output, retain_graph=True)
     by_weights = torch.autograd.grad(v, weights, pull)

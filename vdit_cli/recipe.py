@@ -251,11 +251,20 @@ class DistillMlcdOptions(RankedTrainingOptions):
     )
     allow_other_weights: bool = knob(False, "take a plan that was searched on other weights")
     data: str | None = knob(None, "a folder of encoded clips, as evdit prepare-data makes them")
+    clips: int | None = knob(
+        None, "train on so many of them, the first ones; without it on all that are not held out", at_least=1
+    )
     steps: str = knob("20", "steps of the student; several, as in 20,8,4,2: each student starts the next")
     iterations: int = knob(2000, "optimiser steps of each student", at_least=1)
     average_keep: float = knob(0.98, "decay of the averaged weights, which are what is kept", at_least=0)
     teacher_points: tuple[int, ...] = knob((2, 5, 25), "steps of the teacher in each of the student's, coarse to fine")
     teacher_shares: tuple[float, ...] = knob((), "share of the iterations for each of them; empty: alike")
+    milestones: tuple[int, ...] = knob(
+        (), "where the student's steps begin, noisiest first, as in [999,749,499,249]; empty: even"
+    )
+    segment_shares: tuple[float, ...] = knob(
+        (), "share of the samples for each step, noisiest first, as in [1,1,1,2]; empty: alike"
+    )
     guidance: Literal["distilled", "kept"] = knob(
         "distilled", "distilled: the student needs no null branch, half the work a step; kept: it is still guided"
     )

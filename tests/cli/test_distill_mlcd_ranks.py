@@ -76,9 +76,11 @@ def lines(run: Path) -> list[dict[str, float]]:
     return found
 
 
-def losses(run: Path) -> list[list[float]]:
-    """What is learnt from, what is held out and how steep it was, of every iteration."""
-    return [[line["loss"], line["held_out_loss"], line["gradient_norm"]] for line in lines(run)]
+def losses(run: Path) -> torch.Tensor:
+    """What is learnt from and held out, in each segment too, and how steep it was, a row an iteration."""
+    segments = [f"loss_segment_{m}" for m in range(4)]
+    names = ["loss", "held_out_loss", "gradient_norm", *segments, "held_out_loss_segment_0"]
+    return torch.tensor([[line[name] for name in names] for line in lines(run)], dtype=torch.float64)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -144,7 +146,7 @@ def test_a_killed_rank_resumes_exactly_and_on_another_number_of_ranks(folder: Pa
     copy = copied(run.path, folder / f"alone-{shard}")
     two = ran(*TORCHRUN, "--module", "vdit_cli", *words(folder, name, shard=shard))
     assert two.returncode == 0, two.stderr
-    assert losses(run.path) == losses(whole)
+    assert torch.equal(losses(run.path), losses(whole))
     assert all(torch.equal(value, weights(whole)[key]) for key, value in weights(run.path).items())
     one = ran(EXECUTABLE, *words(folder, copy.name))
     assert one.returncode == 0, one.stderr
@@ -164,7 +166,7 @@ def test_a_gradient_that_is_not_finite_on_one_rank_stops_all(folder: Path, tmp_p
     assert not any("NaN" in file.read_text(encoding="utf-8") for file in (*run.rglob("*.json"), *run.glob("*.jsonl")))
     again = ran(EXECUTABLE, *words(folder, "nan"), "--gpus", "2")
     assert again.returncode == 0, again.stderr
-    assert losses(run) == losses(folder / "two")
+    assert torch.equal(losses(run), losses(folder / "two"))
     assert all(torch.equal(value, weights(folder / "two")[key]) for key, value in weights(run).items())
 
 

@@ -1,6 +1,7 @@
 """Milestones exact, grids inside segments, curricula, and look-ups that know clean data."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 import torch
@@ -39,6 +40,40 @@ def test_every_point_has_the_one_below_and_its_own_milestone():
     for point, below, milestone in zip(t, u, tau, strict=True):
         assert milestone in path.times and milestone <= below < point
         assert not any(milestone < other < point for other in path.times), "tau is the milestone next below t"
+
+
+def test_placed_milestones_written_out():
+    path = Milestones(3, 2, placed=(999, 600, 99))
+    assert path.times == (CLEAN, 99, 600, 999) and path.sampled == (999, 600, 99)
+    assert path.grid == (CLEAN, 49, 99, 350, 600, 800, 999), "halves are rounded up"
+    t, u, tau = (times.tolist() for times in path.at(torch.arange(1, 7)))
+    assert (t, u) == ([49, 99, 350, 600, 800, 999], [CLEAN, 49, 99, 350, 600, 800])
+    assert tau == [CLEAN, CLEAN, 99, 99, 600, 600]
+
+
+@given(some.sets(some.integers(0, 40), min_size=1, max_size=6).map(sorted), some.integers(1, 9))
+def test_grids_between_placed_milestones_are_even(gaps, points):
+    """Against exact fractions; where the milestones are the even ones the grid is the one without them."""
+    times, last = [], CLEAN
+    for gap in gaps:
+        last += points + gap
+        times.append(last)
+    path = Milestones(len(times), points, placed=tuple(reversed(times)))
+    assert path.times == (CLEAN, *times) and all(low < high for low, high in pairwise(path.grid))
+    for j, (low, high) in enumerate(pairwise((CLEAN, *times))):
+        exact = [low + Fraction(i * (high - low), points) for i in range(points + 1)]
+        inside = path.grid[j * points : (j + 1) * points + 1]
+        assert all(abs(mine - wanted) <= Fraction(1, 2) for mine, wanted in zip(inside, exact, strict=True))
+    even = Milestones(8, points)
+    assert Milestones(8, points, placed=even.sampled).grid == even.grid
+
+
+@pytest.mark.parametrize(
+    "wrong", [(4, 1, 1000, (999, 500)), (2, 1, 1000, (1000, 500)), (2, 1, 1000, (400, 500)), (2, 5, 1000, (999, 3))]
+)
+def test_placed_milestones_that_do_not_fit_are_no_segments(wrong):
+    with pytest.raises(ValueError, match="milestones below|leave no room"):
+        Milestones(*wrong)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -75,6 +76,30 @@ def test_a_finished_run_tells_what_it_made(made: tuple[Path, Path], student: Pat
     progress = Silent()
     assert distill_small(*made, student, progress) == folder
     assert progress.lines == [f"{student} is done already"]
+
+
+def test_a_student_keeps_the_milestones_that_were_asked_for(made: tuple[Path, Path], tmp_path: Path, evdit):
+    """Card, receipt and generate have them, `--timesteps` with the same numbers changes nothing; they can't change."""
+    given = {"milestones": (999, 749, 499, 149), "segment_shares": (1.0, 1.0, 1.0, 2.5), "clips": 5}
+    with pytest.raises(Interrupted):
+        distill_small(*made, tmp_path / "run", StopsAt(3), **given)
+    for other in ({"milestones": (999, 749, 499, 99)}, {"milestones": ()}, {"clips": 4}):
+        with pytest.raises(EvditError, match=f"can't change any more: {next(iter(other))}: was"):
+            distill_small(*made, tmp_path / "run", allow_changed=True, **{**given, **other})
+    progress = Silent()
+    folder = distill_small(*made, tmp_path / "run", progress, **given)
+    assert "out of the first 5 of 6 (0 held out)" in progress.lines[0]
+    assert Receipt.read(tmp_path / "run" / "receipt.json").ran.timesteps == given["milestones"]
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "timesteps 999, 749, 499, 149 |" in card and "| samples for each step | 1 : 1 : 1 : 2.5 |" in card
+    assert "| data | the first 5 of 6 clips, 0 of them held out |" in card
+    ask = ("generate", "a red circle", "--model", str(made[0]), "--checkpoint", str(folder), "--device", "cpu")
+    videos = []
+    for name, numbers in (("own", None), ("same", "999,749,499,149"), ("even", "999,749,499,249")):
+        code, _, err = evdit(*ask, "-o", str(tmp_path / f"{name}.mp4"), *(["--timesteps", numbers] if numbers else []))
+        assert code == 0 and ("trained for timesteps 999,749,499,149" in err) == (name == "even"), err
+        videos.append(np.stack(list(read_video(tmp_path / f"{name}.mp4")[0])))
+    assert np.array_equal(videos[0], videos[1]) and not np.array_equal(videos[0], videos[2])
 
 
 def test_a_killed_process_resumes_bit_equal(made: tuple[Path, Path], tmp_path: Path):
@@ -272,6 +297,10 @@ def test_a_loss_that_is_not_finite_stops(made: tuple[Path, Path], tmp_path: Path
         ({"teacher_points": (0,)}, "0 teacher points"),
         ({"teacher_points": ()}, "0 teacher_points"),
         ({"teacher_shares": (1.0,)}, "2 teacher_points and 1 teacher_shares"),
+        ({"milestones": (999, 499)}, r"milestones \[999,499\] are 2 numbers: a student of --steps 20 has 20 of them"),
+        ({"steps": "2", "milestones": (999, 3)}, "leave 4 timesteps to a segment of 5 teacher points"),
+        ({"segment_shares": (1.0, 2.0)}, r"segment_shares \[1,2\] are 2 numbers: a student of --steps 20"),
+        ({"clips": 7}, "clips is 7: .* holds 6 clips, 0 of them held out"),
         ({"data": None}, "there is no data to train on"),
         ({"data": "nowhere"}, "nowhere holds no prepared data"),
         ({"checkpoint": "nowhere"}, "nowhere is no checkpoint"),

@@ -10,7 +10,7 @@ from tests.closeness import assert_close
 from vdit_cli.diffusion.milestones import CLEAN, Milestones, signal_and_noise
 from vdit_cli.diffusion.prediction import target
 from vdit_cli.diffusion.schedules import NoiseSchedule
-from vdit_cli.distillation.mlcd import Networks, guided, mlcd_terms
+from vdit_cli.distillation.mlcd import Networks, guided, mlcd_losses
 
 MEAN, VARIANCE = 0.7, 0.25
 SCHEDULES = {
@@ -81,7 +81,8 @@ class Gaussian:
         eps = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
         student = self.network(self.consistency, bias)
         networks = Networks(student, student, self.network(self.denoiser))
-        return mlcd_terms(networks, self.kind, self.schedule, x0, eps, times, **settings)
+        losses = mlcd_losses(networks, self.kind, self.schedule, x0, eps, times, **settings)
+        return {name: each.mean() for name, each in losses.items()}
 
 
 @pytest.mark.numerical
@@ -127,7 +128,7 @@ def test_students_learn_the_exact_function_from_nothing():
         times = exact.path.at(torch.randint(1, 5, (64,), generator=generator))
         x0 = MEAN + VARIANCE**0.5 * torch.randn(64, *SHAPE, generator=generator, dtype=torch.float64)
         eps = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
-        mlcd_terms(networks, "v", exact.schedule, x0, eps, times)["loss"].backward()
+        mlcd_losses(networks, "v", exact.schedule, x0, eps, times)["loss"].mean().backward()
         for group in optimiser.param_groups:
             group["lr"] = 0.02 * (1 - iteration / 800)
         optimiser.step()
@@ -146,7 +147,7 @@ def test_only_the_student_has_gradients():
     )
     x0 = torch.ones(2, *SHAPE, dtype=torch.float64)
     times = exact.path.at(torch.tensor([1, 4]))
-    assert not mlcd_terms(networks, "v", exact.schedule, x0, x0, times)["loss"].requires_grad
+    assert not mlcd_losses(networks, "v", exact.schedule, x0, x0, times)["loss"].mean().requires_grad
 
 
 @pytest.mark.numerical
@@ -181,7 +182,7 @@ def test_the_loss_pulls_as_hard_at_an_eps_network_as_at_a_v_network():
         times = path.at(torch.arange(1, 21))
         x0, eps = (torch.randn(20, *SHAPE, generator=generator, dtype=torch.float64) for _ in range(2))
         networks = Networks(student, exact.network(exact.consistency), exact.network(exact.denoiser))
-        mlcd_terms(networks, kind, exact.schedule, x0, eps, times)["loss"].backward()
+        mlcd_losses(networks, kind, exact.schedule, x0, eps, times)["loss"].mean().backward()
         pulls[kind] = held[-1].grad
     assert_close(pulls["eps"], pulls["v"], rtol=1e-6)
 
@@ -198,7 +199,9 @@ def test_the_weight_is_clipped_at_the_cap():
             for table, bias in ((exact.denoiser, 0.2), (exact.denoiser, 0.0), (exact.denoiser, 0.0))
         )
     )
-    one, five = (mlcd_terms(networks, "v", exact.schedule, x0, x0, times, cap=cap)["loss"] for cap in (1.0, 5.0))
+    one, five = (
+        mlcd_losses(networks, "v", exact.schedule, x0, x0, times, cap=cap)["loss"].mean() for cap in (1.0, 5.0)
+    )
     assert times[2].item() == CLEAN
     assert_close(five, 5 * one.item())
     assert_close(one, (0.2**2 + 1e-6) ** 0.5 - 1e-3, told="pseudo-Huber of a bias of .2")

@@ -69,6 +69,21 @@ def test_the_adapter_is_a_checkpoint(model: Path, student: Path):
         assert_close(made(backbone)[1], expected, planted=made(plain)[1], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.numerical
+def test_the_adapter_of_a_student_of_students_is_one_of_the_first_start(model: Path, student: Path, tmp_path: Path):
+    """All pairs of `--steps 8,4` lie beside the teacher's weights: each adapter alone makes its student of these."""
+    options = {"steps": "8,4", "lora_rank": 16, "milestones": (999, 749, 499, 149), "learning_rate": 3e-2}
+    last = distill_small(model, student.parents[1] / "data", tmp_path / "run", **options)
+    before = tmp_path / "run" / "steps-8" / "student"
+    whole, earlier = opened(model, checkpoint=str(last)), opened(model, checkpoint=str(before))
+    assert whole.lineage == (earlier.weights_digest, opened(model).weights_digest)
+    for each, backbone in ((last, whole), (before, earlier)):
+        adapter = opened(model, checkpoint=str(each / "adapter"))
+        assert adapter.lineage == (opened(model).weights_digest,) and adapter.sampler == Sampler.read(each)
+        assert_close(made(adapter)[1], made(backbone)[1], planted=made(opened(model))[1], rtol=1e-3, atol=1e-3)
+    assert whole.sampler.timesteps == (999, 749, 499, 149) and earlier.sampler.timesteps[:2] == (999, 874)
+
+
 @pytest.mark.parametrize("checkpoint", ["student", "adapter"])
 @pytest.mark.parametrize("lora", ["{}", "{}:0.5"])
 def test_an_adapter_is_not_added_twice(model: Path, student: Path, checkpoint: str, lora: str):
@@ -136,7 +151,7 @@ def test_a_small_update_is_kept(tmp_path: Path, dtype: torch.dtype):
         up *= float(3e-4 * weight.norm() / (up @ down).norm())
         trained |= {layer + PAIR_ENDS[0]: down, layer + PAIR_ENDS[1]: up}
     backbone = opened(model, dtype="bfloat16")
-    write_student(backbone, tmp_path / "student", trained, Sampler("milestones", (999,), 1.0), "card", (), None)
+    write_student(backbone, tmp_path / "student", trained, Sampler("milestones", (999,), 1.0), "card", (), (), None)
     written = load_file(tmp_path / "student" / WEIGHTS)
     for name in stored:
         layer = name.removesuffix(".weight")

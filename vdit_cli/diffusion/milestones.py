@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -24,12 +25,16 @@ class Milestones:
     """M segments of the trajectory, each with `points` steps of the teacher: N = M points.
 
     The grid is g_0 = CLEAN and g_j = round(j T / N) - 1, so g_N = T - 1; the milestones are tau_m = g_(m points), the
-    same for any number of points. Raises EvditError for fewer than one step or point and for more points than T.
+    same for any number of points. With `placed`, tau_M .. tau_1 as a sampler takes them, the milestones are these and
+    the grid is even within each segment: at tau_m + round(i (tau_(m+1) - tau_m) / points).
+    Raises EvditError for fewer than one step or point and for more points than T; ValueError for `placed` times that
+    are not M falling ones below T, or leave a segment with fewer timesteps than points.
     """
 
     steps: int
     points: int = 1
     timesteps: int = 1000
+    placed: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -48,10 +53,22 @@ class Milestones:
                 where="distill_mlcd.teacher_points",
                 next_steps=[f"--set distill_mlcd.teacher_points=[{most}]"] if most else ["fewer --steps"],
             )
+        if self.placed and (len(self.placed) != self.steps or self.placed[0] >= self.timesteps):
+            raise ValueError(f"{self.placed} are not {self.steps} milestones below {self.timesteps}")
+        if self.placed and shortest(self.placed) < self.points:
+            raise ValueError(f"{self.placed} leave no room for {self.points} points in each segment")
 
     @property
     def grid(self) -> tuple[int, ...]:
         """g_0 .. g_N, rising; g_0 is CLEAN."""
+        if self.placed:
+            times, points = (CLEAN, *reversed(self.placed)), self.points
+            inside = (
+                low + (2 * i * (high - low) + points) // (2 * points)
+                for low, high in pairwise(times)
+                for i in range(1, points + 1)
+            )
+            return (CLEAN, *inside)
         count = self.steps * self.points
         # Whole numbers only: j T / N in floating point rounds differently from one count of points to another.
         return tuple((2 * j * self.timesteps + count) // (2 * count) - 1 for j in range(count + 1))
@@ -71,6 +88,11 @@ class Milestones:
         grid = torch.tensor(self.grid)
         below = j_B - 1
         return grid[j_B], grid[below], grid[below // self.points * self.points]
+
+
+def shortest(placed: Sequence[int]) -> int:
+    """The timesteps of the shortest segment of milestones, noisiest first, down to CLEAN; below 1 where they rise."""
+    return min(above - below for above, below in pairwise((*placed, CLEAN)))
 
 
 def points_at(iteration: int, iterations: int, points: Sequence[int], shares: Sequence[float] = ()) -> int:

@@ -143,7 +143,8 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
         clips = HeldClips(job.clips, job.device)
     for line in fallbacks(attends, options.kernel):
         progress.say(f"warning: {line}")
-    start, lineage = options.checkpoint or pair.teacher.name, lineage_of(pair, options)
+    start, below = options.checkpoint or pair.teacher.name, lineage_of(pair, options)
+    lineage = below
     for steps in job.counts:
         folder = run.path if len(job.counts) == 1 else run.path / f"steps-{steps}"
         is_last = steps == job.counts[-1]
@@ -163,7 +164,7 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
                 sampler = job.sampler(steps)
                 changes = changes_within(run.manifest, label_of(steps))
                 card = student_card(job, start, sampler, folder / "metrics.jsonl", changes)
-                write_student(pair.student, folder / STUDENT, kept, sampler, card, lineage, job.plan)
+                write_student(pair.student, folder / STUDENT, kept, sampler, card, lineage, below, job.plan)
                 run.add_output(role, (folder / STUDENT).relative_to(run.path).as_posix())
         if job.ranks.is_first:
             start = f"the student of {steps} steps"
@@ -191,7 +192,8 @@ def _student(job: Job, clips: HeldClips, steps: int, folder: Path, clock: Stopwa
     )
     label = label_of(steps)
     schedule = job.schedule.to(job.device)
-    lesson = Lesson(options, pair, learned, clips, schedule, steps, job.teacher_guidance, options.held_out, job.ranks)
+    held = options.held_out
+    lesson = Lesson(options, pair, learned, clips, schedule, steps, job.teacher_guidance, job.trained, held, job.ranks)
     with clock.phase(f"train {steps}"):
         trained = train(
             learned,
@@ -205,7 +207,7 @@ def _student(job: Job, clips: HeldClips, steps: int, folder: Path, clock: Stopwa
             progress,
             ranks=job.ranks,
             follow=learned.follow,
-            held_out=lesson.held_out if options.held_out else None,
+            held_out=lesson.held_out if held else None,
             watch=_watch(job, learned, steps, folder, label, progress) if options.previews else _see_nothing,
         )
     put_parameters(learned, trained.average)
@@ -217,14 +219,14 @@ def _see_nothing(iteration: int, average: Mapping[str, Tensor]) -> None:
 
 
 def _watch(job: Job, learned: Learned, steps: int, folder: Path, label: str, progress: Progress) -> Watch:
-    options = job.options
+    options, sampler = job.options, job.sampler(steps)
     previews = Previews(
         job.pair,
         job.clips,
         folder / "previews",
         options.previews,
         options.seed,
-        job.spec(steps, job.sampler(steps).guidance),
+        job.spec(steps, sampler.guidance, sampler.timesteps),
         job.spec(job.pair.teacher.defaults.steps, job.teacher_guidance),
         partial(autocast, options.precision, job.device),
         beside=(options.precision, job.plan.digest if job.plan else None),

@@ -46,16 +46,15 @@ class Metrics:
         self.window.append(terms)
         self.last = (done, rate_share)
 
-    def write(self, label: str, held_out: Tensor | None = None) -> str:
-        """Append the window's means as a line, this rank's share of a `held_out` loss beside; returns a short note.
+    def write(self, label: str, held_out: dict[str, Tensor] | None = None) -> str:
+        """Append the window's means as a line, this rank's shares of `held_out` terms beside; returns a short note.
 
         Raises EvditError for a number that is not finite: nothing of it is written.
         """
         if not self.window:
             return ""
         means = {name: torch.stack([terms[name].float() for terms in self.window]).mean() for name in self.window[0]}
-        if held_out is not None:
-            means["held_out_loss"] = held_out.float()
+        means |= {f"held_out_{name}": term.float() for name, term in (held_out or {}).items()}
         iteration, rate_share = self.last
         now = time.perf_counter()
         values = dict(zip(means, self.ranks.sum(torch.stack(list(means.values()))).tolist(), strict=True))

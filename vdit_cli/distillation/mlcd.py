@@ -43,7 +43,7 @@ def guided(predict_both: Predict, w: float) -> Predict:
     return predict
 
 
-def mlcd_terms(
+def mlcd_losses(
     networks: Networks,
     kind: str,
     schedule: NoiseSchedule,
@@ -54,7 +54,7 @@ def mlcd_terms(
     cap: float = 5.0,
     c: float = 1e-3,
 ) -> dict[str, Tensor]:
-    """The loss terms of latents x0 and noise eps (B, C, F, h, w) at `times` (t, u, tau), each (B,).
+    """The losses (B,) of latents x0 and noise eps (B, C, F, h, w) at `times` (t, u, tau), each (B,).
 
     With f(x, t) the x0 that a network tells: x_t = a_t x0 + s_t eps; x_u = D(x_t, f_teacher(x_t, t), t, u);
     x_ref = `reference` of the teacher and f_target(x_u, u), no gradient; loss = mean of `x0_weight` of this kind times
@@ -74,6 +74,6 @@ def mlcd_terms(
         x_ref = reference(from_teacher, from_target, share)
     difference = x0_from(kind, networks.student(x_t, t).to(x0), x_t, a_t, s_t) - x_ref
     return {
-        "loss": (weight * pseudo_huber(difference, c)).mean(),
-        "distance": difference.detach().abs().mean(),
+        "loss": (weight * pseudo_huber(difference, c)).flatten(1).mean(1),
+        "distance": difference.detach().abs().flatten(1).mean(1),
     }

@@ -23,6 +23,10 @@ def student_card(job: Job, start: str, sampler: Sampler, metrics: Path, changes:
     steps = "1 step" if sampler.steps == 1 else f"{sampler.steps} steps"
     how = "without guidance" if sampler.guidance == 1.0 else f"with guidance {sampler.guidance:g}"
     weights = f"LoRA of rank {options.lora_rank}, merged" if options.lora_rank else "all weights"
+    data = f"{len(job.clips)} clips, {options.held_out} of them held out"
+    data = f"the first {options.clips} of {data}" if options.clips else data
+    asked = options.segment_shares if len(options.segment_shares) == sampler.steps else ()
+    shares = f"| samples for each step | {' : '.join(f'{share:g}' for share in asked)} |\n" if asked else ""
     changed = f"| changed on the way | {'; '.join(changes)} |\n" if changes else ""
     return f"""# A student of {teacher}: {steps}, {how}
 
@@ -35,10 +39,10 @@ It is a transformer alone: VAE, text encoder and tokenizer are {teacher}'s.
 |---|---|
 | sampler | {sampler.scheduler}, timesteps {", ".join(map(str, sampler.timesteps))} |
 | trained | {weights}, {masks_told(job.plan)}, {options.iterations} iterations of {options.batch_size} clips |
-| data | {len(job.clips)} clips, {options.held_out} of them held out |
+| data | {data} |
 | start | {printable(start)} |
 | teacher points a segment | {", ".join(map(str, options.teacher_points))} |
-{changed}| loss at the end | {loss} |
+{shares}{changed}| loss at the end | {loss} |
 
 `sampler.json` holds the sampler: `evdit generate` takes steps, timesteps and guidance from it.
 """

@@ -17,10 +17,10 @@ from vdit_cli.attention.bind import Attend
 from vdit_cli.backbones.devices import pick_device
 from vdit_cli.data.facts import DataFacts
 from vdit_cli.data.shards import INDEX, Clips
-from vdit_cli.diffusion.milestones import Milestones
 from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.distillation.fitting import check_shard, number_format
 from vdit_cli.distillation.mlcd_networks import Pair, open_pair
+from vdit_cli.distillation.mlcd_segments import check_segments, segments_of
 from vdit_cli.errors import EvditError, quoted
 from vdit_cli.knobs import flat
 from vdit_cli.parallel.groups import ALONE, Ranks
@@ -50,8 +50,10 @@ FIXED = (
     "checkpoint",
     "masks",
     "data",
+    "clips",
     "held_out",
     "steps",
+    "milestones",
     "guidance",
     "teacher_guidance",
     "target",
@@ -78,6 +80,11 @@ class Job:
     device: torch.device
     ranks: Ranks
 
+    def data_told(self) -> str:
+        """How much data there is, and what of it is trained on where that is not the rest."""
+        first = f"the first {self.options.clips} of " if self.options.clips else ""
+        return f"{first}{len(self.clips)} ({self.options.held_out} held out)"
+
     @property
     def teacher_guidance(self) -> float:
         """w of the teacher, or of a student that keeps its guidance."""
@@ -86,13 +93,18 @@ class Job:
 
     def sampler(self, steps: int) -> Sampler:
         """How a student of so many steps is sampled."""
-        milestones = Milestones(steps, 1, self.schedule.timesteps).sampled
+        milestones = segments_of(self.options, steps, self.schedule.timesteps).sampled
         return Sampler("milestones", milestones, 1.0 if self.options.guidance == "distilled" else self.teacher_guidance)
 
-    def spec(self, steps: int, guidance: float) -> SampleSpec:
-        """The previews' sampling at the size of the data."""
-        size = self.clips.size
-        return SampleSpec(size["video_frames"], size["height"], size["width"], steps, guidance, "milestones")
+    @property
+    def trained(self) -> int:
+        """How many clips are trained on, from the first."""
+        return self.options.clips or len(self.clips) - self.options.held_out
+
+    def spec(self, steps: int, guidance: float, timesteps: Sequence[int] = ()) -> SampleSpec:
+        """The previews' sampling at the size of the data; a start's own `timesteps` are not its student's."""
+        size, laid_out = self.clips.size, ",".join(map(str, timesteps)) or None
+        return SampleSpec(size["video_frames"], size["height"], size["width"], steps, guidance, "milestones", laid_out)
 
 
 def step_counts(options: DistillMlcdOptions) -> tuple[int, ...]:
@@ -204,6 +216,17 @@ def check_times(options: DistillMlcdOptions, counts: Sequence[int], timesteps: i
     )
 
 
+def check_clips(options: DistillMlcdOptions, clips: Clips) -> None:
+    """Raise EvditError (2) where more clips are to be trained on than are not held out."""
+    most = len(clips) - options.held_out
+    if options.clips is not None and options.clips > most:
+        raise EvditError(
+            f"clips is {options.clips}: {clips.folder} holds {len(clips)} clips, {options.held_out} of them held out",
+            where=options.where("clips") or "distill_mlcd.clips",
+            next_steps=[f"--set distill_mlcd.clips={most}"],
+        )
+
+
 def request_of(job: Job) -> Request:
     """What decides the run: the options but for HOW, as they were resolved, the data, and all weights by digest."""
     options = job.options
@@ -240,13 +263,15 @@ def prepare(options: DistillMlcdOptions, counts: Sequence[int], clips: Clips, ra
         )
     schedule = NoiseSchedule.from_config(teacher.scheduler_config)
     check_times(options, counts, schedule.timesteps)
+    check_segments(options, counts, schedule.timesteps)
     for steps in counts:
         for points in options.teacher_points:
-            Milestones(steps, points, schedule.timesteps)
+            segments_of(options, steps, schedule.timesteps, points)
     spec = SampleSpec(size["video_frames"], size["height"], size["width"], 1, 1.0, "milestones")
     plan = find_plan(options.masks, pair.student, spec, options.allow_other_weights)
     previews, held_out = min(options.previews, len(clips)), min(options.held_out, len(clips) // 8)
     options = replace(options, previews=previews, held_out=held_out)
+    check_clips(options, clips)
     return Job(options, tuple(counts), clips, pair, None if plan.is_dense else plan, schedule, device, ranks)
 
 
@@ -256,7 +281,7 @@ def announce(job: Job, progress: Progress) -> None:
     students = "a student" if len(counts) == 1 else f"{len(counts)} students"
     progress.say(
         f"{teacher.name}: {students} of {' then '.join(map(str, counts))} steps, {options.iterations} iterations of "
-        f"{counted(options.batch_size, 'clip')} out of {len(job.clips)} ({options.held_out} held out), {device} "
+        f"{counted(options.batch_size, 'clip')} out of {job.data_told()}, {device} "
         f"{number_format(options.precision, device)}, {masks_told(job.plan)}"
         + (f", {job.ranks.count} ranks" if job.ranks.count > 1 else "")
     )
@@ -274,6 +299,11 @@ def doubts(job: Job) -> list[str]:
             told.append(f"{options.checkpoint} is a student of {start.steps} steps: it starts one of {job.counts[0]}")
         if start.guidance == 1.0 and options.guidance == "kept":
             told.append(f"{options.checkpoint} has its guidance distilled in: guidance=kept would guide it twice")
+    if options.milestones and options.milestones[0] < job.schedule.timesteps - 1:
+        told.append(
+            f"milestones begin at {options.milestones[0]}: videos begin as pure noise, and the student learns from "
+            "clips that still show a little there"
+        )
     for key in ("learning_rate", "weight_cap", "clip"):
         if getattr(options, key) == 0:
             told.append(f"{options.where(key)} trains nothing")

@@ -15,8 +15,17 @@ from vdit_cli.backbones.base import TextStates
 from vdit_cli.data.shards import Clips
 from vdit_cli.diffusion.milestones import Milestones, points_at
 from vdit_cli.diffusion.schedules import NoiseSchedule
-from vdit_cli.distillation.mlcd import Networks, guided, mlcd_terms
+from vdit_cli.distillation.mlcd import Networks, guided, mlcd_losses
 from vdit_cli.distillation.mlcd_networks import Learned, Pair, predicting, predicting_with
+from vdit_cli.distillation.mlcd_segments import (
+    drawn_segments,
+    held_segments,
+    means_by_segment,
+    segments_of,
+    shares_among,
+    shares_of,
+    times_in,
+)
 from vdit_cli.distillation.samples import LossTerms, Samples
 from vdit_cli.parallel.groups import ALONE, Ranks
 from vdit_cli.recipe import DistillMlcdOptions
@@ -54,7 +63,7 @@ class HeldClips:
 class Lesson:
     """The loss of a student of `steps` steps, as the training loop asks for it.
 
-    The last `held` clips are never trained on.
+    The first `trained` clips are trained on, the last `held` ones never.
     """
 
     options: DistillMlcdOptions
@@ -64,23 +73,30 @@ class Lesson:
     schedule: NoiseSchedule
     steps: int
     teacher_guidance: float
+    trained: int
     held: int = 0
     ranks: Ranks = ALONE
 
     def of(self, samples: Samples) -> LossTerms:
         """The loss terms of one part of a batch."""
-        return self._terms(samples, samples.items(len(self.clips.clips) - self.held), self.path_at(samples.iteration))
+        shares = shares_of(self.options, self.steps)
+        segment_B = drawn_segments(samples, shares)
+        losses = self._losses(samples, samples.items(self.trained), segment_B, self.path_at(samples.iteration))
+        return means_by_segment(losses, segment_B, shares)
 
     @torch.no_grad()
-    def held_out(self, iteration: int) -> Tensor:
-        """This rank's share of the loss on the held clips with the teacher points of `iteration`.
+    def held_out(self, iteration: int) -> LossTerms:
+        """This rank's share of the terms of the held clips with the teacher points of `iteration`.
 
-        A clip's noise and time never change. Parts are as large as in training, for which blocks are compiled.
+        A clip's noise and segment never change, and segments have as many clips each whatever is drawn in training:
+        trainings that draw them otherwise, or train on other clips, are compared by the same. Parts are as large as in
+        training, for which blocks are compiled.
         """
         clips, ranks, device = len(self.clips.clips), self.ranks, self.clips.device
         part = -(-self.options.batch_size // (ranks.count * self.options.accumulation))
         starts = range(0, self.held, part)
-        loss = torch.zeros((), device=device)
+        segments = held_segments(self.held, self.steps)
+        shares, totals = shares_among(segments, self.steps), dict[str, Tensor]()
         # Every rank calls its networks equally often: in shards a call needs all ranks.
         for place in range(ranks.rank, -(-len(starts) // ranks.count) * ranks.count, ranks.count):
             first = starts[min(place, len(starts) - 1)]
@@ -89,24 +105,24 @@ class Lesson:
             samples = Samples(self.options.seed, -1, first, count, self.held, device)
             items = range(clips - self.held + first, clips - self.held + first + count)
             share = count / self.held if place < len(starts) else 0.0
-            loss += self._terms(samples, items, self.path_at(iteration))["loss"] * share
-        return loss
+            losses = self._losses(samples, items, segments[samples.places], self.path_at(iteration))
+            for name, term in means_by_segment(losses, segments[samples.places], shares).items():
+                totals[name] = totals.get(name, torch.zeros((), device=device)) + term * share
+        return totals
 
-    def _terms(self, samples: Samples, items: Sequence[int], path: Milestones) -> LossTerms:
+    def _losses(self, samples: Samples, items: Sequence[int], segment_B: Tensor, path: Milestones) -> dict[str, Tensor]:
         options = self.options
         x0, text = self.clips.batch(items)
         if options.guidance == "kept":
             text = self._some_emptied(text, samples)
-        j_B = 1 + samples.integers("time", path.steps * path.points)
-        times = tuple(each.to(samples.device) for each in path.at(j_B.cpu()))
         eps = samples.normal("noise", *x0.shape[1:])
-        return mlcd_terms(
+        return mlcd_losses(
             self._networks(text),
             self.pair.teacher.prediction,
             self.schedule,
             x0,
             eps,
-            times,  # type: ignore[arg-type]
+            times_in(path, segment_B, samples),
             cap=options.weight_cap,
             c=options.huber_c,
         )
@@ -115,7 +131,7 @@ class Lesson:
         """The student's segments with the teacher points of this iteration."""
         options = self.options
         points = points_at(iteration, options.iterations, options.teacher_points, options.teacher_shares)
-        return Milestones(self.steps, points, self.schedule.timesteps)
+        return segments_of(options, self.steps, self.schedule.timesteps, points)
 
     def _networks(self, text: TextStates) -> Networks:
         options, pair = self.options, self.pair

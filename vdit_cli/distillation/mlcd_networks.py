@@ -185,21 +185,23 @@ def write_student(
     sampler: Sampler,
     card: str,
     lineage: tuple[str, ...],
+    below: tuple[str, ...],
     plan: MaskPlan | None,
 ) -> None:
     """Write the student's transformer, its sampler, its card and its plan as one folder, whole or not at all.
 
     `trained` are its trained parameters by name; what LoRA pairs add is merged into the weights as they are stored, and
     the pairs lie beside in a folder of their own, which is a student too: the weights that it started from, and these.
-    `lineage` and the digest of the plan it wears stand in the weights' metadata.
+    `lineage` and the digest of the plan it wears stand in the weights' metadata; in the pairs' stands `below`, which
+    begins with the weights that they are added to: of several students in a row all pairs belong to the first start's.
     """
     pairs = lora_pairs(trained)
     deltas = {f"{layer}.weight": up.float() @ down.float() for layer, (down, up) in pairs.items()}
-    told = Lineage(lineage, plan.digest if plan else None).metadata()
+    told, told_of_pairs = (Lineage(each, plan.digest if plan else None).metadata() for each in (lineage, below))
     with replacing(folder) as beside:
         student.write_transformer(beside, {} if pairs else trained, deltas, told)
         if pairs:
-            write_adapter(beside / ADAPTER_FOLDER, pairs, told)
+            write_adapter(beside / ADAPTER_FOLDER, pairs, told_of_pairs)
         for each in (beside, beside / ADAPTER_FOLDER) if pairs else (beside,):
             sampler.write(each)
             if plan is not None:

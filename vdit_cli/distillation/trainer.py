@@ -64,7 +64,7 @@ def train(
     *,
     ranks: Ranks = ALONE,
     follow: Callable[[float], None] = lambda keep: None,
-    held_out: Callable[[int], Tensor] | None = None,
+    held_out: Callable[[int], LossTerms] | None = None,
     watch: Callable[[int, Mapping[str, Tensor]], None] = lambda iteration, average: None,
 ) -> Trained:
     """Train `model` until `options.iterations`, going on from the newest checkpoint in `folder` where there is one.
@@ -240,7 +240,7 @@ def _not_finite(
 def _written(
     metrics: Metrics,
     label: str,
-    held_out: Tensor | None,
+    held_out: LossTerms | None,
     options: TrainingOptions,
     device: torch.device,
     progress: Progress,
