@@ -11,8 +11,8 @@ A file is `NAME.json`, or `NAME-against-OTHER.json` where `evdit score --against
     data-CLIPS                         the student of 4 steps from so many clips, in choosing/
     ablation-WHAT                      the student of 4 steps, but for one thing, in choosing/ against student-4
 
-evdit prepare-data --config recipes/prepare-data.yaml --count 20000 -o data/shapes-20000
-MAKE="evdit distill-mlcd --config recipes/distill-mlcd.yaml --data data/shapes-20000"
+evdit prepare-data --config recipes/prepare-data.yaml --count 20128 -o data/shapes-20128
+MAKE="evdit distill-mlcd --config recipes/distill-mlcd.yaml --data data/shapes-20128"
 $MAKE --steps 20 -o runs/trained/student-20
 $MAKE --steps 8 -o runs/trained/student-8
 $MAKE --steps 4 -o runs/trained/student-4
@@ -24,8 +24,7 @@ $MAKE --set distill_mlcd.target=average -o runs/trained/ablation-target-average
 $MAKE --set distill_mlcd.weight_cap=1 -o runs/trained/ablation-weight-1
 $MAKE --set distill_mlcd.guidance=kept -o runs/trained/ablation-guidance-kept
 for n in 200 2000 20000; do
-  evdit prepare-data --config recipes/prepare-data.yaml --count $n -o data/shapes-$n
-  evdit distill-mlcd --config recipes/distill-mlcd.yaml --data data/shapes-$n -o runs/trained/data-$n
+  $MAKE --set distill_mlcd.clips=$n -o runs/trained/data-$n
 done
 
 SHOW="evdit generate --prompts-file recipes/prompts/shapes-held-out.txt --batch 64"
@@ -229,7 +228,7 @@ def data_amounts(choosing: Scores, trained: Path) -> Table:
         scored = choosing[name].content
         losses = {key: json.loads(lines[-1]).get(key) for key in ("loss", "held_out_loss")}
         rows.append({**row(name, scored), "clips": clips, "held": receipt["asked"]["held_out"], **losses})
-    first = [["clips", "clips", "d"], ["of them held out", "held", "d"]]
+    first = [["clips", "clips", "d"], ["held out beside", "held", "d"]]
     losses = [["loss", "loss", ".4f"], ["held-out loss", "held_out_loss", ".4f"]]
     return {"columns": [*first, *losses, *(each for each in COLUMNS if each[1] != "difference")], "rows": rows}
 
