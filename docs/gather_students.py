@@ -29,7 +29,7 @@ done
 
 SHOW="evdit generate --prompts-file recipes/prompts/shapes-held-out.txt --batch 64"
 $SHOW --seed 0 -o runs/choosing/base-50
-for n in 2 4 8 20; do for s in ddim dpm++2m unipc; do for p in trailing linspace leading; do for g in 1 1.5 2 3 4; do
+for n in 2 4 8 20; do for s in ddim dpm++2m unipc; do for p in trailing leading; do for g in 1 1.5 2 3 4; do
   $SHOW --seed 0 --steps $n --scheduler $s --timesteps $p --guidance $g -o runs/choosing/control-$n-$s-$p-g$g
 done; done; done; done
 for m in runs/trained/[sad]*; do $SHOW --seed 0 --checkpoint $m -o runs/choosing/$(basename $m); done
@@ -311,7 +311,10 @@ def gather(scores: Path, trained: Path, prompts: Sequence[str]) -> dict[str, Any
 
 def main(arguments: list[str]) -> int:
     """Read the folder of scores and that of trainings, write docs/data/students.json."""
-    scores, trained = map(Path, arguments)
+    scores, trained = (Path(each) for each in arguments) if len(arguments) == 2 else (Path(), Path())
+    if len(arguments) != 2 or not scores.is_dir() or not trained.is_dir():
+        sys.stderr.write("usage: gather_students.py SCORES TRAINED, two folders that are there\n")
+        return 2
     content = gather(scores, trained, read_prompts(PROMPTS))
     DATA.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
     return 0

@@ -115,3 +115,27 @@ def test_the_seeds_of_one_prompt_belong_together(tmp_path: Path, seeds: tuple[st
     keys = [json.loads(line).get("key", "") for line in kept.read_text(encoding="utf-8").splitlines()]
     assert sum(key.startswith("world ") for key in keys) == 2 and sum(key.startswith("video ") for key in keys) == 4
     assert found.a.frechet.floor > 0 and found.a.frechet.floor == found.b.frechet.floor
+
+
+def test_a_folder_of_frames_has_its_whole_name(tmp_path: Path):
+    """Dots in it are no suffix: neither its partner nor its receipt is another's."""
+    scenes = draw_scenes(64, 2, two_objects=0.0)
+    for side in ("a", "b"):
+        for number, scene in enumerate(scenes):
+            write_video(tmp_path / side / str(number), pixels(scene), 8, {"prompt": caption(scenes[0])})
+            (tmp_path / side / str(number)).rename(tmp_path / side / f"take.{number}")
+    (tmp_path / "a" / "take.json").write_text('{"asked": {"prompt": "a white cross"}}', encoding="utf-8")
+    found = compare([tmp_path / "a"], tmp_path / "b", Silent())
+    assert found.pairs == [(0, 0), (1, 1)] and {clip.prompt for clip in found.a.clips} == {caption(scenes[0])}
+
+
+def test_hidden_files_are_no_frames(tmp_path: Path):
+    """As macOS and editors leave them beside the frames of a folder."""
+    scene = draw_scenes(65, 1, two_objects=0.0)[0]
+    for side in ("a", "b"):
+        write_video(tmp_path / side / "clip", pixels(scene), 8, {"prompt": caption(scene)})
+    frame = next((tmp_path / "b" / "clip").glob("*.png"))
+    (tmp_path / "b" / "clip" / "._00000.png").write_bytes(b"not a picture")
+    (tmp_path / "b" / "clip" / ".00000.png").write_bytes(frame.read_bytes())
+    found = compare([tmp_path / "a"], tmp_path / "b", Silent())
+    assert found.closeness["equal"].value == 1 and found.b.accuracy["everything"] == 1

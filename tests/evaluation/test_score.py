@@ -169,3 +169,25 @@ def test_a_clip_that_goes_on_and_on_is_unreadable(size: tuple[int, int]):
 
     assert "more than 1000 frames" in str(read_stream(size, endless()).unreadable)
     assert len(drawn) == MOST_FRAMES + 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_right"),
+    [
+        ("a large red circle moving left over a black background, and a small square moving right", True),
+        ("a large circle, and a small square", True),
+        ("a small square, and a large circle", True),
+        ("a red circle, and a square", True),
+        ("a large red circle moving left over a black background, and a circle", False),
+        ("a circle, and a triangle", False),
+    ],
+)
+def test_two_objects_of_which_one_names_no_colour(prompt: str, is_right: bool):
+    """Both are compared with different objects, those that agree best."""
+    fits = dict.fromkeys(("circle", "square", "triangle"), 0.5)
+    red = ObjectReading("large", "red", "circle", "moving left", 26.0, fits, fits, 0.1)
+    blue = ObjectReading("small", "blue", "square", "moving right", 14.0, fits, fits, 0.1)
+    for objects in ((red, blue), (blue, red)):
+        assert judge(Reading("black", objects), prompt).right["everything"] is is_right
+    assert not judge(Reading("black", (red,)), prompt).right["second object"]
+    assert not judge(Reading(unreadable="nothing"), prompt).right["second object"]

@@ -161,3 +161,10 @@ def test_a_process_that_is_lost_is_told():
     with pytest.raises(EvditError, match="ended from outside") as error, working(None, 2, Silent()) as work:
         work.results("leaving", os._exit, {"a": (1,)})
     assert (error.value.exit_code, error.value.next_steps) == (FAILED, ("--workers 1",))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+def test_a_device_keeps_no_readings():
+    """It would be read without an end."""
+    with pytest.raises(EvditError, match="/dev/full is no regular file"), working(Path("/dev/full"), 1, Silent()):
+        pass

@@ -275,3 +275,11 @@ def test_generate_and_score_make_what_is_gathered(gather: ModuleType, tmp_path: 
     told = [(video["prompt"], video["seed"]) for video in scored.content["videos"]]
     assert told == [(prompts[i // 2], 100_000 + i) for i in range(6)]
     assert all(mine == other for mine, other in scored.content["against"]["pairs"])
+
+
+def test_folders_that_are_not_there_leave_the_figures_alone(gather: ModuleType, tmp_path: Path, monkeypatch, capsys):
+    """Exit 2, and nothing is written."""
+    monkeypatch.setattr(gather, "DATA", tmp_path / "students.json")
+    for arguments in ([], ["one"], [str(tmp_path / "no"), str(tmp_path)], [str(tmp_path), str(tmp_path / "no")]):
+        assert gather.main(arguments) == 2 and "usage: " in capsys.readouterr().err
+    assert not (tmp_path / "students.json").exists()

@@ -130,7 +130,7 @@ def animation_frames(path: Path, repeats: Sequence[int]) -> Iterator[np.ndarray]
 
 def read_folder(path: Path) -> Told:
     """A folder of PNGs by name. Raises EvditError for none or unequal ones."""
-    files = sorted(path.glob("*.png"))
+    files = sorted(path.glob("[!.]*.png"))
     if not files:
         raise EvditError(f"{path} holds no PNGs", where=str(path))
     with damage_told(files[0]), Image.open(files[0]) as first:
@@ -153,7 +153,7 @@ def folder_frames(files: Sequence[Path], size: tuple[int, int]) -> Iterator[np.n
 
 def read_comment(path: Path) -> str:
     """The comment of a GIF, a WebP or the first PNG of a folder, "" where there is none. Raises EvditError."""
-    file = min(path.glob("*.png"), default=path) if path.is_dir() else path
+    file = min(path.glob("[!.]*.png"), default=path) if path.is_dir() else path
     with damage_told(file), Image.open(file) as picture:
         text = picture.info.get("comment") or picture.info.get("Comment") or picture.getexif().get(IMAGE_DESCRIPTION)
     return text.decode("utf-8", errors="replace") if isinstance(text, bytes) else str(text or "")

@@ -158,6 +158,12 @@ def _check_takes(name: str, timesteps: str, most: int) -> None:
             f"timestep {numbers[0]} is not on the noise schedule: timesteps are 0 to {most - 1}",
             where=f"--timesteps {timesteps}",
         )
+    if name == "ddim" and timesteps == "linspace":
+        raise EvditError(
+            "scheduler ddim can't lay out the timesteps linspace: it steps by the whole number T / steps, past them",
+            where=f"--timesteps {timesteps}",
+            next_steps=["--timesteps trailing", "--timesteps and the numbers themselves, 999,666,333,0"],
+        )
     if not getattr(SCHEDULERS[name], wanted):
         raise EvditError(
             f"scheduler {name} can't lay out the timesteps {timesteps}",

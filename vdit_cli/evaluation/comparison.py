@@ -13,7 +13,7 @@ from vdit_cli.errors import EvditError
 from vdit_cli.evaluation.intervals import Estimate, differences, estimate
 from vdit_cli.evaluation.readings import compare_frames
 from vdit_cli.evaluation.score import FEW, Score, columns, score_videos
-from vdit_cli.evaluation.videos import Video, videos_at
+from vdit_cli.evaluation.videos import Video, bare_name, videos_at
 from vdit_cli.evaluation.work import Work, workers_for, working
 from vdit_cli.timing import Progress
 
@@ -99,14 +99,14 @@ def paired(a: Sequence[Video], b: Sequence[Video]) -> Pairs:
 
     Of several that are alike the first goes with the first. In the order of `a`.
     """
-    by_seed, by_name = _places(b, lambda video: video.seed), _places(b, lambda video: video.path.stem)
+    by_seed, by_name = _places(b, lambda video: video.seed), _places(b, lambda video: bare_name(video.path))
     found: dict[int, int] = {}
     for at, video in enumerate(a):
         if video.seed is not None and (same := by_seed[video.prompt, video.seed]):
             found[at] = same.pop(0)
     for at in sorted(set(range(len(a))) - set(found)):
         taken = set(found.values())
-        for other in by_name[a[at].prompt, a[at].path.stem]:
+        for other in by_name[a[at].prompt, bare_name(a[at].path)]:
             if other not in taken and (a[at].seed is None or b[other].seed is None):
                 found[at] = other
                 break

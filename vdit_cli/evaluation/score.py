@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import permutations
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -218,11 +219,12 @@ def judge(reading: Reading, prompt: str | None, name: str = "") -> ClipScore:
     """Compare a reading with a prompt; what the prompt leaves open is not judged.
 
     The prompt's first object is compared with the object of its colour, or else with the largest one; so is a second.
+    Where one of two names no colour, the two objects are compared that agree best.
     """
     asked = parse_prompt(prompt or "")
     right: dict[str, bool] = {}
     first = asked.objects[0] if asked.objects else ObjectWords()
-    shown = reading.object_like(first.colour)
+    shown, other = _compared(reading, asked.objects)
     for attribute in ATTRIBUTES:
         wanted = asked.background if attribute == "background" else getattr(first, attribute)
         found = reading.background if attribute == "background" else getattr(shown, attribute, None)
@@ -233,13 +235,28 @@ def judge(reading: Reading, prompt: str | None, name: str = "") -> ClipScore:
     if asked.objects:
         right["objects"] = len(reading.objects) == len(asked.objects)
     if len(asked.objects) > 1:
-        second = asked.objects[1]
-        other = reading.object_like(second.colour)
-        wanted_words = {name: word for name, word in asdict(second).items() if word is not None}
-        right["second object"] = all(getattr(other, name, None) == word for name, word in wanted_words.items())
+        right["second object"] = all(_agreements(asked.objects[1], other))
     if right:
         right["everything"] = all(right.values())
     return ClipScore(name, prompt, reading, right, shown, _fit(shown, first.shape))
+
+
+def _compared(reading: Reading, asked: Sequence[ObjectWords]) -> tuple[ObjectReading | None, ObjectReading | None]:
+    """The objects that the first and the second of a prompt are compared with."""
+    first, second = (*asked, ObjectWords(), ObjectWords())[:2]
+    if len(asked) < 2 or (first.colour and second.colour):
+        return reading.object_like(first.colour), reading.object_like(second.colour)
+    if len(reading.objects) < 2:
+        return reading.object_like(first.colour), None
+    return max(
+        permutations(reading.objects, 2),
+        key=lambda pair: sum(_agreements(first, pair[0])) + sum(_agreements(second, pair[1])),
+    )
+
+
+def _agreements(words: ObjectWords, shown: ObjectReading | None) -> list[bool]:
+    """Of each word for an object, whether it is so."""
+    return [getattr(shown, name, None) == word for name, word in asdict(words).items() if word is not None]
 
 
 def _fit(shown: ObjectReading | None, asked_shape: str | None) -> Fit | None:

@@ -60,7 +60,7 @@ def find_source(video: Path, progress: Progress) -> Video:
     is not JSON, and for what is no video.
     """
     digest = path_digest(video)
-    sidecar = video.with_name(video.stem + ".json")
+    sidecar = video.with_name(bare_name(video) + ".json")
     if sidecar.is_file():
         try:
             content = json.loads(sidecar.read_text(encoding="utf-8"))
@@ -77,6 +77,11 @@ def find_source(video: Path, progress: Progress) -> Video:
             progress.say(f"{sidecar} is the receipt of another video: what {video.name} tells itself is taken")
     metadata = read_metadata(video)
     return Video(video, digest, metadata.get("prompt"), _seed(metadata.get("seed")))
+
+
+def bare_name(video: Path) -> str:
+    """A video's name without its suffix; a folder of frames has none, whatever dots it has."""
+    return video.name if video.is_dir() else video.stem
 
 
 def _seed(told: object) -> int | None:

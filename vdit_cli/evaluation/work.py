@@ -122,6 +122,8 @@ def _opened(path: Path, stack: ExitStack) -> tuple[dict[str, Any], BinaryIO]:
     if path.is_dir():
         step = f"-o {quoted(path / 'readings.jsonl')}"
         raise EvditError(f"{path} is a folder: readings are kept in a file", where=told, next_steps=[step])
+    if path.exists() and not path.is_file():
+        raise EvditError(f"{path} is no regular file, in which readings could be kept", where=told)
     check_writable(path, where=told)
     path.parent.mkdir(parents=True, exist_ok=True)
     file = stack.enter_context(path.open("a+b"))
