@@ -208,9 +208,10 @@ def _judge(
     progress: Progress,
 ) -> dict[int, float]:
     """The model's errors by time on unseen clips; says which times are lost."""
-    clips = replace(options.transformer, clips=JUDGED_CLIPS, fresh_clips=JUDGED_CLIPS, left_out=0.0)
+    count = min(JUDGED_CLIPS, options.vae.measured_clips)
+    clips = replace(options.transformer, clips=count, fresh_clips=count, left_out=0.0)
     pool = ClipPool(vae, text, tokenizer, clips, UNSEEN_SEED, device)
-    pool.write(0, JUDGED_CLIPS)
+    pool.write(0, count)
     errors = errors_by_time(model, pool, schedule.to(device))
     progress.say("transformer: error of v " + ", ".join(f"{error:.3f} at t = {t}" for t, error in errors.items()))
     lost = lost_times(errors)
