@@ -67,7 +67,7 @@ def command(
     open ("-"); a video that shows no scene of the world is unreadable. IoU is the overlap with the ideal asked shape.
 
     Below stand means with 95 % intervals (10,000 resamples of prompts, a prompt's videos together); a * marks
-    differences of 6 prompts or more whose interval holds no 0. docs/scoring.md says what each number is.
+    differences of 8 prompts or more whose interval holds no 0. docs/scoring.md says what each number is.
     """
     from vdit_cli.evaluation.comparison import compare
     from vdit_cli.evaluation.score import score
