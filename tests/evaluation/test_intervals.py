@@ -96,7 +96,7 @@ def test_sides_that_do_not_differ_are_seldom_marked(prompts: int, kind: str):
 
 
 def test_intervals_of_accuracies_near_one_get_no_worse():
-    """Of 8 and 20 prompts at .9 and .95: the truth lies in them no less often than in plain ones, nor outside 0 to 1."""
+    """Of 8 and 20 prompts at .9 and .95 the truth lies in them as often as in plain ones; they stay within 0 to 1."""
     random = np.random.default_rng(5)
     for prompts, truth, plain in ((8, 0.9, 0.53), (8, 0.95, 0.33), (20, 0.9, 0.87), (20, 0.95, 0.63)):
         values = (random.random((2000, prompts)) < truth).astype(float)

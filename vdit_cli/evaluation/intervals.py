@@ -49,9 +49,10 @@ class Estimate:
 def estimate(
     columns: Columns, groups: Sequence[Hashable], resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Mean and 95 % interval, by expanded percentiles, of each column that has a number, under resampling of `groups` (one a clip).
+    """Mean and 95 % interval of each column that has a number, under resampling of `groups` (one a clip).
 
-    All columns share each resample. In one that draws no clip with a number, a column has no mean and is left out.
+    An interval lies between the percentiles of `tail`. All columns share each resample. In one that draws no clip with
+    a number, a column has no mean and is left out.
     """
     columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
     if not columns:
