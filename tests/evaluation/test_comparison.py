@@ -13,6 +13,7 @@ from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.video_file import write_video
 from vdit_cli.data.shapes_world import caption, draw_scenes
 from vdit_cli.errors import EvditError
+from vdit_cli.evaluation import comparison
 from vdit_cli.evaluation.comparison import NO_PIXELS, Comparison, compare, paired
 from vdit_cli.evaluation.score import ClipScore, Score
 from vdit_cli.evaluation.shape_reading import Reading
@@ -56,6 +57,14 @@ def test_pairs_without_a_prompt_are_told(tmp_path: Path):
     progress = Silent()
     assert compare([tmp_path / "a"], tmp_path / "b", progress).pairs == [(0, 0), (1, 1)]
     assert progress.lines[0] == "1 of 2 pairs are of equal names alone: no prompt of theirs is known"
+
+
+def test_who_is_taken_is_not_gathered_anew_for_each_clip(monkeypatch: pytest.MonkeyPatch):
+    """Once, however many clips have no seed."""
+    made = []
+    monkeypatch.setattr(comparison, "set", lambda *given: made.append(1) or set(*given), raising=False)
+    a, b = ([video(f"{number}", "red", None) for number in range(50)] for _ in range(2))
+    assert paired(a, b) == [(number, number) for number in range(50)] and len(made) == 1
 
 
 def test_who_is_alone_is_found_in_one_walk_over_the_pairs():
