@@ -51,6 +51,16 @@ def test_sections_inside_sections(recipe_file):
     assert options.values()["vae"]["iterations"] == 5
 
 
+def test_numbers_of_a_text_may_be_a_list(recipe_file):
+    """From a file and a setting, as the text with commas is; a list of anything else, or of nothing, is no text."""
+    path = recipe_file("generate:\n  timesteps: [800, 400]\n")
+    assert load(path, []).generate.timesteps == load(None, ["generate.timesteps=[800,400]"]).generate.timesteps
+    assert load(path, []).generate == load(None, ["generate.timesteps=800,400"]).generate
+    for setting in ("timesteps=[]", "timesteps=[1.5]", "timesteps=[true]", "timesteps=[a]", "model=[1, 2]"):
+        with pytest.raises(EvditError, match="it must be text"):
+            load(None, [f"generate.{setting}"])
+
+
 @pytest.mark.parametrize(
     ("text", "rate"),
     [("24", "24"), ("23.976", "2997/125"), ("24000/1001", "24000/1001"), ('"30"', "30")],

@@ -37,12 +37,15 @@ def knob(
     at_least: float | Fraction | None = None,
     at_most: float | Fraction | None = None,
     may_be_empty: bool = False,
+    takes_numbers: bool = False,
 ) -> Any:
     """A field of a section: its default, its help, its flag if that is not `--<field>`, and the bounds of its value.
 
-    Text must not be empty, as it is where a variable of a shell is not set, unless it `may_be_empty`.
+    Text must not be empty, as it is where a variable of a shell is not set, unless it `may_be_empty`. Text that
+    `takes_numbers` is as good as a list of them: [800, 400] is "800,400".
     """
     notes = {"help": help, "flag": flag, "at_least": at_least, "at_most": at_most, "may_be_empty": may_be_empty}
+    notes["takes_numbers"] = takes_numbers
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=notes)
     return field(default=default, metadata=notes)
@@ -154,22 +157,17 @@ class RecipeLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}
 
 
-RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]
-)
-RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789")
-)
-RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+for name, pattern, starts in (
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", "[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
     ),
-    list("-+.0123456789"),
-)
+):
+    RecipeLoader.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(f"^(?:{pattern})$"), starts)
 
 
 TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
@@ -291,6 +289,8 @@ def checked(root: type[Section], value: Any, key: str, where: str) -> Any:
         name = where.partition(" ")[0] if where.startswith(flag_name(root, key)) else key
         name = f"--set {key}" if where.startswith("--set ") else name
         raise EvditError(f"{key} is empty: it must say something", where=where, next_steps=[f"no {name}"])
+    if found.metadata.get("takes_numbers") and value and fit(value, tuple[int, ...])[0]:
+        value = ",".join(map(str, value))
     least, most = found.metadata.get("at_least"), found.metadata.get("at_most")
     for member in members(kind):
         fits, cast = fit(value, member)

@@ -37,7 +37,9 @@ class GenerateOptions(Section):
     steps: int | None = knob(None, "denoising steps", at_least=1)
     scheduler: str | None = knob(None, "sampler: ddim, euler-ancestral, dpm++2m, unipc or milestones")
     timesteps: str | None = knob(
-        None, "where the steps lie: trailing, linspace, leading, or numbers from the noisiest down, 999,749,499,249"
+        None,
+        "where the steps lie: trailing, linspace, leading, or numbers from the noisiest down, 999,749,499,249",
+        takes_numbers=True,
     )
     guidance: float | None = knob(None, "strength of classifier-free guidance; 1 is without", at_least=0)
     negative: str | None = knob(None, "what the video should not show", may_be_empty=True)

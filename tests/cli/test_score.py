@@ -71,10 +71,10 @@ def test_ctrl_c_leaves_no_half_score(evdit, tmp_path: Path, flags: list[str], mo
     """In the midst of the second of four: exit 130, how many were read, nothing on stdout. In the last: the score."""
     folder_of_videos(tmp_path)
 
-    def see_and_interrupt(path: Path) -> dict[str, Any]:
+    def see_and_interrupt(path: Path, digest: str) -> dict[str, Any]:
         if path.name == at:
             signal.raise_signal(signal.SIGINT)
-        return see_video(path)
+        return see_video(path, digest)
 
     see_video = score.see_video
     monkeypatch.setattr(score, "see_video", see_and_interrupt)

@@ -7,8 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from vdit_cli.data import shapes_asked
 from vdit_cli.data.shapes_asked import draw_asked, is_of_the_world
-from vdit_cli.data.shapes_prompts import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, held_out_prompts
+from vdit_cli.data.shapes_prompts import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, held_out_prompts, parse_prompt
 from vdit_cli.data.shapes_scenes import SIDE
 from vdit_cli.data.shapes_world import caption
 
@@ -17,6 +18,14 @@ def test_what_is_said_is_so():
     """Whole sentences come back as their scene's caption, with one object and with two, in any split."""
     for prompt in [*held_out_prompts(40), *held_out_prompts(40, two_objects=True)]:
         assert caption(draw_asked(prompt, 3)) == prompt
+
+
+def test_a_prompt_is_parsed_once(monkeypatch: pytest.MonkeyPatch):
+    """For its scene, the check included."""
+    parsed: list[str] = []
+    monkeypatch.setattr(shapes_asked, "parse_prompt", lambda prompt: parsed.append(prompt) or parse_prompt(prompt))
+    draw_asked("a red ring", 0)
+    assert parsed == ["a red ring"]
 
 
 def test_what_is_left_open_is_drawn():

@@ -76,6 +76,9 @@ def test_a_spacing_without_a_place_for_the_steps_is_refused_by_name():
     assert "--scheduler ddim" in caught.value.next_steps and "--scheduler milestones" not in caught.value.next_steps
     with pytest.raises(EvditError, match="timestep 500 is not on the noise schedule: timesteps are 0 to 499"):
         make_scheduler("ddim", {"num_train_timesteps": 500}, "500,3")
+    with pytest.raises(EvditError, match="unknown spacing 'karras'") as caught:
+        make_scheduler("ddim", {}, "karras")
+    assert sorted(caught.value.next_steps) == [f"--timesteps {each}" for each in sorted(SPACINGS)]
 
 
 @pytest.mark.numerical

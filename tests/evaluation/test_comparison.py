@@ -13,8 +13,11 @@ from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.video_file import write_video
 from vdit_cli.data.shapes_world import caption, draw_scenes
 from vdit_cli.errors import EvditError
-from vdit_cli.evaluation.comparison import NO_PIXELS, compare, paired
-from vdit_cli.evaluation.videos import Video, videos_at
+from vdit_cli.evaluation import comparison
+from vdit_cli.evaluation.comparison import NO_PIXELS, Comparison, compare, paired
+from vdit_cli.evaluation.score import ClipScore, Score
+from vdit_cli.evaluation.shape_reading import Reading
+from vdit_cli.evaluation.videos import Video, find_videos, videos_at
 from vdit_cli.timing import Silent
 
 
@@ -36,6 +39,47 @@ def test_without_a_seed_the_name_tells():
     b = [video("0", "red", 7), video("1", None, None), video("2", "red", None), video("3", "blue", None)]
     assert paired(a, b) == [(0, 0), (1, 1), (2, 2)]
     assert paired([video("0", "red", 1), video("1", "red", None)], [video("1", "red", 1)]) == [(0, 0)]
+
+
+def test_without_a_prompt_the_name_tells_too():
+    """A seed alone is that of any number of videos; of equal names two seeds must not differ."""
+    a = [video("0.mp4", None, 7), video("1.mp4", None, 8), video("2.mp4", None, 9), video("3.mp4", None, 5)]
+    b = [video("1", None, 7), video("0", None, 7), video("2", None, 8), video("3", None, None)]
+    assert paired(a, b) == [(0, 1), (3, 3)]
+
+
+def test_pairs_without_a_prompt_are_told(tmp_path: Path):
+    """What they share is their name alone."""
+    for number, frames in enumerate(pixels_of(66, 2)[1]):
+        for side in ("a", "b"):
+            about = {"seed": "0"} | ({"prompt": "a ring"} if number else {})
+            write_video(tmp_path / side / f"{number}.mp4", frames, 8, about)
+    progress = Silent()
+    assert compare([tmp_path / "a"], tmp_path / "b", progress).pairs == [(0, 0), (1, 1)]
+    assert progress.lines[0] == "1 of 2 pairs are of equal names alone: no prompt of theirs is known"
+
+
+def test_who_is_taken_is_not_gathered_anew_for_each_clip(monkeypatch: pytest.MonkeyPatch):
+    """Once, however many clips have no seed."""
+    made = []
+    monkeypatch.setattr(comparison, "set", lambda *given: made.append(1) or set(*given), raising=False)
+    a, b = ([video(f"{number}", "red", None) for number in range(50)] for _ in range(2))
+    assert paired(a, b) == [(number, number) for number in range(50)] and len(made) == 1
+
+
+def test_who_is_alone_is_found_in_one_walk_over_the_pairs():
+    """One for each side, however many clips there are."""
+    walks = []
+
+    class Pairs(list):
+        def __iter__(self):
+            walks.append(1)
+            return super().__iter__()
+
+    clips = tuple(ClipScore(str(number), None, Reading(), {}, None, None) for number in range(50))
+    pairs = Pairs((number, number) for number in range(0, 50, 2))
+    alone = Comparison(Score(clips), Score(clips), pairs, {}, None).unpaired
+    assert alone == dict.fromkeys("ab", [str(number) for number in range(1, 50, 2)]) and len(walks) == 2
 
 
 def test_the_seed_comes_from_the_receipt_or_the_metadata(tmp_path: Path):
@@ -130,12 +174,17 @@ def test_a_folder_of_frames_has_its_whole_name(tmp_path: Path):
 
 
 def test_hidden_files_are_no_frames(tmp_path: Path):
-    """As macOS and editors leave them beside the frames of a folder."""
+    """As macOS and editors leave them beside the frames of a folder, or alone in one."""
     scene = draw_scenes(65, 1, two_objects=0.0)[0]
     for side in ("a", "b"):
         write_video(tmp_path / side / "clip", pixels(scene), 8, {"prompt": caption(scene)})
     frame = next((tmp_path / "b" / "clip").glob("*.png"))
     (tmp_path / "b" / "clip" / "._00000.png").write_bytes(b"not a picture")
     (tmp_path / "b" / "clip" / ".00000.png").write_bytes(frame.read_bytes())
+    for name in (".DS_Store", ".00000.png"):
+        (tmp_path / "b" / "empty").mkdir(exist_ok=True)
+        (tmp_path / "b" / "empty" / name).write_bytes(b"")
     found = compare([tmp_path / "a"], tmp_path / "b", Silent())
     assert found.closeness["equal"].value == 1 and found.b.accuracy["everything"] == 1
+    with pytest.raises(EvditError, match="empty holds no video"):
+        find_videos(tmp_path / "b" / "empty")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tests.closeness import assert_close
-from vdit_cli.evaluation.intervals import differences, estimate
+from vdit_cli.evaluation.intervals import differences, estimate, tail
 
 pytestmark = pytest.mark.numerical
 
@@ -64,12 +65,45 @@ def test_differences_are_paired():
 
 
 def test_few_prompts_tell_no_difference():
-    """Six that agree do, five do not, however many videos they have."""
-    six = estimate({"x": [1.0] * 12}, [k // 2 for k in range(12)])["x"]
-    five = estimate({"x": [1.0] * 50}, [k // 10 for k in range(50)])["x"]
-    assert six.interval == five.interval == (1, 1)
-    assert (six.prompts, six.is_off_zero, five.prompts, five.is_off_zero) == (6, True, 5, False)
-    assert six.content() == {"value": 1.0, "of": 12, "prompts": 6, "interval": [1.0, 1.0]}
+    """Eight that agree do, seven do not, however many videos they have."""
+    eight = estimate({"x": [1.0] * 16}, [k // 2 for k in range(16)])["x"]
+    seven = estimate({"x": [1.0] * 70}, [k // 10 for k in range(70)])["x"]
+    assert eight.interval == seven.interval == (1, 1)
+    assert (eight.prompts, eight.is_off_zero, seven.prompts, seven.is_off_zero) == (8, True, 7, False)
+    assert eight.content() == {"value": 1.0, "of": 16, "prompts": 8, "interval": [1.0, 1.0]}
+
+
+@pytest.mark.parametrize("prompts", [2, 3, 6, 10, 20, 2048])
+def test_the_percentiles_are_those_of_students_t(prompts: int):
+    """As scipy has it; of many prompts they are the plain ones."""
+    reach = (prompts / (prompts - 1)) ** 0.5 * stats.t.ppf(0.975, prompts - 1)
+    assert_close(tail(prompts), float(stats.norm.cdf(-reach)), atol=1e-5, planted=0.0249 if prompts < 2048 else 0.0231)
+
+
+@pytest.mark.parametrize("prompts", [6, 8, 10, 20])
+@pytest.mark.parametrize("kind", ["normal", "heavy", "signs"])
+def test_sides_that_do_not_differ_are_seldom_marked(prompts: int, kind: str):
+    """In .06 of 2,000 cases, and the chance of that many; plain percentiles mark .07 to .15 of most of them."""
+    random = np.random.default_rng([prompts, ord(kind[0])])
+    many = (2000, prompts)
+    values = {
+        "normal": random.standard_normal(many),
+        "heavy": random.laplace(size=many),
+        "signs": random.choice([-1.0, 0.0, 0.0, 1.0], many),
+    }[kind]
+    found = estimate({str(k): row for k, row in enumerate(values.tolist())}, range(prompts), resamples=4000)
+    assert sum(each.is_off_zero for each in found.values()) / 2000 <= (0.06 + 0.01 if prompts >= 8 else 0)
+
+
+def test_intervals_of_accuracies_near_one_get_no_worse():
+    """Of 8 and 20 prompts at .9 and .95 the truth lies in them as often as in plain ones; they stay within 0 to 1."""
+    random = np.random.default_rng(5)
+    for prompts, truth, plain in ((8, 0.9, 0.53), (8, 0.95, 0.33), (20, 0.9, 0.87), (20, 0.95, 0.63)):
+        values = (random.random((2000, prompts)) < truth).astype(float)
+        found = estimate({str(k): row for k, row in enumerate(values.tolist())}, range(prompts), resamples=4000)
+        ends = [each.interval for each in found.values()]
+        assert all(0 <= low <= high <= 1 for low, high in ends)
+        assert sum(low <= truth <= high for low, high in ends) / 2000 >= plain - 0.03
 
 
 def test_the_same_numbers_every_time():

@@ -10,6 +10,7 @@ import pytest
 
 from tests.closeness import assert_close
 from tests.evaluation.clips import pixels, pixels_of
+from vdit_cli.artifacts.digest import path_digest
 from vdit_cli.artifacts.video_file import write_video
 from vdit_cli.data.shapes_world import draw_scenes
 from vdit_cli.errors import USAGE, EvditError
@@ -49,10 +50,14 @@ def test_frames_are_compared_as_they_were_made(tmp_path: Path):
         ("e", video[:, :8, :8]),
     ):
         write_video(tmp_path / name, frames, 8)
-    found = compare_frames(tmp_path / "a", tmp_path / "b")
-    assert found == {"psnr": psnr(video, other), "ssim": ssim(video, other)}
-    assert compare_frames(tmp_path / "a", tmp_path / "a") == {"psnr": None, "ssim": 1.0}
-    for pair in ("ac", "de"):
-        with pytest.raises(EvditError, match="frame by frame") as error:
-            compare_frames(*(tmp_path / name for name in pair))
-        assert error.value.exit_code == USAGE
+    sides = {name: (tmp_path / name, path_digest(tmp_path / name)) for name in "abcde"}
+    assert compare_frames(sides["a"], sides["b"]) == {"psnr": psnr(video, other), "ssim": ssim(video, other)}
+    assert compare_frames(sides["a"], sides["a"]) == {"psnr": None, "ssim": 1.0}
+    told = {"ac": "3 frames of 128 x 128 and 2 frames of 128 x 128", "de": "3 frames of 8 x 8 and 3 frames of 8 x 8"}
+    for (a, b), why in told.items():
+        with pytest.raises(EvditError, match=why) as error:
+            compare_frames(sides[a], sides[b])
+        assert error.value.exit_code == USAGE and error.value.where == str(tmp_path / b)
+        assert f"move {tmp_path / b} out of its folder" in error.value.next_steps[0]
+    with pytest.raises(EvditError, match="b changed while it was scored"):
+        compare_frames(sides["a"], (tmp_path / "b", sides["a"][1]))

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.evaluation.clips import pixels, pixels_of
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.digest import path_digest
-from vdit_cli.artifacts.video_file import read_frames, read_video, write_video
+from vdit_cli.artifacts.video_file import read_frames, read_metadata, read_video, write_video
 from vdit_cli.data.shapes_world import caption, draw_scenes
 from vdit_cli.errors import USAGE, EvditError
+from vdit_cli.evaluation.comparison import compare
 from vdit_cli.evaluation.score import MEASURES, judge, score, score_tensors
 from vdit_cli.evaluation.shape_reading import MOST_FRAMES, ObjectReading, Reading, read_attributes, read_stream
 from vdit_cli.evaluation.videos import find_source
@@ -127,9 +130,75 @@ def test_what_can_not_be_scored_is_refused(tmp_path: Path):
         with pytest.raises(EvditError) as error:
             score([path], prompts)
         assert error.value.exit_code == USAGE
-    (tmp_path / "good.json").write_text("{", encoding="utf-8")
-    with pytest.raises(EvditError, match="JSON"):
-        score([tmp_path / "good.mp4"])
+    for content in ("{", "[" * 1000, '{"asked": {"seed": ' + "7" * 5000 + "}}"):
+        (tmp_path / "good.json").write_text(content, encoding="utf-8")
+        with pytest.raises(EvditError, match="good.json is not JSON") as error:
+            score([tmp_path / "good.mp4"])
+        assert "move it away" in error.value.next_steps[0]
+
+
+def test_a_seed_that_can_be_none_is_refused(tmp_path: Path):
+    """Of a receipt or of metadata, beyond 64 bits, 5,000 digits among them; the largest one is taken."""
+    frames = pixels(draw_scenes(23, 1)[0], frames=2)
+    for name, seed in (("long", "7" * 5000), ("more", "1" + "0" * 20), ("most", str(2**64 - 1))):
+        write_video(tmp_path / f"{name}.gif", frames, 8, {"prompt": "a ring", "seed": seed})
+    assert find_source(tmp_path / "most.gif", Silent()).seed == 2**64 - 1
+    (tmp_path / "most.json").write_text(json.dumps({"asked": {"prompt": "a ring", "seed": 10**20}}), encoding="utf-8")
+    for name, place, digits in (("long", "long.gif", 5000), ("more", "more.gif", 21), ("most", "most.json", 21)):
+        with pytest.raises(EvditError, match=f"{place} tells a seed of {digits} digits") as error:
+            score([tmp_path / f"{name}.gif"])
+        assert error.value.exit_code == USAGE
+
+
+def test_brackets_without_an_end_are_no_metadata(tmp_path: Path):
+    """A comment that another program could have written."""
+    Image.new("RGB", (16, 16)).save(tmp_path / "odd.gif", comment=b"[" * 2000)
+    assert read_metadata(tmp_path / "odd.gif") == {}
+
+
+def test_a_damaged_video_among_others_is_named(tmp_path: Path):
+    """With what to do, whether its tags or its frames can't be read, in this process and in others."""
+    scene = draw_scenes(25, 1)[0]
+    for number in range(2):
+        write_video(tmp_path / f"{number}.mp4", pixels(scene, frames=9) ^ number, 8)
+    whole = (tmp_path / "1.mp4").read_bytes()
+    header = whole.index(b"mdat")
+    for content in (b"not a video", whole[: header + 40] + bytes(len(whole) - header - 40)):
+        (tmp_path / "1.mp4").write_bytes(content)
+        for workers in (1, 2):
+            with pytest.raises(EvditError, match="1.mp4 can't be read as a video") as error:
+                score([tmp_path], workers=workers)
+            assert "move it out of the folder and give the same command again" in error.value.next_steps
+            assert error.value.where == str(tmp_path / "1.mp4")
+
+
+def test_frames_that_are_called_otherwise(tmp_path: Path):
+    """The message says how frames are called."""
+    write_video(tmp_path / "frames", pixels(draw_scenes(26, 1)[0], frames=2), 8)
+    for file in (tmp_path / "frames").iterdir():
+        file.rename(file.with_name(file.name[1:]))
+    with pytest.raises(EvditError, match=r"names of five digits or more \(00000.png, 00001.png, ...\)"):
+        score([tmp_path / "frames"])
+
+
+def test_a_video_that_is_there_twice_counts_once(tmp_path: Path):
+    """A copy, or a path that is given twice, which is said; equal bytes of another prompt or seed are another video."""
+    frames = [pixels(scene, frames=5) for scene in draw_scenes(27, 2)]
+    write_video(tmp_path / "0.mp4", frames[0], 8, {"prompt": "a red ring", "seed": "0"})
+    for name in ("1.mp4", "2.mp4", "3.mp4"):
+        shutil.copy(tmp_path / "0.mp4", tmp_path / name)
+    write_json(tmp_path / "2.json", {"asked": {"prompt": "a red ring", "seed": 1}})
+    write_json(tmp_path / "3.json", {"asked": {"prompt": "a blue ring", "seed": 0}})
+    write_video(tmp_path / "4.mp4", frames[1], 8, {"prompt": "a red ring", "seed": "0"})
+    progress = Silent()
+    found = score([tmp_path, tmp_path / "4.mp4"], progress=progress)
+    assert [clip.name for clip in found.clips] == ["0.mp4", "2.mp4", "3.mp4", "4.mp4"]
+    again = [
+        f"{tmp_path / copy} is {tmp_path / first} once more" for copy, first in (("1.mp4", "0.mp4"), ("4.mp4",) * 2)
+    ]
+    assert [line.partition(",")[0] for line in progress.lines] == again
+    both = compare([tmp_path], tmp_path, Silent())
+    assert (len(both.a.clips), len(both.b.clips), len(both.pairs)) == (4, 4, 4)
 
 
 def test_frames_of_a_file_are_not_all_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.evaluation.clips import pixels
-from vdit_cli.artifacts.video_file import write_video
+from vdit_cli.artifacts.video_file import read_frames, write_video
 from vdit_cli.data.shapes_world import caption, draw_scenes
 from vdit_cli.errors import FAILED, INTERRUPTED, USAGE, EvditError
+from vdit_cli.evaluation import readings
 from vdit_cli.evaluation import score as scoring
 from vdit_cli.evaluation.score import score
 from vdit_cli.evaluation.work import SCHEMA, workers_for, working
@@ -51,7 +52,7 @@ def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the videos that are read in this process from now on."""
     names: list[str] = []
     see_video = scoring.see_video
-    monkeypatch.setattr(scoring, "see_video", lambda path: names.append(path.name) or see_video(path))
+    monkeypatch.setattr(scoring, "see_video", lambda path, digest: names.append(path.name) or see_video(path, digest))
     return names
 
 
@@ -104,7 +105,7 @@ def test_a_changed_video_is_read_again(videos: Path, tmp_path: Path, monkeypatch
     assert names == ["1.mp4"]
 
 
-@pytest.mark.parametrize("content", ["", '{"schema": "evdit.readi', '{"schema": "evdit.readings/1"}\n{"key": "vid'])
+@pytest.mark.parametrize("content", ["", '{"schema": "evdit.readi', '{"schema": "evdit.readings/2"}\n{"key": "vid'])
 def test_a_file_that_was_just_begun_is_gone_on_with(content: str):
     """Empty, or cut within its first line or its second."""
     path = Path("kept.jsonl")
@@ -112,7 +113,43 @@ def test_a_file_that_was_just_begun_is_gone_on_with(content: str):
     with working(path, 1, Silent()) as work:
         assert work.results("adding", int.__add__, {"a": (1, 2), "b": (3, 4)}) == {"a": 3, "b": 7}
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert lines == [{"schema": SCHEMA}, {"key": "a", "value": 3}, {"key": "b", "value": 7}]
+    assert lines[0] == {"schema": SCHEMA}
+    assert [(line["key"], line["value"]) for line in lines[1:]] == [("a", 3), ("b", 7)]
+    with working(path, 1, Silent()) as work:
+        assert work.known == {"a": 3, "b": 7}
+
+
+@pytest.mark.parametrize("value", ["null", "{}", "3.0", "[" * 2000 + "]" * 2000])
+def test_a_line_that_was_changed_is_no_reading(value: str):
+    """Empty, a number like it, or brackets without an end: exit 2, and nothing of the file is lost."""
+    path = Path("kept.jsonl")
+    with working(path, 1, Silent()) as work:
+        work.results("adding", int.__add__, {"a": (1, 2), "b": (3, 4)})
+    changed = path.read_text(encoding="utf-8").replace('"value": 3,', f'"value": {value},')
+    path.write_text(changed, encoding="utf-8")
+    with pytest.raises(EvditError, match="no file of readings") as error, working(path, 1, Silent()):
+        raise AssertionError("nobody gets here")
+    assert error.value.exit_code == USAGE and path.read_text(encoding="utf-8") == changed
+
+
+def test_a_video_that_is_made_anew_while_it_is_read(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nothing is kept under the digest of the one before: exit 1, and the same command then reads the one after."""
+    scenes = draw_scenes(73, 2, two_objects=0.0)
+    for scene, name in zip(scenes, ("seen.mp4", "next.mp4"), strict=True):
+        write_video(tmp_path / name, pixels(scene, frames=9), 8)
+    place, kept = tmp_path / "seen.mp4", tmp_path / "kept.jsonl"
+
+    def read_after_a_swap(path: Path) -> tuple:
+        (tmp_path / "next.mp4").replace(path)
+        return read_frames(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(readings, "read_frames", read_after_a_swap)
+        with pytest.raises(EvditError, match="seen.mp4 changed while it was scored") as error:
+            score([place], kept=kept)
+    assert error.value.exit_code == FAILED and "same command again" in error.value.next_steps[0]
+    assert kept.read_text(encoding="utf-8").splitlines() == [json.dumps({"schema": SCHEMA})]
+    assert score([place], kept=kept).clips[0].reading.background == scenes[1].background != scenes[0].background
 
 
 @pytest.mark.parametrize(

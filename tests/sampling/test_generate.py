@@ -88,6 +88,40 @@ def test_a_student_at_other_timesteps_than_its_own_is_a_warning(backbone, tmp_pa
     assert "trained for timesteps 999,499: timesteps 800,499 may look worse" in told
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"timesteps": "leading", "steps": 2}, ["timesteps 500,0"]),
+        ({"timesteps": "trailing", "steps": 4}, ["steps 4", "timesteps 999,749,499,249"]),
+        ({"steps": 2}, ["timesteps 999,499"]),
+        ({"scheduler": "milestones", "steps": 2}, ["scheduler milestones", "timesteps 999,499"]),
+        ({"steps": 4}, ["steps 4"]),
+        ({"timesteps": "999,149"}, []),
+    ],
+)
+def test_a_student_whose_timesteps_others_lay_out_is_a_warning(backbone, tmp_path, asked, told):
+    """By a spacing, or by a scheduler as it likes; where only their number is another, that says it."""
+    backbone.sampler = Sampler("ddim", (999, 149), 2.0)
+    progress = Silent()
+    _make(tmp_path / "out.mp4", "7", progress=progress, **asked)
+    said = [line.rpartition(": ")[2] for line in progress.lines if "this student was trained for" in line]
+    assert said == [f"{each} may look worse" for each in told]
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_idle"),
+    [({"steps": 1, "timesteps": "leading"}, True), ({"steps": 1, "timesteps": "trailing"}, False)]
+    + [({"steps": 2, "timesteps": "leading"}, False), ({"timesteps": "400"}, False)],
+)
+def test_a_single_step_has_no_spacing(backbone, tmp_path, asked, is_idle):
+    """It lies at the noisiest timestep whatever was asked for but a number, and that is said."""
+    progress = Silent()
+    (made,) = _make(tmp_path / "out.mp4", "7", progress=progress, **asked)
+    why = "warning: generate.timesteps has no effect: a single step lies at the noisiest timestep under any spacing"
+    assert ([line for line in progress.lines if "no effect" in line] == [why]) is is_idle
+    assert not is_idle or made.receipt.ran.timesteps == (999,)
+
+
 def test_no_metadata_leaves_the_file_bare(backbone, tmp_path):
     (made,) = _make(tmp_path / "out.mp4", "7", metadata=False)
     assert "7" not in read_metadata(made.path).values()

@@ -101,7 +101,7 @@ def read_metadata(path: Path | str) -> dict[str, str]:
         raise unknown_suffix(path, (*READ_BY_FFMPEG, ".gif", ".webp"))
     try:
         content = json.loads(text) if text else {}
-    except ValueError:  # a comment that another program wrote
+    except (ValueError, RecursionError):  # a comment that another program wrote
         return {}
     if not isinstance(content, dict):
         return {}

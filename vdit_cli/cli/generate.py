@@ -15,6 +15,19 @@ from vdit_cli.recipe import load
 EXAMPLE = """evdit generate "a large red circle moving right over a black background" -o out.mp4
 evdit generate --prompts-file prompts.txt --masks 2:6 -o videos/"""
 
+Output = Annotated[
+    Path | None,
+    path_option(
+        "-o",
+        "--output",
+        help="One video: a .mp4, .gif or .webp, or without a suffix a folder of PNGs. Several: a folder, in which "
+        "the same command goes on. [default: runs/<date>-generate-<model>]",
+    ),
+]
+SPACING = "trailing|linspace|leading|NUMBERS"
+BESIDE = ("prompts", "prompts_file", "output", "config", "sets", "overwrite", "verbose", "as_json")
+"""Parameters of the command that are no knobs."""
+
 
 def command(
     prompts: Annotated[
@@ -24,15 +37,7 @@ def command(
     prompts_file: Annotated[
         Path | None, path_option("--prompts-file", help="A UTF-8 file with a prompt a line.")
     ] = None,
-    output: Annotated[
-        Path | None,
-        path_option(
-            "-o",
-            "--output",
-            help="One video: a .mp4, .gif or .webp, or without a suffix a folder of PNGs. Several: a folder, in which "
-            "the same command goes on. [default: runs/<date>-generate-<model>]",
-        ),
-    ] = None,
+    output: Output = None,
     model: Annotated[str | None, knob_option("generate.model")] = None,
     text_encoder: Annotated[str | None, knob_option("generate.text_encoder")] = None,
     checkpoint: Annotated[str | None, knob_option("generate.checkpoint")] = None,
@@ -41,9 +46,7 @@ def command(
     lora: Annotated[list[str] | None, knob_option("generate.lora", metavar="FILE|FOLDER[:SCALE]")] = None,
     steps: Annotated[int | None, knob_option("generate.steps")] = None,
     scheduler: Annotated[str | None, knob_option("generate.scheduler")] = None,
-    timesteps: Annotated[
-        str | None, knob_option("generate.timesteps", metavar="trailing|linspace|leading|NUMBERS")
-    ] = None,
+    timesteps: Annotated[str | None, knob_option("generate.timesteps", metavar=SPACING)] = None,
     guidance: Annotated[float | None, knob_option("generate.guidance")] = None,
     negative: Annotated[str | None, knob_option("generate.negative")] = None,
     seed: Annotated[int | None, knob_option("generate.seed")] = None,
@@ -71,8 +74,7 @@ def command(
     The embedded model `shapes` needs no download and no GPU. Ctrl-C once stops after the step at hand.
     """
     given = locals()
-    beside = ("prompts", "prompts_file", "output", "config", "sets", "overwrite", "verbose", "as_json")
-    flags = {f"generate.{name}": value for name, value in given.items() if name not in beside and value != []}
+    flags = {f"generate.{name}": value for name, value in given.items() if name not in BESIDE and value != []}
     recipe = load(config, sets or (), flags)
     console = Console(verbose=verbose)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,11 +27,29 @@ EACH = 20
 TOLD = {"overlap": "IoU", "residual": "track residual, px"}
 """What a measure is called in the table, where that is not its name."""
 
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Processes that read. [default: one a core, for 8 videos at least]",
+        show_default=False,
+        metavar="N",
+    ),
+]
+World = Annotated[
+    bool | None,
+    typer.Option(
+        "--world/--no-world",
+        help="Render the prompts' world for the Frechet distance. [default: for more than 20 videos]",
+        show_default=False,
+    ),
+]
+
 
 def command(
     paths: Annotated[
-        list[Path],
-        path_argument("VIDEO|FOLDER...", "Video files, folders of PNGs, or folders of videos."),
+        list[Path], path_argument("VIDEO|FOLDER...", "Video files, folders of PNGs, or folders of videos.")
     ],
     against: Annotated[
         Path | None,
@@ -40,24 +59,8 @@ def command(
         Path | None,
         path_option("-o", "--output", help="A file that keeps what is read: the same command goes on from there."),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            min=1,
-            help="Processes that read. [default: one a core, for 8 videos at least]",
-            show_default=False,
-            metavar="N",
-        ),
-    ] = None,
-    world: Annotated[
-        bool | None,
-        typer.Option(
-            "--world/--no-world",
-            help="Render the prompts' world for the Frechet distance. [default: for more than 20 videos]",
-            show_default=False,
-        ),
-    ] = None,
+    workers: Workers = None,
+    world: World = None,
     each: Annotated[bool, typer.Option("--each", help="A line a video, also for more than 20.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -67,7 +70,7 @@ def command(
     open ("-"); a video that shows no scene of the world is unreadable. IoU is the overlap with the ideal asked shape.
 
     Below stand means with 95 % intervals (10,000 resamples of prompts, a prompt's videos together); a * marks
-    differences of 6 prompts or more whose interval holds no 0. docs/scoring.md says what each number is.
+    differences of 8 prompts or more whose interval holds no 0. docs/scoring.md says what each number is.
     """
     from vdit_cli.evaluation.comparison import compare
     from vdit_cli.evaluation.score import score
@@ -83,11 +86,14 @@ def command(
         if as_json:
             console.json("evdit.score/1", content)
             return
-        lines = []
-        for name, side in sides.items():
-            if each or len(side.clips) <= EACH:
-                lines += [*table([(name, *COLUMNS[1:]), *map(as_row, side.clips)]), ""]
-        console.data("\n".join([*lines, *table(rows)]))
+        told = {name: side.clips for name, side in sides.items() if each or len(side.clips) <= EACH}
+        one_by_one = [line for name, clips in told.items() for line in (*clip_table(name, clips), "")]
+        console.data("\n".join([*one_by_one, *table(rows)]))
+
+
+def clip_table(name: str, clips: Iterable[ClipScore]) -> list[str]:
+    """Lines of a table with a row a clip, under the name of their side."""
+    return table([(name, *COLUMNS[1:]), *map(as_row, clips)])
 
 
 def as_row(clip: ClipScore) -> tuple[str, ...]:

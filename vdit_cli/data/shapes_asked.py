@@ -8,9 +8,27 @@ from __future__ import annotations
 import numpy as np
 
 from vdit_cli.artifacts.digest import content_digest
-from vdit_cli.data import shapes_scenes as drawing
-from vdit_cli.data.shapes_prompts import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, ObjectWords, parse_prompt
-from vdit_cli.data.shapes_scenes import Scene
+from vdit_cli.data.shapes_prompts import (
+    BACKGROUNDS,
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    SIZES,
+    ObjectWords,
+    PromptReading,
+    parse_prompt,
+)
+from vdit_cli.data.shapes_scenes import (
+    CANDIDATE_TRACKS,
+    TRACK_NUMBERS,
+    Scene,
+    farthest_tracks,
+    hashed_numbers,
+    objects_of,
+    pick,
+    radius_of,
+    tracks_of,
+)
 
 _KINDS = {"size": SIZES, "colour": COLOURS, "shape": SHAPES, "motion": MOTIONS}
 _NUMBERS_OF_WORDS = 5
@@ -21,9 +39,7 @@ _TRACKS = 2 * _NUMBERS_OF_WORDS + 1
 
 def is_of_the_world(prompt: str) -> bool:
     """Whether a prompt asks for one or two objects of different colours, in words of the world only."""
-    asked = parse_prompt(prompt)
-    colours = [words.colour for words in asked.objects if words.colour]
-    return not asked.unknown and 1 <= len(asked.objects) <= 2 and len(set(colours)) == len(colours)
+    return _is_shown(parse_prompt(prompt))
 
 
 def draw_asked(prompt: str, index: int, seed: int = 0) -> Scene:
@@ -31,12 +47,12 @@ def draw_asked(prompt: str, index: int, seed: int = 0) -> Scene:
 
     Raises: ValueError for a prompt that is not of the world.
     """
-    if not is_of_the_world(prompt):
-        raise ValueError(f"the world has no scene of {prompt!r}")
     asked = parse_prompt(prompt)
+    if not _is_shown(asked):
+        raise ValueError(f"the world has no scene of {prompt!r}")
     row = int(content_digest([seed, prompt])[:16], 16)
-    count = _TRACKS + (1 + drawing.CANDIDATE_TRACKS) * drawing._TRACK_NUMBERS
-    numbers = drawing._uniform(row, np.array([index], np.uint64), count)[0]
+    count = _TRACKS + (1 + CANDIDATE_TRACKS) * TRACK_NUMBERS
+    numbers = hashed_numbers(row, np.array([index], np.uint64), count)[0]
     taken = {words.colour for words in asked.objects}
     made: list[tuple] = []
     for k, words in enumerate(asked.objects):
@@ -44,25 +60,26 @@ def draw_asked(prompt: str, index: int, seed: int = 0) -> Scene:
         size, colour, shape, motion = _words(words, own, taken)
         taken.add(COLOURS[colour])
         triple, size_1 = np.array([[colour, shape, motion]]), np.array([size])
-        radius = drawing._radius(size_1, own[_RADIUS : _RADIUS + 1])
+        radius = radius_of(size_1, own[_RADIUS : _RADIUS + 1])
         tracks = numbers[None, _TRACKS:]
         if k == 0:
-            track, radii = drawing._move(triple, radius, tracks[:, : drawing._TRACK_NUMBERS])
+            track, radii = tracks_of(triple, radius, tracks[:, :TRACK_NUMBERS])
         else:
-            track, radii = drawing._farthest_track(triple, radius, tracks[:, drawing._TRACK_NUMBERS :], made[0][2])
+            track, radii = farthest_tracks(triple, radius, tracks[:, TRACK_NUMBERS:], made[0][2])
         made.append((triple, size_1, track, radii))
-    background = asked.background or _pick(BACKGROUNDS, numbers[2 * _NUMBERS_OF_WORDS])
-    return Scene(background, tuple(drawing._objects(*each)[0] for each in made))
+    background = asked.background or BACKGROUNDS[pick(numbers[2 * _NUMBERS_OF_WORDS], len(BACKGROUNDS))]
+    return Scene(background, tuple(objects_of(*each)[0] for each in made))
+
+
+def _is_shown(asked: PromptReading) -> bool:
+    colours = [words.colour for words in asked.objects if words.colour]
+    return not asked.unknown and 1 <= len(asked.objects) <= 2 and len(set(colours)) == len(colours)
 
 
 def _words(words: ObjectWords, numbers: np.ndarray, taken: set[str | None]) -> list[int]:
     """Size, colour, shape and motion by their places; an open colour is none of `taken`."""
     places = []
     for number, (kind, values) in zip(numbers, _KINDS.items(), strict=False):
-        free = tuple(value for value in values if kind != "colour" or value not in taken)
-        places.append(values.index(getattr(words, kind) or _pick(free, number)))
+        free = [value for value in values if kind != "colour" or value not in taken]
+        places.append(values.index(getattr(words, kind) or free[pick(number, len(free))]))
     return places
-
-
-def _pick(values: tuple[str, ...], number: float) -> str:
-    return values[int(number * len(values))]

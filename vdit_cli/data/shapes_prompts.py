@@ -7,7 +7,7 @@ behind it when there is a second object. Size, motion and background may be left
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Literal, Protocol
@@ -98,7 +98,9 @@ class PromptReading:
     @property
     def is_exact(self) -> bool:
         """Whether the prompt is a sentence of the grammar, with nothing left open and nothing besides."""
-        whole = self.background is not None and bool(self.objects) and all(None not in _four(o) for o in self.objects)
+        whole = (
+            self.background is not None and bool(self.objects) and all(len(_told(each)) == 4 for each in self.objects)
+        )
         return whole and not self.unknown and tuple(tokens(caption(self))) == self.known
 
 
@@ -117,9 +119,8 @@ def caption(scene: Captioned) -> str:
 
     Raises KeyError for an object without colour or shape.
     """
-    ground = {"background": scene.background}
-    told = [_told(dict(zip(ATTRIBUTES, _four(shown), strict=False)) | ground) for shown in scene.objects]
-    return PROMPT_FORM.spelled(*told)
+    ground = {"background": scene.background} if scene.background is not None else {}
+    return PROMPT_FORM.spelled(*(_told(shown) | ground for shown in scene.objects))
 
 
 def parse_prompt(prompt: str) -> PromptReading:
@@ -180,9 +181,7 @@ def partial_prompts(count: int, seed: int = 0) -> list[str]:
 def without(scene: Captioned, gone: Collection[tuple[int, str]]) -> Said:
     """What is said of `scene` but for the parts `gone`, each (object, part); the background is of the first object."""
     objects = tuple(
-        ObjectWords(
-            *(None if (number, kind) in gone else word for kind, word in zip(ATTRIBUTES, _four(shown), strict=False))
-        )
+        ObjectWords(**{kind: word for kind, word in _told(shown).items() if (number, kind) not in gone})
         for number, shown in enumerate(scene.objects)
     )
     return Said(objects, None if (0, "background") in gone else scene.background)
@@ -204,12 +203,9 @@ def _asked(
     return made[:count]
 
 
-def _told(parts: Mapping[str, str | None]) -> dict[str, str]:
-    return {name: word for name, word in parts.items() if word is not None}
-
-
-def _four(shown: ObjectWords) -> tuple[str, str, str, str]:
-    return shown.size, shown.colour, shown.shape, shown.motion  # type: ignore[return-value]
+def _told(shown: ObjectWords) -> dict[str, str]:
+    """Those of the four words for an object that are not left open, by what they tell."""
+    return {kind: word for kind in ATTRIBUTES[:4] if (word := getattr(shown, kind)) is not None}
 
 
 def _object_words(token: str) -> Iterable[tuple[str, str]]:

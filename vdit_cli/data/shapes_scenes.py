@@ -57,13 +57,14 @@ CROSS_ARM_HALF_WIDTH = 0.34
 GROWTH = (0.65, 1.35)
 LONGEST_WAY = 72.0
 CANDIDATE_TRACKS = 8
+TRACK_NUMBERS = 6
+"""So many tracks are drawn for a second object, and so many numbers for a track."""
 
-_TRACK_NUMBERS = 6
 _PLACES = {"triple": 0, "size": 1, "background": 2, "radius": 3, "has second": 4, "second triple": 5, "second size": 6}
 _SECOND_RADIUS = 7
 _FIRST_TRACK = 8
-_SECOND_TRACKS = _FIRST_TRACK + _TRACK_NUMBERS
-_NUMBERS = _SECOND_TRACKS + CANDIDATE_TRACKS * _TRACK_NUMBERS
+_SECOND_TRACKS = _FIRST_TRACK + TRACK_NUMBERS
+_NUMBERS = _SECOND_TRACKS + CANDIDATE_TRACKS * TRACK_NUMBERS
 _LEFT_OUT = ((0, "size"), (0, "motion"), (0, "background"), (1, "size"), (1, "motion"))
 """What a caption may leave out, object and part; each has a number of the scene's behind the _NUMBERS."""
 
@@ -94,27 +95,27 @@ def draw_scenes(seed: int, count: int, split: Split = "train", two_objects: floa
     A share `two_objects` of them has a second object of another colour. Every object is of the split: a training scene
     shows no held-out combination.
     """
-    numbers = _uniform(seed, np.arange(start, start + count, dtype=np.uint64), _NUMBERS)
+    numbers = hashed_numbers(seed, np.arange(start, start + count, dtype=np.uint64), _NUMBERS)
     table, by_colour, colour_counts = _triple_tables(split)
-    first = table[_pick(numbers[:, _PLACES["triple"]], len(table))]
+    first = table[pick(numbers[:, _PLACES["triple"]], len(table))]
     own = first[:, 0]
-    second_place = _pick(numbers[:, _PLACES["second triple"]], colour_counts[own])
+    second_place = pick(numbers[:, _PLACES["second triple"]], colour_counts[own])
     second = table[by_colour[own, second_place]]
-    first_size = _pick(numbers[:, _PLACES["size"]], len(SIZES))
-    second_size = _pick(numbers[:, _PLACES["second size"]], len(SIZES))
-    first_radius = _radius(first_size, numbers[:, _PLACES["radius"]])
-    second_radius = _radius(second_size, numbers[:, _SECOND_RADIUS])
-    first_track, first_radii = _move(first, first_radius, numbers[:, _FIRST_TRACK:_SECOND_TRACKS])
+    first_size = pick(numbers[:, _PLACES["size"]], len(SIZES))
+    second_size = pick(numbers[:, _PLACES["second size"]], len(SIZES))
+    first_radius = radius_of(first_size, numbers[:, _PLACES["radius"]])
+    second_radius = radius_of(second_size, numbers[:, _SECOND_RADIUS])
+    first_track, first_radii = tracks_of(first, first_radius, numbers[:, _FIRST_TRACK:_SECOND_TRACKS])
 
-    background = _pick(numbers[:, _PLACES["background"]], len(BACKGROUNDS))
+    background = pick(numbers[:, _PLACES["background"]], len(BACKGROUNDS))
     has_second = numbers[:, _PLACES["has second"]] < two_objects
     pairs = np.flatnonzero(has_second)
-    second_track, second_radii = _farthest_track(
+    second_track, second_radii = farthest_tracks(
         second[pairs], second_radius[pairs], numbers[pairs, _SECOND_TRACKS:], first_track[pairs]
     )
-    tops = _objects(first, first_size, first_track, first_radii)
+    tops = objects_of(first, first_size, first_track, first_radii)
     unders = dict(
-        zip(pairs.tolist(), _objects(second[pairs], second_size[pairs], second_track, second_radii), strict=True)
+        zip(pairs.tolist(), objects_of(second[pairs], second_size[pairs], second_track, second_radii), strict=True)
     )
     return [
         Scene(BACKGROUNDS[background[i]], (top, unders[i]) if i in unders else (top,)) for i, top in enumerate(tops)
@@ -128,7 +129,7 @@ def leave_out(scenes: Sequence[Scene], seed: int, share: float, start: int = 0) 
     what a smaller one does too.
     """
     indices = np.arange(start, start + len(scenes), dtype=np.uint64)
-    numbers = _uniform(seed, indices, _NUMBERS + len(_LEFT_OUT))[:, _NUMBERS:]
+    numbers = hashed_numbers(seed, indices, _NUMBERS + len(_LEFT_OUT))[:, _NUMBERS:]
     return [
         without(scene, {part for part, number in zip(_LEFT_OUT, row, strict=True) if number < share})
         for scene, row in zip(scenes, numbers, strict=True)
@@ -140,7 +141,7 @@ def draw_scene(seed: int, index: int, split: Split = "train", two_objects: float
     return draw_scenes(seed, 1, split, two_objects, start=index)[0]
 
 
-def _uniform(seed: int, indices: np.ndarray, count: int) -> np.ndarray:
+def hashed_numbers(seed: int, indices: np.ndarray, count: int) -> np.ndarray:
     """Numbers in [0, 1), (n, count) float64: the SplitMix64 finaliser over a counter (Steele et al., OOPSLA 2014)."""
     stream = _mix(np.array([seed & (2**64 - 1)], dtype=np.uint64))
     scene = _mix(stream ^ _mix(indices + np.uint64(0x632BE59BD9B4E019)))
@@ -154,7 +155,8 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def _pick(number: np.ndarray, choices: int | np.ndarray) -> np.ndarray:
+def pick(number: np.ndarray, choices: int | np.ndarray) -> np.ndarray:
+    """The places, 0 to `choices` - 1, that numbers in [0, 1) stand for, evenly."""
     return np.floor(number * choices).astype(np.int64)
 
 
@@ -170,12 +172,13 @@ def _triple_tables(split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return table, padded, counts
 
 
-def _radius(size: np.ndarray, number: np.ndarray) -> np.ndarray:
+def radius_of(size: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """Pixels from the middle to the rim of objects of the sizes at these places of SIZES, by a number each."""
     low, high = (np.array([RADII[name][end] for name in SIZES]) for end in (0, 1))
     return low[size] + number * (high - low)[size]
 
 
-def _move(triple: np.ndarray, radius: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def tracks_of(triple: np.ndarray, radius: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Tracks (n, T, 2) and radii (n, T) of objects from 6 numbers each, always inside the picture."""
     name = np.array(MOTIONS)[triple[:, 2]][:, None]
     along = np.arange(FRAMES) / (FRAMES - 1)
@@ -187,7 +190,7 @@ def _move(triple: np.ndarray, radius: np.ndarray, numbers: np.ndarray) -> tuple[
     reach = np.where(triple[:, 1] == SHAPES.index("triangle"), TRIANGLE_CIRCUMRADIUS, 1.0) * radii.max(axis=1)
     free = SIDE - 2 * (reach + MARGIN)
 
-    amount, turn, beat, sense, right, down = (numbers[:, i] for i in range(_TRACK_NUMBERS))
+    amount, turn, beat, sense, right, down = (numbers[:, i] for i in range(TRACK_NUMBERS))
     way = np.minimum((0.55 + 0.45 * amount) * free, LONGEST_WAY)[:, None] * along
     hop = _hop((22 + 18 * amount)[:, None], (16 + 6 * beat)[:, None], turn[:, None])
     angle = (
@@ -219,15 +222,15 @@ def _place(moved: np.ndarray, reach: np.ndarray, number: np.ndarray) -> np.ndarr
     return moved + (lowest + number * (highest - lowest))[:, None]
 
 
-def _farthest_track(
+def farthest_tracks(
     triple: np.ndarray, radius: np.ndarray, numbers: np.ndarray, first_track: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of CANDIDATE_TRACKS tracks an object, the one whose nearest approach to the first object is the widest."""
     n = len(triple)
-    track, radii = _move(
+    track, radii = tracks_of(
         np.repeat(triple, CANDIDATE_TRACKS, axis=0),
         np.repeat(radius, CANDIDATE_TRACKS),
-        numbers.reshape(n * CANDIDATE_TRACKS, _TRACK_NUMBERS),
+        numbers.reshape(n * CANDIDATE_TRACKS, TRACK_NUMBERS),
     )
     track = track.reshape(n, CANDIDATE_TRACKS, FRAMES, 2)
     approach = np.square(track - first_track[:, None]).sum(axis=-1).min(axis=-1)
@@ -235,7 +238,8 @@ def _farthest_track(
     return track[np.arange(n), best], radii.reshape(n, CANDIDATE_TRACKS, FRAMES)[:, 0]
 
 
-def _objects(triple: np.ndarray, size: np.ndarray, track: np.ndarray, radii: np.ndarray) -> list[SceneObject]:
+def objects_of(triple: np.ndarray, size: np.ndarray, track: np.ndarray, radii: np.ndarray) -> list[SceneObject]:
+    """Objects of the words at (colour, shape, motion) `triple` and `size`, each with its track and its radii."""
     track, radii = track.astype(np.float32), radii.astype(np.float32)
     return [
         SceneObject(SIZES[size[i]], COLOURS[colour], SHAPES[shape], MOTIONS[motion], track[i], radii[i])

@@ -94,7 +94,7 @@ def timesteps_in(asked: str | None) -> tuple[int, ...]:
         return ()
     words = asked.split(",")
     if not all(word.strip().isdecimal() for word in words):
-        raise unknown_name("spacing", asked, SPACINGS, where=f"--timesteps {asked}")
+        raise unknown_name("spacing", asked, SPACINGS, where=f"--timesteps {asked}", flag="--timesteps")
     numbers = tuple(map(int, words))
     if any(above <= below for above, below in pairwise(numbers)):
         raise EvditError(

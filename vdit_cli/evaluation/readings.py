@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from vdit_cli.artifacts.video_file import read_frames, read_video
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, quoted
 from vdit_cli.evaluation.frechet import SIDE, features
 from vdit_cli.evaluation.shape_reading import ObjectReading, Reading, check_video, read_stream
+from vdit_cli.evaluation.videos import read_as
 from vdit_cli.measures import flicker, motion, psnr, ssim, thumbnail
 
 
@@ -63,23 +64,29 @@ def see_frames(video: np.ndarray) -> Seen:
     return see(video.shape[1:3], video)
 
 
-def see_video(path: Path) -> dict[str, Any]:
-    """The content of what `see` reads of a video. Raises EvditError for one that is damaged."""
-    _, size, frames = read_frames(path)
-    return see(size, frames).content()
+def see_video(path: Path, digest: str) -> dict[str, Any]:
+    """The content of what `see` reads of a video. Raises EvditError for one that is damaged or has another digest."""
+    with read_as((path, digest)):
+        _, size, frames = read_frames(path)
+        return see(size, frames).content()
 
 
-def compare_frames(a: Path, b: Path) -> dict[str, float | None]:
-    """PSNR in dB (None for equal frames, where it is infinite) and SSIM of two videos.
+def compare_frames(*sides: tuple[Path, str]) -> dict[str, float | None]:
+    """PSNR in dB (None for equal frames, where it is infinite) and SSIM of two videos, each (path, digest).
 
-    Raises: EvditError for videos of different sizes or lengths, or too small for SSIM.
+    Raises: EvditError for videos of different sizes or lengths, or too small for SSIM, and as `see_video` does.
     """
-    frames = [read_video(path)[0] for path in (a, b)]
+    with read_as(*sides):
+        frames = [read_video(path)[0] for path, _ in sides]
     try:
         closeness = psnr(*frames)
         return {"psnr": closeness if np.isfinite(closeness) else None, "ssim": ssim(*frames)}
     except ValueError as error:
-        raise EvditError(f"{a} and {b} can't be compared frame by frame: {error}", where=str(b)) from error
+        (a, _), (b, _) = sides
+        told = " and ".join(f"{len(video)} frames of {video.shape[2]} x {video.shape[1]}" for video in frames)
+        rule = "PSNR and SSIM need as many on both sides, of one size, of 11 x 11 pixels at least"
+        steps = [f"make one of the two again as the other is, or move {quoted(b)} out of its folder"]
+        raise EvditError(f"{a} and {b} have {told}: {rule}", where=str(b), next_steps=steps) from error
 
 
 class _Watched:

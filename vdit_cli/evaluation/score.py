@@ -25,7 +25,7 @@ from vdit_cli.evaluation.frechet import Frechet, distances, world_features
 from vdit_cli.evaluation.intervals import Estimate, estimate
 from vdit_cli.evaluation.readings import Seen, see_frames, see_video
 from vdit_cli.evaluation.shape_reading import ObjectReading, Reading
-from vdit_cli.evaluation.videos import Video, videos_at
+from vdit_cli.evaluation.videos import Video, distinct, videos_at
 from vdit_cli.evaluation.work import Work, workers_for, working
 from vdit_cli.timing import Progress, Silent
 
@@ -170,8 +170,9 @@ def score(
     """Read video files, and every video of folders, and judge each by its prompt.
 
     Without `prompts` (one a video, in order; of a folder in the order of names) a video's own is taken: `asked.prompt`
-    of the receipt beside it, or the prompt in its metadata; a video without any is only read. What is read is kept in
-    the file `kept`; `workers` defaults to `workers_for`, and `world`, the Frechet distances, to more than FEW clips.
+    of the receipt beside it, or the prompt in its metadata; a video without any is only read. What is there twice
+    counts once. What is read is kept in the file `kept`; `workers` defaults to `workers_for`, and `world`, the Frechet
+    distances, to more than FEW clips.
     Raises: EvditError for a path that is missing, no video or damaged, a folder without videos, or another number of
     prompts than videos; Interrupted when the person asked to stop before the last video.
     """
@@ -181,6 +182,7 @@ def score(
         if len(prompts) != len(videos):
             raise EvditError(f"{len(prompts)} prompts don't fit {len(videos)} videos: each video needs its own")
         videos = [replace(video, prompt=prompt) for video, prompt in zip(videos, prompts, strict=True)]
+    videos = distinct(videos, progress)
     with working(kept, workers or workers_for(len(videos)), progress) as work:
         return score_videos(videos, work, world)
 
@@ -188,7 +190,8 @@ def score(
 def score_videos(videos: Sequence[Video], work: Work, world: bool | None = None) -> Score:
     """Read and judge `videos`; with `world` (None: for more than FEW) the Frechet distances too."""
     keys = [f"video {video.digest}" for video in videos]
-    found = work.results("reading", see_video, {key: (video.path,) for key, video in zip(keys, videos, strict=True)})
+    calls = {key: (video.path, video.digest) for key, video in zip(keys, videos, strict=True)}
+    found = work.results("reading", see_video, calls)
     clips = [
         replace(judge(seen.reading, video.prompt, video.path.name), seen=seen, seed=video.seed)
         for video, seen in ((video, Seen.of(found[key])) for key, video in zip(keys, videos, strict=True))

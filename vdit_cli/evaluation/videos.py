@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from vdit_cli.artifacts.digest import path_digest
-from vdit_cli.artifacts.stills import holds_only_frames
+from vdit_cli.artifacts.stills import holds_only_frames, is_frame
 from vdit_cli.artifacts.video_file import READ_BY_FFMPEG, existing, read_metadata
-from vdit_cli.errors import EvditError, quoted
+from vdit_cli.errors import FAILED, USAGE, EvditError, quoted
 from vdit_cli.timing import Progress
 
 VIDEO_SUFFIXES = (*READ_BY_FFMPEG, ".gif", ".webp")
+FRAMES = "a folder of nothing but PNGs with names of five digits or more (00000.png, 00001.png, ...)"
+LONGEST_SEED = 20
+"""Digits of 2^64 - 1, the largest seed of a generator."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ def find_videos(path: Path) -> list[Path]:
     )
     if not found:
         raise EvditError(
-            f"{path} holds no video: a video ends in {', '.join(VIDEO_SUFFIXES)}, or is a folder of PNGs",
+            f"{path} holds no video: a video ends in {', '.join(VIDEO_SUFFIXES)}, or is {FRAMES}",
             where=str(path),
             next_steps=[
                 f'evdit generate "a small blue ring bouncing over a beige background" -o {quoted(path / "ring.mp4")}'
@@ -53,30 +57,61 @@ def find_videos(path: Path) -> list[Path]:
     return found
 
 
+def distinct(videos: Sequence[Video], progress: Progress) -> list[Video]:
+    """`videos` without those that are there twice, of equal bytes, prompt and seed, which are said."""
+    first: dict[tuple, Video] = {}
+    for video in videos:
+        same = first.setdefault((video.digest, video.prompt, video.seed), video)
+        if same is not video:
+            progress.say(f"{video.path} is {same.path} once more, of one prompt and seed: it counts once")
+    return list(first.values())
+
+
+@contextmanager
+def read_as(*videos: tuple[Path, str]) -> Iterator[None]:
+    """While this lasts each video, (path, digest), is read: an error says what to do, and so does another digest after.
+
+    A digest that is taken before would be of other bytes, where a video is made anew in the meantime.
+    """
+    try:
+        yield
+    except EvditError as error:
+        if error.exit_code == USAGE and not error.next_steps:
+            error.next_steps = ("make it again", "move it out of the folder and give the same command again")
+        raise
+    for path, digest in videos:
+        if path_digest(path) != digest:
+            what = f"{path} changed while it was scored"
+            steps = ["the same command again, once nothing writes there"]
+            raise EvditError(what, where=str(path), next_steps=steps, exit_code=FAILED)
+
+
 def find_source(video: Path, progress: Progress) -> Video:
     """A video with its prompt and seed: those of the receipt beside it, or else of its metadata.
 
     A receipt that holds the digest of another video is not asked, which is said. Raises EvditError for a receipt that
-    is not JSON, and for what is no video.
+    is not JSON, a seed that can be none, and what is no video.
     """
     digest = path_digest(video)
     sidecar = video.with_name(bare_name(video) + ".json")
     if sidecar.is_file():
         try:
             content = json.loads(sidecar.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise EvditError(f"{sidecar} is not JSON: {error}", where=str(sidecar)) from error
+        except (ValueError, RecursionError) as error:
+            steps = ["move it away: the video's own metadata are asked then"]
+            raise EvditError(f"{sidecar} is not JSON: {error}", where=str(sidecar), next_steps=steps) from error
         told = content if isinstance(content, dict) else {}
         asked = told.get("asked")
         asked = asked if isinstance(asked, dict) else {}
         prompt = asked.get("prompt")
         is_own = told.get("output_sha256") in (None, digest)
         if isinstance(prompt, str) and is_own:
-            return Video(video, digest, prompt, _seed(asked.get("seed")))
+            return Video(video, digest, prompt, _seed(asked.get("seed"), sidecar))
         if not is_own:
             progress.say(f"{sidecar} is the receipt of another video: what {video.name} tells itself is taken")
-    metadata = read_metadata(video)
-    return Video(video, digest, metadata.get("prompt"), _seed(metadata.get("seed")))
+    with read_as((video, digest)):
+        metadata = read_metadata(video)
+    return Video(video, digest, metadata.get("prompt"), _seed(metadata.get("seed"), video))
 
 
 def bare_name(video: Path) -> str:
@@ -84,11 +119,16 @@ def bare_name(video: Path) -> str:
     return video.name if video.is_dir() else video.stem
 
 
-def _seed(told: object) -> int | None:
-    """A seed of a receipt (a number) or of metadata (text)."""
+def _seed(told: object, place: Path) -> int | None:
+    """A seed of a receipt (a number) or of metadata (text). Raises EvditError for one that is too long."""
     is_number = isinstance(told, int) or (isinstance(told, str) and told.isascii() and told.isdigit())
-    return int(str(told)) if is_number and not isinstance(told, bool) else None
+    if not is_number or isinstance(told, bool):
+        return None
+    if len(str(told)) > LONGEST_SEED:
+        what = f"{place} tells a seed of {len(str(told))} digits: it must be below 2^64"
+        raise EvditError(what, where=str(place), next_steps=["make the video again"])
+    return int(str(told))
 
 
 def _is_frames(folder: Path) -> bool:
-    return any(folder.iterdir()) and holds_only_frames(folder)
+    return any(map(is_frame, folder.iterdir())) and holds_only_frames(folder)

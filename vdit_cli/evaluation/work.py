@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vdit_cli.artifacts.atomic import check_writable
+from vdit_cli.artifacts.digest import content_digest
 from vdit_cli.artifacts.lock import grasp
 from vdit_cli.errors import FAILED, EvditError, Interrupted, quoted
 from vdit_cli.timing import Progress
 
-SCHEMA = "evdit.readings/1"
+SCHEMA = "evdit.readings/2"
 """The first line of a file of results; its number goes up when what is read of a clip changes."""
 CLIPS_A_PROCESS = 8
 """A process takes as long to start as it takes to read so many clips."""
@@ -52,7 +53,7 @@ class Work:
         for number, (key, value) in enumerate(self._made(function, missing), start=1):
             self.known[key] = value
             if self.file is not None:
-                self.file.write(json.dumps({"key": key, "value": value}, allow_nan=False).encode() + b"\n")
+                self.file.write(_line(key, value))
                 self.file.flush()
             self.progress.advance()
             if self.progress.should_stop() and number < len(missing):
@@ -136,10 +137,24 @@ def _opened(path: Path, stack: ExitStack) -> tuple[dict[str, Any], BinaryIO]:
     try:
         if not (whole or header).startswith(header) or not header.startswith(text[: len(header)]):
             raise ValueError(f"its first line is not {header.decode().strip()}")
-        known = {line["key"]: line["value"] for line in map(json.loads, whole.splitlines()[1:])}
-    except (ValueError, KeyError, TypeError) as error:
-        what = f"{path} is no file of readings of this version: {error}"
+        known = dict(map(_read_line, whole.splitlines()[1:]))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        what = f"{path} is no file of readings of this version, or damaged: {error}"
         raise EvditError(what, where=told, next_steps=["another name"]) from error
     file.truncate(len(whole))
     file.write(b"" if whole else header)
     return known, file
+
+
+def _line(key: str, value: Any) -> bytes:
+    """A result as the file has it, with a digest, so that no line that was changed is taken for a reading."""
+    seal = content_digest([key, value])
+    return json.dumps({"key": key, "value": value, "sha256": seal}, allow_nan=False).encode() + b"\n"
+
+
+def _read_line(line: bytes) -> tuple[str, Any]:
+    """Key and value of a line. Raises ValueError, KeyError, TypeError or RecursionError for another than `_line`'s."""
+    told = json.loads(line)
+    if content_digest([told["key"], told["value"]]) != told["sha256"]:
+        raise ValueError(f"the value of {told['key']} is not what was kept")
+    return told["key"], told["value"]

@@ -14,7 +14,8 @@ from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.artifacts.video_file import check_encoder, rate_of
 from vdit_cli.backbones.base import AddsAdapters, Backbone, cut_of
 from vdit_cli.backbones.registry import find_source, open_backbone
-from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps, steps_of, timesteps_in
+from vdit_cli.diffusion.schedules import SPACINGS
+from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps, steps_of
 from vdit_cli.errors import EvditError, Interrupted, quoted, unknown_name
 from vdit_cli.recipe import GenerateOptions
 from vdit_cli.sampling.announcement import counted, cut_text, listed, prompt_doubts, say_options, summary
@@ -158,7 +159,7 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
     fps = rate_of(options.fps or own.fps)
     say_options("generate", options, filled(options, spec, negative, fps), backbone.name, progress)
     runs = Sampler(spec.scheduler, tuple(timesteps), spec.guidance)
-    warnings = sampler_doubts(backbone, spec) + adapter_doubts(options, backbone, plan, runs)
+    warnings = sampler_doubts(backbone, spec, runs) + adapter_doubts(options, backbone, plan, runs)
     warnings += idle_options(options, backbone, spec, plan, len(prompts))
     for line in (*warnings, *doubts.values()):
         progress.say(f"warning: {line}")
@@ -170,8 +171,12 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
     return Job(options, backbone, spec, plan, tuple(timesteps), negative, fps, *said, compiled, costs)
 
 
-def sampler_doubts(backbone: Backbone, spec: SampleSpec) -> list[str]:
-    """Where a model is asked for another length or size, or a student for another sampler, than it was made for."""
+def sampler_doubts(backbone: Backbone, spec: SampleSpec, runs: Sampler) -> list[str]:
+    """Where a model is asked for another length or size, or a student for another sampler, than it was made for.
+
+    A student's timesteps are compared with those that the sampler `runs`, whatever laid them out; where only their
+    number was asked for, that is told instead.
+    """
     made_for = backbone.defaults.video_frames
     found = []
     if spec.video_frames != made_for:
@@ -187,9 +192,8 @@ def sampler_doubts(backbone: Backbone, spec: SampleSpec) -> list[str]:
     if own is None:
         return found
     pairs: list[tuple[str, Any, Any]] = [("steps", spec.steps, own.steps), ("scheduler", spec.scheduler, own.scheduler)]
-    numbers = timesteps_in(spec.timesteps)
-    if numbers:
-        given, trained = (",".join(map(str, each)) for each in (numbers, own.timesteps))
+    if spec.timesteps is not None or spec.steps == own.steps:
+        given, trained = (",".join(f"{t:g}" for t in each.timesteps) for each in (runs, own))
         pairs.append(("timesteps", given, trained))
     for name, asked, trained in (*pairs, ("guidance", spec.guidance, own.guidance)):
         if asked != trained:
@@ -241,6 +245,8 @@ def idle_options(
         found["batch"] = "there is one video to make"
     if options.allow_other_weights and plan.searched_on is None:
         found["allow_other_weights"] = f"masks {options.masks} were searched on no weights"
+    if spec.steps == 1 and options.timesteps in SPACINGS and options.timesteps != "trailing":
+        found["timesteps"] = "a single step lies at the noisiest timestep under any spacing"
     size = (1, spec.video_frames, spec.height, spec.width)
     if options.vae_tiling and backbone.working_bytes("vae", *size, True) == backbone.working_bytes("vae", *size, False):
         found["vae_tiling"] = "the video fits in one tile"
