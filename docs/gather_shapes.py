@@ -2,7 +2,7 @@
 
 evdit train-shapes --config recipes/train-shapes.yaml -o runs/shapes
 mkdir -p runs/scores
-for g in 2 2.5 3 4; do for set in shapes-held-out shapes-held-out-two-objects; do
+for g in 2 2.5 3 4; do for set in shapes-held-out shapes-held-out-two-objects shapes-partial; do
   evdit generate --prompts-file recipes/prompts/$set.txt --model runs/shapes --batch 64 --guidance $g -o runs/$set-$g
   evdit score runs/$set-$g --json > runs/scores/$set-$g.json
 done; done
@@ -17,23 +17,30 @@ from pathlib import Path
 from typing import Any
 
 DATA = Path(__file__).parent / "data" / "shapes.json"
+CALLED = {"everything": "everything asked, and nothing else"}
 PARTS = {"vae": "VAE", "text": "text encoder", "transformer": "transformer"}
-ONE, TWO = "shapes-held-out", "shapes-held-out-two-objects"
-Scores = dict[float, tuple[dict[str, Any], dict[str, Any]]]
-"""What `evdit score --json` said of one- and of two-object prompts, by guidance."""
+SETS = {
+    "one": ("shapes-held-out", "one object"),
+    "two": ("shapes-held-out-two-objects", "two objects"),
+    "partial": ("shapes-partial", "parts left out"),
+}
+Scores = dict[float, dict[str, dict[str, Any]]]
+"""What `evdit score --json` said of each set of prompts, by guidance."""
 
 
 def gather(training: dict[str, Any], scores: Scores, guidance: float) -> dict[str, Any]:
     """The file's content from a model's training.json and its scores; `guidance` is the model's default."""
-    one, two = scores[guidance]
+    found = scores[guidance]
     checks = [
-        {"check": check, "one": share(one, check), "two": share(two, check)}
-        for check in dict.fromkeys([*one["accuracy"], *two["accuracy"]])
-        if check != "everything"
+        {"check": CALLED.get(check, check), **{name: share(score, check) for name, score in found.items()}}
+        for check in dict.fromkeys(check for score in found.values() for check in score["accuracy"])
     ]
-    checks.append({"check": "everything asked, and nothing else", "one": everything(one), "two": everything(two)})
-    checks.append({"check": "unreadable", "one": unreadable(one), "two": unreadable(two)})
-    checks += [{"check": name, "one": one["measures"][name], "two": two["measures"][name]} for name in one["measures"]]
+    checks.append({"check": "unreadable", **{name: unreadable(score) for name, score in found.items()}})
+    checks += [
+        {"check": measure, **{name: score["measures"][measure] for name, score in found.items()}}
+        for measure in found["one"]["measures"]
+    ]
+    titles = {name: f"{SETS[name][1]} ({score['clips']})" for name, score in found.items()}
     return {
         "machine": f"{training['machine']}, torch {training['torch']}, {training['date']}",
         "command": "the lines at the top of docs/gather_shapes.py",
@@ -53,24 +60,21 @@ def gather(training: dict[str, Any], scores: Scores, guidance: float) -> dict[st
                 "rows": [{"clips": name, "psnr": value} for name, value in training["vae"]["psnr"].items()],
             },
             "accuracy": {
-                "columns": [
-                    ["right", "check", ""],
-                    [f"one object ({one['clips']})", "one", ".3f"],
-                    [f"two objects ({two['clips']})", "two", ".3f"],
-                ],
+                "columns": [["right", "check", ""], *([title, name, ".3f"] for name, title in titles.items())],
                 "rows": checks,
             },
             "guidance": {
                 "columns": [
                     ["guidance", "guidance", "g"],
-                    [f"one object ({one['clips']}): all five", "one.all five", ".3f"],
+                    [f"{titles['one']}: all five", "one.all five", ".3f"],
                     ["everything", "one.everything", ".3f"],
-                    [f"two objects ({two['clips']}): all five", "two.all five", ".3f"],
+                    [f"{titles['two']}: all five", "two.all five", ".3f"],
                     ["second object", "two.second object", ".3f"],
                     ["everything", "two.everything", ".3f"],
+                    [f"{titles['partial']}: everything", "partial.everything", ".3f"],
                 ],
                 "rows": [
-                    {"guidance": strength, "one": shares(scores[strength][0]), "two": shares(scores[strength][1])}
+                    {"guidance": strength, **{name: shares(score) for name, score in scores[strength].items()}}
                     for strength in sorted(scores)
                 ],
             },
@@ -84,13 +88,8 @@ def share(score: dict[str, Any], check: str) -> float | None:
 
 
 def shares(score: dict[str, Any]) -> dict[str, float]:
-    """The share of right clips by check, and of those that are right in everything."""
-    return {check: found["share"] for check, found in score["accuracy"].items()} | {"everything": everything(score)}
-
-
-def everything(score: dict[str, Any]) -> float:
-    """The share of clips that are right in every check that was made of them."""
-    return sum(bool(clip["right"]) and all(clip["right"].values()) for clip in score["videos"]) / score["clips"]
+    """The share of right clips by check."""
+    return {check: found["share"] for check, found in score["accuracy"].items()}
 
 
 def unreadable(score: dict[str, Any]) -> float:
@@ -104,12 +103,16 @@ def main(arguments: list[str]) -> int:
     training, index = (
         json.loads((model / name).read_text(encoding="utf-8")) for name in ("training.json", "model_index.json")
     )
-    strengths = [float(path.stem.removeprefix(f"{TWO}-")) for path in folder.glob(f"{TWO}-*.json")]
-    scores: Scores = {}
-    for strength in strengths:
-        files = [folder / f"{name}-{strength:g}.json" for name in (ONE, TWO)]
-        one, two = (json.loads(path.read_text(encoding="utf-8")) for path in files)
-        scores[strength] = one, two
+    first, _ = SETS["one"]
+    strengths = {path.stem.removeprefix(f"{first}-") for path in folder.glob(f"{first}-*.json")}
+    scores: Scores = {
+        float(strength): {
+            name: json.loads((folder / f"{file}-{strength}.json").read_text(encoding="utf-8"))
+            for name, (file, _) in SETS.items()
+        }
+        for strength in strengths
+        if strength.replace(".", "").isdigit()
+    }
     content = gather(training, scores, index["evdit"]["defaults"]["guidance"])
     DATA.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
     return 0

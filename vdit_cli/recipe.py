@@ -175,21 +175,21 @@ class ShapesTextOptions(TrainingOptions):
 class ShapesTransformerOptions(TrainingOptions):
     """The transformer of `shapes`: its size and its training."""
 
-    iterations: int = knob(6500, "optimiser steps", at_least=1)
+    iterations: int = knob(7500, "optimiser steps", at_least=1)
     batch_size: int = knob(256, "latent clips a step", at_least=1)
     learning_rate: float = knob(1.5e-3, "peak learning rate", at_least=0)
     warmup: int = knob(300, "steps to reach the peak", at_least=0)
-    two_objects: float = knob(0.35, "share of clips with a second object", at_least=0)
+    two_objects: float = knob(0.5, "share of clips with a second object", at_least=0)
     left_out: float = knob(
         0.15, "share of captions that leave out a size, a motion or a background", at_least=0, at_most=1
     )
     time_rate: float = knob(
-        0.1,
+        0.3,
         "share of the rate for what turns the time into scales and gates, which full ones can throw off",
         at_least=0,
     )
     low_noise: float = knob(
-        0.0,
+        0.3,
         "noise below which an error of v weighs less, by (sigma / this)^2; 0: all weigh alike",
         at_least=0,
         at_most=1,
@@ -225,7 +225,7 @@ class PrepareDataOptions(Section):
     seed: int = knob(0, "of the scenes; none shows a held-out combination", at_least=0)
     two_objects: float = knob(0.25, "share of the scenes of shapes with a second object", at_least=0, at_most=1)
     left_out: float = knob(
-        0.0, "share of captions of shapes that leave out a size, a motion or a background", at_least=0, at_most=1
+        0.15, "share of captions of shapes that leave out a size, a motion or a background", at_least=0, at_most=1
     )
     video_frames: int | None = knob(None, "frames of a clip: 4k+1", flag="--frames", at_least=1)
     height: int | None = knob(None, "pixels, a multiple of 16", at_least=16)

@@ -46,7 +46,7 @@ ENTRIES: tuple[BackboneEntry, ...] = (
         licence="Apache-2.0",
         folder="shapes",
         files=(
-            NeededFile("model_index.json", 1_716),
+            NeededFile("model_index.json", 1_726),
             NeededFile("transformer/config.json", 604),
             NeededFile("transformer/diffusion_pytorch_model.safetensors.index.json", 18_250),
             NeededFile("transformer/diffusion_pytorch_model-00001-of-00002.safetensors", 13_610_360),
