@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tests.closeness import assert_close
 from tests.distillation.disturbed_ranks import disturbed
 from tests.distillation.prepared import write_data
-from tests.forked_ranks import Ended, run_forked
+from tests.forked import Ended, run_forked
 from tests.tiny_pipeline import copied, write_pipeline
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import RunDir

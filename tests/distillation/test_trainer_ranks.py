@@ -13,7 +13,7 @@ import torch
 
 from tests.closeness import assert_close
 from tests.distillation.ranks_training import BATCH, run_scenarios, train_net
-from tests.forked_ranks import run_forked
+from tests.forked import run_forked
 from tests.tiny_pipeline import copied
 from vdit_cli.distillation.checkpoints import list_checkpoints
 from vdit_cli.errors import INTERRUPTED, EvditError, Interrupted

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.forked_ranks import run_forked
+from tests.forked import run_forked
 from vdit_cli.errors import EvditError
 from vdit_cli.parallel.groups import joined
 

@@ -1,6 +1,6 @@
-"""Ranks that are forked from one process which has imported everything, so that each starts at once.
+"""Processes and ranks that are forked from one which has imported everything, so that each starts at once.
 
-For what ranks compute. How they start, tell and end is tested where torchrun or `--gpus` starts them.
+For what they do. How they start and how Python ends is tested where a shell, torchrun or `--gpus` starts them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from typing import Any
 import torch
 from torch.distributed import TCPStore
 
-IMPORTED = ["vdit_cli.distillation.distill_mlcd", "vdit_cli.backbones.open_sora_plan.backbone"]
+IMPORTED = [
+    "vdit_cli.__main__",
+    "vdit_cli.sampling.generate",
+    "vdit_cli.distillation.distill_mlcd",
+    "vdit_cli.backbones.open_sora_plan.backbone",
+]
 PRINTED = ("out", "err")
 SECONDS = 600.0
 
@@ -30,14 +35,14 @@ class Ended:
     err: str
 
 
-def run_forked(count: int, program: Callable[..., int | None], *given: Any) -> Ended:
-    """The end of `program(*given)` on `count` ranks, or in a process alone. Every rank must end by itself."""
+def run_forked(count: int, program: Callable[..., Any], *given: Any) -> Ended:
+    """The end of `program(*given)` on `count` ranks, or in a process alone, in this folder; each must end by itself."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     places = [place_of(rank, count, store.port) for rank in range(count)]
     with TemporaryDirectory(prefix="evdit-forked-") as told:
-        ranks = [context.Process(target=run_rank, args=(told, place, program, given)) for place in places]
+        ranks = [context.Process(target=run_rank, args=(told, os.getcwd(), place, program, given)) for place in places]
         for rank in ranks:
             rank.start()
         for rank in ranks:
@@ -59,8 +64,11 @@ def place_of(rank: int, count: int, port: int) -> dict[str, str]:
     return known | {name: str(number) for name, number in numbers.items()}
 
 
-def run_rank(told: str, place: dict[str, str], program: Callable[..., int | None], given: tuple[Any, ...]) -> None:
-    """In a rank's process: its place, one thread, and files for what it prints, which all ranks append to."""
+def run_rank(
+    told: str, folder: str, place: dict[str, str], program: Callable[..., Any], given: tuple[Any, ...]
+) -> None:
+    """In a rank's process: its folder, place, one thread, and files that all ranks append what they print to."""
+    os.chdir(folder)
     os.environ.update(place)
     torch.set_num_threads(1)
     for stream, name in enumerate(PRINTED, 1):
