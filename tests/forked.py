@@ -36,13 +36,18 @@ class Ended:
 
 
 def run_forked(count: int, program: Callable[..., Any], *given: Any) -> Ended:
-    """The end of `program(*given)` on `count` ranks, or in a process alone, in this folder; each must end by itself."""
+    """The end of `program(*given)` on `count` ranks, or in a process alone, in this folder; each must end by itself.
+
+    A rank has one thread, a process alone as many as this one, so that its numbers are the same to the bit.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    threads = torch.get_num_threads() if count == 1 else 1
     places = [place_of(rank, count, store.port) for rank in range(count)]
     with TemporaryDirectory(prefix="evdit-forked-") as told:
-        ranks = [context.Process(target=run_rank, args=(told, os.getcwd(), place, program, given)) for place in places]
+        beside = (told, os.getcwd(), threads, program, given)
+        ranks = [context.Process(target=run_rank, args=(place, *beside)) for place in places]
         for rank in ranks:
             rank.start()
         for rank in ranks:
@@ -65,12 +70,17 @@ def place_of(rank: int, count: int, port: int) -> dict[str, str]:
 
 
 def run_rank(
-    told: str, folder: str, place: dict[str, str], program: Callable[..., Any], given: tuple[Any, ...]
+    place: dict[str, str],
+    told: str,
+    folder: str,
+    threads: int,
+    program: Callable[..., Any],
+    given: tuple[Any, ...],
 ) -> None:
-    """In a rank's process: its folder, place, one thread, and files that all ranks append what they print to."""
+    """In a rank's process: its place, folder and threads, and files that all ranks append what they print to."""
     os.chdir(folder)
     os.environ.update(place)
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     for stream, name in enumerate(PRINTED, 1):
         os.dup2(os.open(Path(told, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), stream)
     raise SystemExit(program(*given))

@@ -39,7 +39,7 @@ def disturbed(event: str, words: Sequence[str]) -> int:
         list(parameters.values())[2].register_hook(broken)
         return parameters
 
-    distill_mlcd.Lesson.of = killed  # type: ignore[method-assign,assignment]
+    distill_mlcd.Lesson.of = killed
     distill_mlcd.trained_parameters = hooked
     return main(words)
 
