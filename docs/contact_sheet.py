@@ -18,16 +18,19 @@ A row a prompt, a column a folder: the middle frame, below it four frames from t
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from script import folder_at, run
 
 from vdit_cli.artifacts.video_file import read_video
+from vdit_cli.errors import EvditError
 from vdit_cli.evaluation.videos import videos_at
 from vdit_cli.timing import Silent
 
+EXAMPLE = 'python docs/contact_sheet.py "base, 50 steps=runs/sheet/base-50"'
 PICTURE = Path(__file__).parent / "students.png"
 SIDE, BETWEEN, GAP, LINE, MARGIN = 128, 2, 8, 24, 16
 PAPER, INK, SOFT = "#ffffff", "#24292f", "#57606a"
@@ -51,13 +54,14 @@ def resized(frame: np.ndarray, side: int) -> Image.Image:
 
 
 def picture(folders: Mapping[str, Path]) -> Image.Image:
-    """The sheet of folders of videos by label. Raises SystemExit where their prompts or seeds differ."""
+    """The sheet of folders of videos by label. Raises EvditError where their prompts or seeds differ."""
     columns = {label: videos_at([folder], Silent()) for label, folder in folders.items()}
     first, *others = [[(video.prompt, video.seed) for video in each] for each in columns.values()]
     for label, other in zip(list(folders)[1:], others, strict=True):
         if other != first:
-            raise SystemExit(
-                f"the videos of {label!r} have other prompts or seeds than those of {next(iter(folders))!r}"
+            raise EvditError(
+                f"the videos of {label!r} have other prompts or seeds than those of {next(iter(folders))!r}",
+                where=str(folders[label]),
             )
     row = LINE + 2 * SIDE + BETWEEN + 2 * GAP
     size = 2 * MARGIN + len(columns) * (SIDE + GAP) - GAP, 2 * MARGIN + LINE + len(first) * row - 2 * GAP
@@ -74,13 +78,26 @@ def picture(folders: Mapping[str, Path]) -> Image.Image:
     return image
 
 
-def main(arguments: list[str]) -> int:
+def columns_of(arguments: Sequence[str]) -> dict[str, Path]:
+    """Folders by label from words LABEL=FOLDER, in order. Raises EvditError for other words, a label twice, none."""
+    columns: dict[str, Path] = {}
+    for word in arguments:
+        label, sign, folder = word.partition("=")
+        if not (label and sign):
+            raise EvditError(f"{word!r} is no LABEL=FOLDER", where=word, next_steps=[EXAMPLE])
+        if label in columns:
+            raise EvditError(f"{label!r} is the label of two columns", where=word, next_steps=["a label a column"])
+        columns[label] = folder_at(folder)
+    if not columns:
+        raise EvditError("no column was given: each is a word LABEL=FOLDER", next_steps=[EXAMPLE])
+    return columns
+
+
+def main(arguments: Sequence[str]) -> None:
     """Draw the folders given as LABEL=FOLDER, left to right, in 256 colours: a third of the bytes."""
-    folders = {label: Path(folder) for label, _, folder in (each.partition("=") for each in arguments)}
-    sheet = picture(folders)
+    sheet = picture(columns_of(arguments))
     sheet.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(main))

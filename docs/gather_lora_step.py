@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from gather_students import machine_of
+from script import run
 
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.backbones.base import TextStates
@@ -31,7 +32,7 @@ from vdit_cli.bench.model_sizes import SIZES as MODELS
 from vdit_cli.bench.model_sizes import ModelSize
 from vdit_cli.data.facts import DataFacts
 from vdit_cli.data.shards import write_index, write_shard
-from vdit_cli.errors import OUT_OF_MEMORY
+from vdit_cli.errors import FAILED, OUT_OF_MEMORY, EvditError
 
 DATA = Path(__file__).parent / "data" / "lora-step.json"
 FULL = MODELS["open-sora-plan-29"]
@@ -115,7 +116,7 @@ def measure(
 ) -> dict[str, Any]:
     """The file's content, measured in `folder`: a row for each size that did not fit, and one for the first that did.
 
-    Raises SystemExit where none fits, and where a training fails otherwise.
+    Raises EvditError where none fits, and where a training fails otherwise.
     """
     model = folder / "model"
     if not model.is_dir():
@@ -130,7 +131,7 @@ def measure(
         command = step_command(model, data, run, rank, iterations)
         code = subprocess.run([sys.executable, "-m", "vdit_cli", *command[1:]], check=False).returncode
         if code not in (0, OUT_OF_MEMORY):
-            raise SystemExit(f"exit {code} of {shlex.join(command)}")
+            raise EvditError(f"exit {code} of {shlex.join(command)}", exit_code=FAILED)
         tokens = open_backbone(find_source(str(model)), device="cpu").grid(*video).tokens
         told = figures(run) if code == 0 else {}
         rows.append({"video": name.replace("x", " x "), "tokens": tokens, "rank": rank, **told})
@@ -142,7 +143,7 @@ def measure(
                 "model": {"layers": model_size.layers, "heads": model_size.heads, "head_dim": model_size.head_dim},
                 "tables": {"step": {"columns": COLUMNS, "rows": rows}},
             }
-    raise SystemExit(f"not even {rows[-1]['video']} fits into memory")
+    raise EvditError(f"not even {rows[-1]['video']} fits into memory", exit_code=OUT_OF_MEMORY)
 
 
 def figures(run: Path) -> dict[str, Any]:
@@ -157,13 +158,17 @@ def figures(run: Path) -> dict[str, Any]:
     }
 
 
-def main(arguments: list[str]) -> int:
-    """Measure in a folder and write docs/data/lora-step.json, which is printed too."""
+def main(arguments: Sequence[str]) -> None:
+    """Measure in a folder and write docs/data/lora-step.json, which is printed too. Raises EvditError."""
+    if len(arguments) != 1:
+        raise EvditError(
+            f"the script takes a folder to work in: {len(arguments)} words were given",
+            next_steps=["python docs/gather_lora_step.py /tmp/full-size"],
+        )
     text = json.dumps(measure(Path(arguments[0])), indent=1) + "\n"
     DATA.write_text(text, encoding="utf-8", newline="\n")
     sys.stdout.write(text)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(main))

@@ -61,7 +61,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from script import folder_at, read_json, read_text, run
+
 from vdit_cli.data.shapes_prompts import MOTIONS, SHAPES, ObjectWords, parse_prompt
+from vdit_cli.errors import EvditError
 from vdit_cli.sampling.prompts import read_prompts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,21 +93,21 @@ Scores = Mapping[str, Scored]
 
 
 def read_scores(folder: Path, seed: int, prompts: Sequence[str]) -> dict[str, Scored]:
-    """The scores in a folder by name, numbers in order, each checked. Raises SystemExit for files that do not fit."""
+    """The scores in a folder by name, numbers in order, each checked. Raises EvditError for files that do not fit."""
     found: dict[str, Scored] = {}
     for path in sorted(
         folder.glob("*.json"), key=lambda path: re.sub(r"\d+", lambda found: found[0].zfill(9), path.stem)
     ):
         name, _, other = path.stem.partition("-against-")
         if name in found:
-            raise SystemExit(f"{path}: {name} was scored twice")
-        found[name] = Scored(name, other or None, json.loads(path.read_text(encoding="utf-8")))
+            raise EvditError(f"{name} was scored twice", where=str(path), next_steps=["remove one of its files"])
+        found[name] = Scored(name, other or None, read_json(path))
         check(found[name], path, seed, prompts)
     return found
 
 
 def check(scored: Scored, path: Path, seed: int, prompts: Sequence[str]) -> None:
-    """Raise SystemExit where videos are not those of the prompts and seeds, or not all of them have a partner."""
+    """Raise EvditError where videos are not those of the prompts and seeds, or not all of them have a partner."""
     sides = [scored.content, *([scored.content["against"]] if scored.other else [])]
     for side in sides:
         made = {video["seed"]: video["prompt"] for video in side["videos"]}
@@ -112,9 +115,11 @@ def check(scored: Scored, path: Path, seed: int, prompts: Sequence[str]) -> None
         if side["clips"] != len(made) or made != {
             seed + i: prompt for i, prompt in enumerate(prompt for prompt in prompts for _ in range(each))
         }:
-            raise SystemExit(f"{path}: its videos are not those of {PROMPTS.name} from seed {seed} on")
+            raise EvditError(
+                f"the videos of {scored.name} are not those of {PROMPTS.name} from seed {seed} on", where=str(path)
+            )
     if scored.other and len(scored.content["against"]["pairs"]) != scored.content["clips"]:
-        raise SystemExit(f"{path}: some videos have no partner")
+        raise EvditError(f"some videos of {scored.name} have no partner", where=str(path))
 
 
 def best_controls(choosing: Scores) -> dict[int, str]:
@@ -182,14 +187,18 @@ def columns(title: str, other: str) -> list[list[str]]:
 def students(report: Scores, best: Mapping[int, str]) -> Table:
     """Each student below the best control of its steps, most steps first, the base above and the world below.
 
-    Raises SystemExit for a student that was compared with another control.
+    Raises EvditError for a student that was compared with another control.
     """
     rows: list[dict[str, Any]] = []
     told: set[str] = set()
     for steps, name in sorted((-int(found[2]), name) for name in report if (found := MODEL.fullmatch(name))):
         scored, wanted = report[name], best.get(-steps)
         if scored.other != wanted:
-            raise SystemExit(f"{name} was compared with {scored.other}: the best at {-steps} steps is {wanted}")
+            raise EvditError(
+                f"{name} was compared with {scored.other}: the best at {-steps} steps is {wanted}",
+                where=f"{REPORT}/",
+                next_steps=[f"evdit score runs/{REPORT}/{name} --against runs/{REPORT}/{wanted} --json"],
+            )
         against = scored.content["against"] if wanted else None
         if wanted and wanted not in told:
             rows.append(row(wanted, against))
@@ -223,8 +232,8 @@ def data_amounts(choosing: Scores, trained: Path) -> Table:
     rows = []
     for clips in sorted(int(name.removeprefix("data-")) for name in choosing if name.startswith("data-")):
         name = f"data-{clips}"
-        lines = (trained / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        receipt = json.loads((trained / name / "receipt.json").read_text(encoding="utf-8"))
+        lines = read_text(trained / name / "metrics.jsonl").splitlines()
+        receipt = read_json(trained / name / "receipt.json")
         scored = choosing[name].content
         losses = {key: json.loads(lines[-1]).get(key) for key in ("loss", "held_out_loss")}
         rows.append({**row(name, scored), "clips": clips, "held": receipt["asked"]["held_out"], **losses})
@@ -278,8 +287,7 @@ def machine_of(trained: Path) -> str:
     """The machines, versions of torch and days of the trainings, each once."""
     found = []
     for path in sorted(trained.glob("*/receipt.json")):
-        receipt = json.loads(path.read_text(encoding="utf-8"))
-        run = json.loads(path.with_name("run.json").read_text(encoding="utf-8"))
+        receipt, run = read_json(path), read_json(path.with_name("run.json"))
         machine = receipt["machine"]
         name = ", ".join(machine["accelerators"]) or f"{machine['cores']} CPU cores"
         found.append(f"{name}, torch {receipt['versions']['torch']}, {run['started'][:10]}")
@@ -309,16 +317,17 @@ def gather(scores: Path, trained: Path, prompts: Sequence[str]) -> dict[str, Any
     }
 
 
-def main(arguments: list[str]) -> int:
-    """Read the folder of scores and that of trainings, write docs/data/students.json."""
-    scores, trained = (Path(each) for each in arguments) if len(arguments) == 2 else (Path(), Path())
-    if len(arguments) != 2 or not scores.is_dir() or not trained.is_dir():
-        sys.stderr.write("usage: gather_students.py SCORES TRAINED, two folders that are there\n")
-        return 2
+def main(arguments: Sequence[str]) -> None:
+    """Read the folder of scores and that of trainings, write docs/data/students.json. Raises EvditError."""
+    if len(arguments) != 2:
+        raise EvditError(
+            f"the script takes two folders, SCORES and TRAINED: {len(arguments)} words were given",
+            next_steps=["python docs/gather_students.py runs/scores runs/trained"],
+        )
+    scores, trained = map(folder_at, arguments)
     content = gather(scores, trained, read_prompts(PROMPTS))
     DATA.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(main))

@@ -1,6 +1,6 @@
 """A tiny Open-Sora-Plan model with random weights, as a pipeline folder of ours and in the published layout.
 
-Everything is made offline and is the same for the same seed: 2 transformer layers of 2 heads x 24, a VAE of 32 channels
+Everything is made offline and is the same for the same seed: 2 transformer layers of 2 heads x 24, a VAE of 8 channels
 with one block a level (4x8x8), a T5 encoder of width 16 whose tokenizer knows the words below.
 """
 
@@ -52,9 +52,9 @@ TRANSFORMER_CONFIG: dict[str, Any] = {
 
 VAE_CONFIG: dict[str, Any] = {
     "_class_name": "CausalVAEModel",
-    "hidden_size": 32,
+    "hidden_size": 8,
     "hidden_size_mult": [1, 1, 1, 1],
-    "norm_num_groups": 8,
+    "norm_num_groups": 4,
     "num_res_blocks": 1,
     "z_channels": 4,
     "embed_dim": 4,

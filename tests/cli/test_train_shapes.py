@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from tests.tiny_pipeline import copied
 from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.artifacts.receipt import Receipt
-from vdit_cli.errors import USAGE, Interrupted
+from vdit_cli.cli.app import main
+from vdit_cli.errors import INTERRUPTED, USAGE, Interrupted
 
 TINY = [
     f"train_shapes.{key}"
     for key in (
         "vae.hidden_size=8",
-        "vae.iterations=2",
+        "vae.iterations=1",
         "vae.batch_size=1",
         "vae.measured_clips=2",
         "transformer.layers=2",
@@ -97,23 +99,30 @@ def test_a_tiny_training_makes_a_model_that_generates(tmp_path: Path, evdit):
     assert out.strip() == "v.mp4" and Path("v.mp4").stat().st_size > 1000
 
 
-def test_the_card_tells_what_changed_on_the_way(tmp_path: Path, evdit, monkeypatch: pytest.MonkeyPatch):
-    """At the part and iteration that it took effect in."""
-    command = ["train-shapes", "-o", str(tmp_path / "run"), "--device", "cpu", *SETS]
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def with_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was interrupted before its text encoder."""
+    run = tmp_path_factory.mktemp("with-vae") / "run"
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vdit_cli.distillation.train_shapes.train_text", pressed)
-        assert evdit(*command)[0] == 130
+        assert main(["train-shapes", "-o", str(run), "--device", "cpu", *SETS]) == INTERRUPTED
+    return run
+
+
+def test_the_card_tells_what_changed_on_the_way(with_vae: Path, tmp_path: Path, evdit):
+    """At the part and iteration that it took effect in."""
+    command = ["train-shapes", "-o", str(copied(with_vae, tmp_path / "run")), "--device", "cpu", *SETS]
     code, _, err = evdit(*command, "--set", "train_shapes.text.learning_rate=0.5", "--allow-changed")
     assert code == 0, err
     card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
     assert "changed to the recipe's:\n\n- `text.learning_rate` from 0.001 to 0.5 at iteration 0 of the text\n" in card
 
 
-def test_times_that_are_lost_are_told(tmp_path: Path, evdit, monkeypatch: pytest.MonkeyPatch):
+def test_times_that_are_lost_are_told(with_vae: Path, tmp_path: Path, evdit, monkeypatch: pytest.MonkeyPatch):
     """Of a finished training, before anybody makes students of it."""
     errors = {20: 0.9, 49: 0.7, 99: 0.03, 249: 0.02, 499: 0.03, 749: 0.4}
     monkeypatch.setattr("vdit_cli.distillation.train_shapes.errors_by_time", lambda *given: errors)
-    code, _, err = evdit("train-shapes", "-o", str(tmp_path / "run"), "--device", "cpu", *SETS)
+    code, _, err = evdit("train-shapes", "-o", str(copied(with_vae, tmp_path / "run")), "--device", "cpu", *SETS)
     assert code == 0 and "warning: the transformer does not know t = 20, 49: its time modulation has jumped" in err
 
 

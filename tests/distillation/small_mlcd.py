@@ -1,10 +1,9 @@
-"""A distillation of seconds, as a program too: `python -m tests.distillation.small_mlcd MODEL DATA RUN KILL_AT`."""
+"""A distillation of seconds."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,3 @@ def distill_small(
     """The student's folder of a distillation with SMALL options, `changes` made."""
     options = DistillMlcdOptions(model=str(model), data=str(data), **{**SMALL, **changes})
     return distill_mlcd(options, run, progress or Silent(), allow_changed)
-
-
-if __name__ == "__main__":
-    distill_small(*(Path(each) for each in sys.argv[1:4]), progress=KillsAt(int(sys.argv[4])), target="average")

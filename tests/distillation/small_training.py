@@ -1,8 +1,7 @@
-"""A training of seconds, as a program too: `python -m tests.distillation.small_training FOLDER [KILL_AT]`."""
+"""A training of seconds."""
 
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,3 @@ def train_small(
     options = kind(iterations=ITERATIONS, warmup=3, average_keep=0.9, checkpoint_every=5, log_every=4, **more)
     trained = train(model, optimisers, loss, options, "small", 7, folder, torch.device("cpu"), progress or Silent())
     return model, trained
-
-
-if __name__ == "__main__":
-    train_small(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.closeness import assert_close
-from tests.distillation.small_mlcd import StopsAt, distill_small
+from tests.distillation.small_mlcd import KillsAt, StopsAt, distill_small
+from tests.forked import run_forked
 from tests.tiny_pipeline import copied, write_pipeline
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import RunDir
@@ -33,7 +33,6 @@ from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Silent
 
-ROOT = Path(__file__).parents[2]
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -105,9 +104,9 @@ def test_a_student_keeps_the_milestones_that_were_asked_for(made: tuple[Path, Pa
 def test_a_killed_process_resumes_bit_equal(made: tuple[Path, Path], tmp_path: Path):
     """Student, average target and kept average, killed one iteration behind a checkpoint."""
     whole = distill_small(*made, tmp_path / "whole", target="average")
-    command = [sys.executable, "-m", "tests.distillation.small_mlcd", *map(str, made), str(tmp_path / "cut")]
-    killed = subprocess.run([*command, "3"], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    begin = partial(distill_small, progress=KillsAt(3), target="average")
+    killed = run_forked(1, begin, *made, tmp_path / "cut")
+    assert killed.codes == [-signal.SIGKILL], killed.err
     resumed = distill_small(*made, tmp_path / "cut", target="average")
     last = Path("checkpoints/step-000006")
     for file in ("model.safetensors", "average.safetensors", "optimiser-0.safetensors"):

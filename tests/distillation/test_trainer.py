@@ -2,21 +2,18 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.distillation.small_training import ITERATIONS, train_small
+from tests.forked import run_forked
 from vdit_cli.distillation.checkpoints import list_checkpoints, newest_checkpoint
 from vdit_cli.distillation.metrics import Metrics
 from vdit_cli.errors import FAILED, EvditError, Interrupted
 from vdit_cli.recipe import RankedTrainingOptions
 from vdit_cli.timing import Silent
-
-ROOT = Path(__file__).parents[2]
 
 
 def _lines(folder: Path) -> list[dict]:
@@ -38,9 +35,8 @@ def test_loss_falls_and_the_last_checkpoints_stay(tmp_path):
 @pytest.mark.parametrize("kill_at", [3, 12])
 def test_a_killed_process_resumes_bit_equal(tmp_path, kill_at):
     whole, whole_trained = train_small(tmp_path / "whole")
-    command = [sys.executable, "-m", "tests.distillation.small_training", str(tmp_path / "killed")]
-    killed = subprocess.run([*command, str(kill_at)], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = run_forked(1, train_small, tmp_path / "killed", kill_at)
+    assert killed.codes == [-signal.SIGKILL], killed.err
     resumed, resumed_trained = train_small(tmp_path / "killed")
     for name, parameter in whole.state_dict().items():
         assert torch.equal(parameter, resumed.state_dict()[name]), name

@@ -1,6 +1,6 @@
 """Two ranks against one process: the same losses, gradients and weights; exact resumption; another number of ranks.
 
-The trainings on two gloo ranks run once, in three launches, and the tests look at what they left.
+The trainings on two gloo ranks run once, in two launches and forked, and the tests look at what they left.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from tests.closeness import assert_close
-from tests.distillation.ranks_training import BATCH, train_net
+from tests.distillation.ranks_training import BATCH, run_scenarios, train_net
+from tests.forked import run_forked
 from tests.tiny_pipeline import copied
 from vdit_cli.distillation.checkpoints import list_checkpoints
 from vdit_cli.errors import INTERRUPTED, EvditError, Interrupted
@@ -58,7 +59,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert (lines(folder / "cut")[-1]["iteration"], INTERRUPTED) == (6, 130)
         for name, newest in (("cut", "step-000006"), ("killed", "step-000008")):
             assert list_checkpoints(folder / name / "checkpoints")[-1].name == newest
-        run_on_two(folder, "cut:none:1:12", "killed:full:2:12")
+        again = run_forked(2, run_scenarios, folder, ["cut:none:1:12", "killed:full:2:12"])
+        assert again.codes == [0, 0], again.err
     return folder
 
 

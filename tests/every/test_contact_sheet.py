@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.every.test_documented_commands import faults, flags_by_command
 from vdit_cli.artifacts.video_file import write_video
+from vdit_cli.errors import USAGE, EvditError
 
 ROOT = Path(__file__).resolve().parents[2]
 RED, BLUE, BLACK = (230, 20, 20), (20, 60, 250), (0, 0, 0)
@@ -81,7 +82,7 @@ def test_other_videos_are_refused(sheet: ModuleType, tmp_path: Path, what: str):
     """Columns are only compared where prompts and seeds are the same."""
     one = write_videos(tmp_path / "a", RED, BLUE)
     two = write_videos(tmp_path / "b", RED, seed=1) if what == "seed" else write_videos(tmp_path / "b", RED)
-    with pytest.raises(SystemExit, match="videos of 'two' have other prompts or seeds"):
+    with pytest.raises(EvditError, match="videos of 'two' have other prompts or seeds"):
         sheet.picture({"one": one, "two": two})
 
 
@@ -91,13 +92,32 @@ def test_the_file_of_seven_columns_is_narrow_and_small(
     """In the order of the command line; a few colours less, none of them far off."""
     monkeypatch.setattr(sheet, "PICTURE", tmp_path / "students.png")
     folders = [write_videos(tmp_path / str(n), BLUE if n == 6 else RED, RED, BLUE) for n in range(7)]
-    assert sheet.main([f"label {n}={folder}" for n, folder in enumerate(folders)]) == 0
+    sheet.main([f"label {n}={folder}" for n, folder in enumerate(folders)])
     image = Image.open(tmp_path / "students.png")
     assert image.mode == "P" and image.width <= 1000
     assert (tmp_path / "students.png").stat().st_size < 300_000
     wanted = sheet.picture({f"label {n}": folder for n, folder in enumerate(folders)})
     off = np.abs(np.asarray(image.convert("RGB")).astype(int) - np.asarray(wanted))
     assert off.max() < 64
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "no column was given"),
+        (["runs"], "'runs' is no LABEL=FOLDER"),
+        (["=."], "'=.' is no LABEL=FOLDER"),
+        (["one=nowhere"], "nowhere is no folder"),
+        (["one="], "an empty name is no folder"),
+        (["one=.", "two=.", "one=.."], "'one' is the label of two columns"),
+    ],
+)
+def test_odd_words_are_told(sheet: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path, words, told):
+    """As `evdit` tells a fault, and no column is dropped; the picture stays."""
+    monkeypatch.setattr(sheet, "PICTURE", tmp_path / "students.png")
+    monkeypatch.setattr("sys.argv", ["contact_sheet.py", *words])
+    assert sheet.run(sheet.main) == USAGE
+    assert capsys.readouterr().err.startswith(f"error: {told}") and not sheet.PICTURE.exists()
 
 
 def test_the_commands_of_the_head_exist(sheet: ModuleType):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,7 +14,8 @@ from safetensors.torch import load_file
 from tests.every.test_documented_commands import faults, flags_by_command
 from tests.every.test_generated import build  # noqa: F401
 from vdit_cli.bench.model_sizes import ModelSize
-from vdit_cli.errors import FAILED, OUT_OF_MEMORY
+from vdit_cli.cli.app import main
+from vdit_cli.errors import FAILED, OUT_OF_MEMORY, EvditError
 from vdit_cli.tiles.grid import VideoGrid
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,23 +73,22 @@ def test_a_size_that_does_not_fit_is_told_and_the_next_one_measured(
 ):
     """Another failure ends it, and so does no size at all."""
     test = SimpleNamespace(code=OUT_OF_MEMORY)
-    run = subprocess.run
 
     def stand_in(words: list[str], **given: object) -> object:
         assert words[:4] == [sys.executable, "-m", "vdit_cli", "distill-mlcd"]
         full = "29x48x64" in words[words.index("-o") + 1]
-        return SimpleNamespace(returncode=test.code) if full else run(words, **given)
+        return SimpleNamespace(returncode=test.code if full else main(words[3:]))
 
-    monkeypatch.setattr(gather.subprocess, "run", stand_in)
+    monkeypatch.setattr(gather, "subprocess", SimpleNamespace(run=stand_in))
     rows = gather.measure(made, TINY, [LARGE, SMALL], rank=2, iterations=4)["tables"]["step"]["rows"]
     assert [(row["video"], row["tokens"], "seconds" in row) for row in rows] == [
         ("29 x 48 x 64", 96, False),
         ("29 x 32 x 64", 64, True),
     ]
-    with pytest.raises(SystemExit, match="not even 29 x 48 x 64 fits"):
+    with pytest.raises(EvditError, match="not even 29 x 48 x 64 fits"):
         gather.measure(made, TINY, [LARGE], rank=2, iterations=4)
     test.code = FAILED
-    with pytest.raises(SystemExit, match="exit 1 of evdit distill-mlcd"):
+    with pytest.raises(EvditError, match="exit 1 of evdit distill-mlcd"):
         gather.measure(made, TINY, [LARGE, SMALL], rank=2, iterations=4)
 
 

@@ -14,6 +14,7 @@ from tests.every.test_documented_commands import END, faults, flags_by_command
 from tests.every.test_generated import build  # noqa: F401
 from tests.tiny_pipeline import copied, write_pipeline
 from vdit_cli.artifacts.atomic import write_json
+from vdit_cli.errors import USAGE, EvditError
 from vdit_cli.evaluation.comparison import Comparison
 from vdit_cli.evaluation.frechet import Frechet
 from vdit_cli.evaluation.score import ClipScore, Fit, Score
@@ -158,7 +159,7 @@ def test_equal_controls_are_chosen_by_overlap(gather: ModuleType, scores: Path):
     for guidance, overlap in ((3, 0.6), (4, 0.4)):
         name = f"control-4-unipc-trailing-g{guidance}"
         write_score(scores / "scores/choosing", name, score_of("yyym", 0, overlap=overlap))
-    with pytest.raises(SystemExit, match="the best at 4 steps is control-4-unipc-trailing-g3"):
+    with pytest.raises(EvditError, match="the best at 4 steps is control-4-unipc-trailing-g3"):
         gathered(gather, scores)
 
 
@@ -234,7 +235,7 @@ def test_scores_that_do_not_fit_are_refused(gather: ModuleType, scores: Path, wh
         "pair": "have no partner",
         "control": f"student-4 was compared with .*: the best .* is {re.escape(BEST)}",
     }
-    with pytest.raises(SystemExit, match=messages.get(what, "are not those of")):
+    with pytest.raises(EvditError, match=messages.get(what, "are not those of")):
         gathered(gather, scores)
 
 
@@ -243,7 +244,7 @@ def test_main_reads_and_writes(gather: ModuleType, scores: Path, monkeypatch: py
     (scores / "prompts.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
     monkeypatch.setattr(gather, "PROMPTS", scores / "prompts.txt")
     monkeypatch.setattr(gather, "DATA", scores / "students.json")
-    assert gather.main([str(scores / "scores"), str(scores / "trained")]) == 0
+    gather.main([str(scores / "scores"), str(scores / "trained")])
     assert json.loads((scores / "students.json").read_text(encoding="utf-8")) == gathered(gather, scores)
     assert len(gather.read_prompts(ROOT / "recipes" / "prompts" / "shapes-held-out.txt")) == 512
 
@@ -277,9 +278,38 @@ def test_generate_and_score_make_what_is_gathered(gather: ModuleType, tmp_path: 
     assert all(mine == other for mine, other in scored.content["against"]["pairs"])
 
 
-def test_folders_that_are_not_there_leave_the_figures_alone(gather: ModuleType, tmp_path: Path, monkeypatch, capsys):
-    """Exit 2, and nothing is written."""
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "the script takes two folders, SCORES and TRAINED: 0 words"),
+        (["."], "the script takes two folders, SCORES and TRAINED: 1 words"),
+        (["no", "."], "no is no folder that is there"),
+        ([".", "no"], "no is no folder that is there"),
+        (["", "."], "an empty name is no folder"),
+    ],
+)
+def test_odd_words_leave_the_figures_alone(gather: ModuleType, tmp_path: Path, monkeypatch, capsys, words, told):
+    """Exit 2, told as `evdit` tells it, and nothing is written."""
     monkeypatch.setattr(gather, "DATA", tmp_path / "students.json")
-    for arguments in ([], ["one"], [str(tmp_path / "no"), str(tmp_path)], [str(tmp_path), str(tmp_path / "no")]):
-        assert gather.main(arguments) == 2 and "usage: " in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["gather_students.py", *words])
+    assert gather.run(gather.main) == USAGE and capsys.readouterr().err.startswith(f"error: {told}")
     assert not (tmp_path / "students.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        (f"scores/choosing/{BEST}.json", b"{", "is not JSON"),
+        (f"scores/choosing/{BEST}.json", b"[]", "holds no JSON object"),
+        ("trained/data-200/receipt.json", b"\xff", "can't be read: it is not UTF-8 text"),
+        ("trained/data-200/metrics.jsonl", None, "can't be read: No such file or directory"),
+    ],
+)
+def test_damaged_files_are_told(gather: ModuleType, scores: Path, file: str, content: bytes | None, told: str):
+    """By name."""
+    (scores / file).unlink()
+    if content is not None:
+        (scores / file).write_bytes(content)
+    with pytest.raises(EvditError, match=told) as caught:
+        gathered(gather, scores)
+    assert caught.value.where == str(scores / file)

@@ -9,12 +9,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.closeness import assert_close
 from tests.distillation.prepared import write_data
 from tests.tiny_pipeline import write_pipeline
 from vdit_cli.backbones.open_sora_plan.backbone import OpenSoraPlan
 from vdit_cli.data.shards import open_data
+from vdit_cli.errors import EvditError
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("999", "749", "499", "249")
@@ -116,8 +119,18 @@ def test_figures_of_times_make_a_table(build: ModuleType, tmp_path: Path, monkey
     for row in table["rows"]:
         assert_close(row["x0"], row["noise"] * row["v"] ** 0.5, rtol=1e-5)
 
+    weights = load_file(model / "transformer" / "diffusion_pytorch_model.safetensors")
+    embedder = {name.rpartition("embedder.")[2]: value.double() for name, value in weights.items()}
+    for row in table["rows"]:  # section 3.5 of arXiv 1706.03762, then linear, SiLU, linear
+        angles = row["t"] * 1e4 ** (-torch.arange(128, dtype=torch.float64) / 128)
+        hidden = embedder["linear_1.weight"] @ torch.cat((angles.cos(), angles.sin())) + embedder["linear_1.bias"]
+        embedded = embedder["linear_2.weight"] @ (hidden * hidden.sigmoid()) + embedder["linear_2.bias"]
+        assert_close(row["embedded"], (embedded * embedded.sigmoid()).abs().sum().item(), rtol=1e-4)
+
     denoise = OpenSoraPlan.denoise
     monkeypatch.setattr(OpenSoraPlan, "denoise", lambda *given: 0 * denoise(*given))
     (nothing,) = gather.measure(data, 2, str(model), (999,))["tables"]["times"]["rows"]
+    with pytest.raises(EvditError, match="3 clips of .*: it holds 2"):
+        gather.measure(data, 3, str(model))
     # At t = 999 v is the latents but for their sign and .006 of noise.
     assert_close(nothing["v"], open_data(data).latents(range(2)).square().mean().item(), rtol=0.05)

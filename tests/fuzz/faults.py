@@ -9,7 +9,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -71,9 +71,14 @@ class Points:
         return point
 
 
-if __name__ == "__main__":
+def run_with_fault(fault: str, at: int, words: Sequence[str]) -> int:
+    """What this process, which is started for it, would end with as `evdit` with these words."""
     from vdit_cli.__main__ import main
 
-    fault, at, *sys.argv[1:] = sys.argv[1:]
-    with Points(fault, int(at)).watching():
-        sys.exit(main())
+    sys.argv[1:] = words
+    with Points(fault, at).watching():
+        return main()
+
+
+if __name__ == "__main__":
+    sys.exit(run_with_fault(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))

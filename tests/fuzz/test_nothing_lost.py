@@ -17,13 +17,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fuzz.faults import Points
+from tests.forked import run_forked
+from tests.fuzz.faults import Points, run_with_fault
 from tests.fuzz.subjects import Subject, write_plan, write_subjects
 from vdit_cli.artifacts.video_file import write_video
 
@@ -168,10 +169,8 @@ class Trial:
             with Points(self.case.fault, at).watching():
                 code, _, err = self.evdit(*self.words())
             return code, err
-        command = [sys.executable, "-m", "tests.fuzz.faults", self.case.fault, str(at), *self.words()]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
-        return done.returncode, done.stderr
+        (code,), _, err = astuple(run_forked(1, run_with_fault, self.case.fault, at, self.words()))
+        return code, err
 
     def check(self, code: int, err: str) -> None:
         """What is true after any command."""

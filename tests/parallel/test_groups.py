@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import run_forked
+from vdit_cli.errors import EvditError
+from vdit_cli.parallel.groups import joined
+
 START = """
 import atexit, os
 from pathlib import Path
@@ -51,31 +55,24 @@ def test_no_thread_of_the_group_is_left_when_python_ends(program: str):
     assert "python" in done.stdout and "gloo" not in done.stdout
 
 
-FROM_FIRST = """
-from pathlib import Path
-from vdit_cli.errors import EvditError
-from vdit_cli.parallel.groups import joined
+def asked(folder: Path) -> None:
+    """In a rank: write down what the first one answers and raises."""
 
-def fail():
-    raise EvditError("no room", where="here", next_steps=["make room"], exit_code=5)
+    def fail() -> str:
+        raise EvditError("no room", where="here", next_steps=["make room"], exit_code=5)
 
-with joined("cpu") as ranks:
-    word = ranks.from_first(lambda: f"of {ranks.rank}")
-    try:
-        ranks.from_first(fail)
-    except EvditError as error:
+    with joined("cpu") as ranks:
+        word = ranks.from_first(lambda: f"of {ranks.rank}")
+        with pytest.raises(EvditError) as caught:
+            ranks.from_first(fail)
+        error = caught.value
         told = f"{word} {error.what} {error.where} {error.next_steps} {error.exit_code}"
-        Path(f"rank-{ranks.rank}.txt").write_text(told, encoding="utf-8")
-"""
+        (folder / f"rank-{ranks.rank}.txt").write_text(told, encoding="utf-8")
 
 
 def test_what_the_first_rank_answers_or_raises_is_every_rank_s(tmp_path: Path):
     """Else the others would wait for an answer that never comes."""
-    script = tmp_path / "script.py"
-    script.write_text(FROM_FIRST, encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    given = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, encoding="utf-8", timeout=300)
-    assert done.returncode == 0, done.stderr
+    done = run_forked(2, asked, tmp_path)
+    assert done.codes == [0, 0], done.err
     told = [(tmp_path / f"rank-{rank}.txt").read_text(encoding="utf-8") for rank in (0, 1)]
     assert told == ["of 0 no room here ('make room',) 5"] * 2

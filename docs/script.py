@@ -1,0 +1,48 @@
+"""What the scripts of this folder share: a fault is told as `evdit` tells it, with its exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vdit_cli.cli.app import explain
+from vdit_cli.errors import EvditError
+
+
+def run(main: Callable[[Sequence[str]], None]) -> int:
+    """The exit code of `main` on the words of the command line; its EvditError is printed."""
+    try:
+        main(sys.argv[1:])
+    except EvditError as error:
+        return explain(error)
+    return 0
+
+
+def folder_at(word: str) -> Path:
+    """The folder of that name. Raises EvditError where there is none."""
+    if not word or not Path(word).is_dir():
+        raise EvditError(f"{word or 'an empty name'} is no folder that is there", where=word or None)
+    return Path(word)
+
+
+def read_text(path: Path) -> str:
+    """A file's text. Raises EvditError for one that can't be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise EvditError(f"{path} can't be read: {why}", where=str(path)) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file's JSON object. Raises EvditError for anything else."""
+    try:
+        content = json.loads(read_text(path))
+    except ValueError as error:
+        raise EvditError(f"{path} is not JSON: {error}", where=str(path)) from error
+    if not isinstance(content, dict):
+        raise EvditError(f"{path} holds no JSON object", where=str(path))
+    return content
