@@ -71,8 +71,8 @@ class GenerateOptions(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnalyzeOptions(Section):
-    """`evdit analyze`: which tiles a model's attention uses."""
+class LookingOptions(Section):
+    """What is sampled to look at a model's attention on the way: model, prompts, steps and machine."""
 
     model: str = knob("shapes", "a registered name, a folder, or owner/name on a hub")
     text_encoder: str | None = knob(None, "folder or hub id of the text encoder, where the model has none inside")
@@ -82,10 +82,7 @@ class AnalyzeOptions(Section):
     prompts_file: str | None = knob(None, "a UTF-8 file with a prompt a line; without it a default set is taken")
     num_prompts: int | None = knob(None, "prompts, from the first on: 4 of a default set, or all of a file", at_least=1)
     at: str = knob("0.1,0.5,0.9", "when to look: shares of the sampling steps, 0 the first, 1 the last")
-    seeds: str = knob("0,1", "seeds of the noise; all prompts take the first, the first prompt takes all")
-    layers: str = knob("all", "layers by number, 0,4-7, or all")
     masks: str = knob("all", "candidate masks k:m with commas between them, or all of the family")
-    rows: int | None = knob(None, "query rows sampled a map: 256, or 64 above 4096 tokens", at_least=1)
     steps: int | None = knob(None, "denoising steps", at_least=1)
     scheduler: str | None = knob(None, "sampler: ddim, euler-ancestral, dpm++2m, unipc or milestones")
     guidance: float | None = knob(None, "strength of classifier-free guidance; 1 is without", at_least=0)
@@ -99,6 +96,15 @@ class AnalyzeOptions(Section):
     offload: Literal["none", "model", "block"] = knob(
         "none", "keep on the device all, one part, or one block at a time"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeOptions(LookingOptions):
+    """`evdit analyze`: which tiles a model's attention uses."""
+
+    seeds: str = knob("0,1", "seeds of the noise; all prompts take the first, the first prompt takes all")
+    layers: str = knob("all", "layers by number, 0,4-7, or all")
+    rows: int | None = knob(None, "query rows sampled a map: 256, or 64 above 4096 tokens", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

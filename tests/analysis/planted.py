@@ -143,6 +143,6 @@ class PlantedBackbone(GaussianBackbone):
 def opened_as(backbone: GaussianBackbone, monkeypatch) -> Iterator[None]:  # noqa: ANN001
     """Whatever model is asked for, it is this one."""
     with monkeypatch.context() as patch:
-        patch.setattr("vdit_cli.analysis.preparing.find_source", lambda model, where: model)
-        patch.setattr("vdit_cli.analysis.preparing.open_backbone", lambda source, **options: backbone)
+        patch.setattr("vdit_cli.sampling.trajectory.find_source", lambda model, where: model)
+        patch.setattr("vdit_cli.sampling.trajectory.open_backbone", lambda source, **options: backbone)
         yield

@@ -18,6 +18,7 @@ COMMANDS = {
     "vdit_cli/sampling/making.py": "generate",
     "vdit_cli/sampling/memory.py": "generate",
     "vdit_cli/analysis/analyze.py": "analyze",
+    "vdit_cli/sampling/trajectory.py": "analyze",
     "vdit_cli/analysis/preparing.py": "analyze",
     "vdit_cli/data/encoding.py": "prepare-data",
     "vdit_cli/data/prepare_data.py": "prepare-data",

@@ -6,7 +6,6 @@ Each prompt and seed is a trajectory whose numbers are a file of the run, so tha
 from __future__ import annotations
 
 import json
-import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +16,19 @@ from vdit_cli.analysis.findings import Findings, findings
 from vdit_cli.analysis.preparing import Study, prepare
 from vdit_cli.analysis.report import write_report
 from vdit_cli.analysis.results import FILE, Analysis, Sample, Settings
-from vdit_cli.analysis.sites import Taps, site_names
 from vdit_cli.analysis.statistics import Everything, Layer
 from vdit_cli.analysis.trajectory import Collected, Trajectory
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.receipt import this_machine, versions
 from vdit_cli.artifacts.run_dir import RunDir
-from vdit_cli.backbones.base import TextStates, as_read
+from vdit_cli.backbones.base import TextStates
 from vdit_cli.errors import Interrupted
 from vdit_cli.recipe import AnalyzeOptions
-from vdit_cli.sampling.making import TEXT_CHUNK
 from vdit_cli.sampling.noise import generators_for
 from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
 from vdit_cli.sampling.sample import sample
+from vdit_cli.sampling.taps import Shown, Taps, site_names
+from vdit_cli.sampling.trajectory import read_texts
 from vdit_cli.timing import Progress, Stopwatch
 
 SITES_FILE = "sites.json"
@@ -93,7 +92,9 @@ class Looking:
             return
         backbone = self.study.backbone
         with PeakMemory(backbone.device) as memory:
-            texts, null_text = self.encode()
+            texts, null_text = read_texts(
+                backbone, self.study.prompts, self.study.spec.guided, self.clock, self.progress
+            )
             with ExitStack() as stack, out_of_memory_told("denoise", ["--offload model", "--offload block"]):
                 with self.clock.phase("load"):
                     stack.enter_context(backbone.resident("transformer"))
@@ -106,36 +107,20 @@ class Looking:
                     if self.progress.should_stop():
                         raise self.interrupted()
 
-    def encode(self) -> tuple[list[TextStates], TextStates | None]:
-        """Text states of each prompt and, where guidance asks, of the negative prompt, on the CPU."""
-        study, backbone = self.study, self.study.backbone
-        texts = [as_read(backbone, prompt) for prompt in study.prompts]
-        texts += [backbone.defaults.negative] if study.spec.guided else []
-        states: list[TextStates] = []
-        with ExitStack() as stack, out_of_memory_told("read the prompts", ["--device cpu"]):
-            with self.clock.phase("load"):
-                stack.enter_context(backbone.resident("text"))
-            self.progress.stage("reading the prompts", math.ceil(len(texts) / TEXT_CHUNK))
-            for start in range(0, len(texts), TEXT_CHUNK):
-                if self.progress.should_stop():
-                    raise self.interrupted()
-                with self.clock.phase("text"):
-                    chunk = backbone.encode_text(texts[start : start + TEXT_CHUNK]).to("cpu", backbone.dtype)
-                rows = range(len(chunk.states_BLC))
-                states += [TextStates(chunk.states_BLC[i : i + 1], chunk.mask_BL[i : i + 1]) for i in rows]
-                self.progress.advance()
-        return (states[:-1], states[-1]) if study.spec.guided else (states, None)
-
     def look(
         self, trajectory: Trajectory, texts: list[TextStates], null_text: TextStates | None, memory: PeakMemory
     ) -> None:
         """Sample one trajectory up to the last chosen step and write what was seen. Raises Interrupted."""
         study, backbone = self.study, self.study.backbone
         collected = Collected(study.rows, study.layers, study.steps, trajectory.keeps_positions)
+
+        def see(layer: int, step: int, shown: Shown) -> None:
+            collected.see(layer, step, shown[0][0], shown[1][0])
+
         every = backbone.attention_sites()
         sites = {layer: every[layer] for layer in study.layers}
         generators = generators_for([study.seeds[trajectory.seed]])
-        with self.clock.phase("denoise"), Taps(sites, study.steps, study.grid, collected.see, self.progress) as taps:
+        with self.clock.phase("denoise"), Taps(sites, study.steps, study.grid, see, self.progress) as taps:
             try:
                 sample(backbone, study.spec, texts[trajectory.prompt], null_text, generators, taps)
             except Interrupted as stopped:

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vdit_cli.analysis.prompts import choose_prompts
 from vdit_cli.analysis.rows import RowSample, draw_rows
-from vdit_cli.analysis.sites import read_layers
 from vdit_cli.analysis.tile_mass import CHUNK_SCORES
 from vdit_cli.analysis.trajectory import Trajectory, trajectories
 from vdit_cli.artifacts.run_dir import Request
 from vdit_cli.backbones.base import Backbone
-from vdit_cli.backbones.registry import find_source, open_backbone
-from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
-from vdit_cli.errors import OUT_OF_MEMORY, EvditError, unknown_name
+from vdit_cli.errors import OUT_OF_MEMORY, EvditError
 from vdit_cli.knobs import flat
 from vdit_cli.recipe import AnalyzeOptions
 from vdit_cli.sampling.announcement import counted, prompt_doubts, say_options, summary
+from vdit_cli.sampling.default_prompts import choose_prompts
 from vdit_cli.sampling.memory import Placing, free_bytes, gib, needed, smaller_videos
 from vdit_cli.sampling.sample import SampleSpec
+from vdit_cli.sampling.taps import read_layers
+from vdit_cli.sampling.trajectory import (
+    checked_grid,
+    open_model,
+    read_seeds,
+    read_shares,
+    spec_of,
+    steps_at,
+    timesteps_of,
+)
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask, family_masks
 from vdit_cli.timing import Progress
@@ -95,99 +101,26 @@ def prepare(options: AnalyzeOptions, progress: Progress) -> Study:
 
     Raises EvditError with the exit code that fits.
     """
-    if options.scheduler is not None and options.scheduler not in SCHEDULERS:
-        raise unknown_name("scheduler", options.scheduler, SCHEDULERS, where=f"--scheduler {options.scheduler}")
     at = read_shares(options.at, options.where("at") or "analyze.at")
     seeds = read_seeds(options.seeds, options.where("seeds") or "analyze.seeds")
-    backbone = open_backbone(
-        find_source(options.model, where=f"--model {options.model}"),
-        device=options.device,
-        dtype=options.dtype,
-        text_encoder=options.text_encoder,
-        offload=options.offload,
-        checkpoint=options.checkpoint,
-        progress=progress,
-        video_frames=options.video_frames,
-        height=options.height,
-        width=options.width,
-    )
+    backbone = open_model(options, progress)
     spec = spec_of(options, backbone)
     grid = checked_grid(backbone, spec)
     layers = read_layers(options.layers, backbone.architecture.layers, options.where("layers") or "analyze.layers")
     file = Path(options.prompts_file) if options.prompts_file else None
     prompts = choose_prompts(file, options.num_prompts, backbone)
     doubts = prompt_doubts(backbone, prompts, strict=False)
-    timesteps = set_steps(make_scheduler(spec.scheduler, backbone.scheduler_config), spec.steps).tolist()
-    steps = tuple(sorted({round(share * (len(timesteps) - 1)) for share in at}))
+    timesteps = timesteps_of(backbone, spec)
+    steps = steps_at(at, len(timesteps))
     candidates = read_masks(options.masks, grid.frames, options.where("masks") or "analyze.masks")
     rows = options.rows or (ROWS_OF_FEW if grid.tokens <= FEW_TOKENS else ROWS_OF_MANY)
     sample = draw_rows(grid, rows)
-    study = Study(options, backbone, spec, prompts, seeds, at, tuple(timesteps), steps, layers, candidates, sample)
+    study = Study(options, backbone, spec, prompts, seeds, at, timesteps, steps, layers, candidates, sample)
     need = check_memory(study)
     say_what_comes(study, need, progress)
     for line in doubts.values():
         progress.say(f"warning: {line}")
     return study
-
-
-def spec_of(options: AnalyzeOptions, backbone: Backbone) -> SampleSpec:
-    """How the model samples: its own defaults where nothing else was asked for."""
-    own = backbone.defaults
-    return SampleSpec(
-        video_frames=own.video_frames if options.video_frames is None else options.video_frames,
-        height=own.height if options.height is None else options.height,
-        width=own.width if options.width is None else options.width,
-        steps=own.steps if options.steps is None else options.steps,
-        guidance=own.guidance if options.guidance is None else options.guidance,
-        scheduler=own.scheduler if options.scheduler is None else options.scheduler,
-    )
-
-
-def checked_grid(backbone: Backbone, spec: SampleSpec) -> VideoGrid:
-    """The token grid. Raises EvditError for a model without sites and for a video of one latent frame."""
-    if backbone.architecture.layers < 1:
-        raise EvditError(
-            f"{backbone.name} has no 3D self-attention: there are no tiles to see",
-            where="--model",
-            next_steps=["a model that attends over all frames at once"],
-        )
-    grid = backbone.grid(spec.video_frames, spec.height, spec.width)
-    if grid.frames < 2:
-        raise EvditError(
-            f"{spec.video_frames} frames are one latent frame of {backbone.name}: tiles need at least 2 to compare",
-            where=f"--frames {spec.video_frames}",
-            next_steps=[f"--frames {backbone.defaults.video_frames}"],
-        )
-    return grid
-
-
-def read_shares(text: str, where: str) -> tuple[float, ...]:
-    """Shares of the trajectory with commas between them, sorted. Raises EvditError outside 0 to 1."""
-    found: set[float] = set()
-    for part in text.split(","):
-        try:
-            share = float(part)
-        except ValueError:
-            share = math.nan
-        if not 0 <= share <= 1:
-            raise EvditError(
-                f"{part.strip()!r} is no share of the trajectory: it must be a number from 0 to 1",
-                where=where,
-                next_steps=["--at 0.1,0.5,0.9"],
-            )
-        found.add(share)
-    return tuple(sorted(found))
-
-
-def read_seeds(text: str, where: str) -> tuple[int, ...]:
-    """Different seeds with commas between them, in their order. Raises EvditError for other text."""
-    parts = [part.strip() for part in text.split(",")]
-    wrong = [part for part in parts if not (part.isascii() and part.isdigit())]
-    if wrong:
-        raise EvditError(
-            f"{wrong[0]!r} is no seed: it must be a whole number from 0 on", where=where, next_steps=["--seeds 0,1"]
-        )
-    return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 def read_masks(text: str, frames: int, where: str) -> dict[str, TileMask]:

@@ -1,4 +1,4 @@
-"""Seeing q and k of attention sites while a model samples: taps that are put on for chosen steps and taken off again.
+"""Seeing what attention sites attend with while a model samples: taps put on for chosen steps and taken off again.
 
 Letters: B rows of the network's batch, N tokens, H heads, D head width.
 """
@@ -18,8 +18,11 @@ from vdit_cli.errors import FAILED, EvditError, nearest
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.timing import Progress
 
-See = Callable[[int, int, Tensor, Tensor], None]
-"""What is told of a site: (layer, step, q_NHD, k_NHD) of the conditional branch, positions already in them."""
+Shown = tuple[Tensor, Tensor, Tensor, Tensor]
+"""q, k, v and the dense output of a site, (B, N, H, D) each, positions already in q and k; with guidance the first half
+of B is the conditional branch."""
+See = Callable[[int, int, Shown], None]
+"""What is told of a site: (layer, step, shown)."""
 
 
 class Taps(Progress):
@@ -74,7 +77,7 @@ class Taps(Progress):
         """A step is done; told on. Raises EvditError where a site of a chosen step was never called."""
         missed = [layer for layer in self.sites if self.step in self.steps and (layer, self.step) not in self.seen]
         if missed:
-            raise EvditError(f"layer {missed[0]} has an attention site that the model never called: nothing to analyze")
+            raise EvditError(f"layer {missed[0]} has an attention site that the model never called: nothing to look at")
         self.step += 1
         self.place()
         self.progress.advance(note)
@@ -93,7 +96,7 @@ class Taps(Progress):
 
 
 class Tap:
-    """Dense attention that shows its q and k to `taps` first; stands in a site's `attend`."""
+    """Dense attention that shows `taps` what it attends with and what comes out; stands in a site's `attend`."""
 
     def __init__(self, taps: Taps, layer: int) -> None:
         self.taps = taps
@@ -119,10 +122,13 @@ class Tap:
                     next_steps=["--dtype float32"] if x.dtype != torch.float32 else [],
                     exit_code=FAILED,
                 )
-        taps.see(self.layer, taps.step, q_BNHD[0], k_BNHD[0])
+        out_BHND = F.scaled_dot_product_attention(
+            q_BNHD.transpose(1, 2), k_BNHD.transpose(1, 2), v_BNHD.transpose(1, 2)
+        )
+        out_BNHD = out_BHND.transpose(1, 2)
+        taps.see(self.layer, taps.step, (q_BNHD, k_BNHD, v_BNHD, out_BNHD))
         taps.seen.add((self.layer, taps.step))
-        out = F.scaled_dot_product_attention(q_BNHD.transpose(1, 2), k_BNHD.transpose(1, 2), v_BNHD.transpose(1, 2))
-        return out.transpose(1, 2)
+        return out_BNHD
 
 
 def site_names(backbone: Backbone, sites: Sequence[nn.Module]) -> tuple[str, ...]:

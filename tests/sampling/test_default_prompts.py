@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.sampling.fakes import GaussianBackbone
-from vdit_cli.analysis.prompts import COUNT, DEFAULTS, NATURAL, WORLD, choose_prompts
 from vdit_cli.data.shapes_prompts import parse_prompt
 from vdit_cli.errors import EvditError
+from vdit_cli.sampling.default_prompts import COUNT, DEFAULTS, NATURAL, WORLD, choose_prompts
 
 
 class Reader(GaussianBackbone):

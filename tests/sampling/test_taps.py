@@ -9,12 +9,12 @@ import torch
 
 from tests.closeness import assert_close
 from tests.tiny_pipeline import write_pipeline
-from vdit_cli.analysis.sites import Taps, read_layers, site_names
 from vdit_cli.backbones.base import Backbone
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.errors import EvditError, Interrupted
 from vdit_cli.sampling.noise import generators_for
 from vdit_cli.sampling.sample import SampleSpec, sample
+from vdit_cli.sampling.taps import Shown, Taps, read_layers, site_names
 from vdit_cli.timing import Silent
 
 SPEC = SampleSpec(video_frames=9, height=32, width=48, steps=3, guidance=2.0, scheduler="ddim")
@@ -44,8 +44,8 @@ def test_the_trajectory_is_the_same_with_taps_on(backbone: Backbone):
     calls: list[torch.Tensor] = []
     hook = sites[1].register_forward_pre_hook(lambda site, args: calls.append(args[0]))
 
-    def see(layer: int, step: int, q: torch.Tensor, k: torch.Tensor) -> None:
-        seen[layer, step] = q.clone(), k.clone()
+    def see(layer: int, step: int, shown: Shown) -> None:
+        seen[layer, step] = shown[0][0].clone(), shown[1][0].clone()
 
     with Taps(sites, (0, 2), grid, see, Silent()) as taps:
         tapped = sampled(backbone, taps)
