@@ -5,10 +5,10 @@ both cost and loss fall out (Nemhauser and Ullmann 1969). Nothing is rounded and
 whole numbers of a unit that divides them all, so that two plans of one histogram cost the same whatever their order;
 losses are added in float64, layer by layer, and such sums never turn the order of two losses round.
 
-With K points kept this takes O(L M K log(M K)) time and O(L K) memory. K is at most the number of different costs: for
-kept tiles L F F, for measured times that all layers share C(L + M - 1, M - 1), and M ** L where layers differ. On random
-tables it stays small: 42 layers of 8 masks keep 2,436 points with shared costs and 3,619 with a layer's own, in 0.04 s
-on one core. Letters: F latent frames, L layers, M masks, K points.
+With K points kept this takes O(L M K log(M K)) time and O(L K) memory. K is at most the number of different costs:
+for kept tiles L F F, for measured times that all layers share C(L + M - 1, M - 1), and M ** L where layers differ. On
+random tables it stays small: 42 layers of 8 masks keep 2,436 points with shared costs and 3,619 with a layer's own, in
+0.04 s on one core. Letters: F latent frames, L layers, M masks, K points.
 """
 
 from __future__ import annotations
