@@ -9,10 +9,13 @@ leaves the fewest layers out).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from vdit_cli.attention.costs import CostTable, Row
+from vdit_cli.errors import EvditError
 from vdit_cli.search.knapsack import Cost
+from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import largest_nest
 
@@ -54,6 +57,93 @@ class MaskCosts:
 def kept_shares(masks: Sequence[TileMask]) -> MaskCosts:
     """Costs without a machine: the exact share of tiles that each mask keeps; gathering is free."""
     return MaskCosts(tuple(masks), tuple(Fraction(mask.kept_tiles, mask.frames**2) for mask in masks))
+
+
+@dataclass(frozen=True)
+class Call:
+    """One attention call of a layer: what its seconds are looked up by. `dtype` is as in "bfloat16"."""
+
+    grid: VideoGrid
+    heads: int
+    head_dim: int
+    batch: int
+    dtype: str
+    needs_grad: bool = False
+
+    def __str__(self) -> str:
+        """As in "batch 1 of 8 frames of 3600 tokens, 24 heads x 96, bfloat16"."""
+        text = f" and {self.grid.text_tokens} of text" if self.grid.text_tokens else ""
+        tokens = f"{self.grid.frames} frames of {self.grid.frame_tokens} tokens{text}"
+        backward = " with backward" if self.needs_grad else ""
+        return f"batch {self.batch} of {tokens}, {self.heads} heads x {self.head_dim}, {self.dtype}{backward}"
+
+    def measuring(self, masks: Sequence[TileMask]) -> str:
+        """The command that measures these masks."""
+        sizes: dict[str, object] = {
+            "latent-frames": self.grid.frames,
+            "frame-tokens": self.grid.frame_tokens,
+            "heads": self.heads,
+        }
+        sizes |= {"head-dim": self.head_dim, "text": self.grid.text_tokens, "batch": self.batch, "dtype": self.dtype}
+        names = ",".join(dict.fromkeys(mask.name for mask in masks if not mask.is_dense))
+        flags = " ".join(f"--{flag} {value}" for flag, value in sizes.items())
+        return f"evdit bench attention {flags}{' --backward' * self.needs_grad}{f' --masks {names}' if names else ''}"
+
+
+def measured(
+    masks: Sequence[TileMask],
+    table: CostTable,
+    call: Call,
+    gather: float | None = None,
+    layers: Fraction = Fraction(1),
+    where: str = "--costs",
+) -> MaskCosts:
+    """Seconds of each mask in `call` by its fastest kernel in the table, tokens in the mask's own order.
+
+    `layers` is how many layers of `call` one layer stands for. `gather` is the seconds of putting q, k, v of a call in
+    order and the output back. Raises EvditError for a table without such a call, for a mask without a time (with the
+    command that measures it) and for masks that do not nest where `gather` is not known.
+    """
+    times = [_seconds(mask, table, call) for mask in masks]
+    missing = [mask for mask, seconds in zip(masks, times, strict=True) if seconds is None]
+    if missing:
+        shapes = {str(_call_of(row)) for row in table.rows}
+        known = f"the table has {'; '.join(sorted(shapes)) or 'no times'}"
+        told = known if len(missing) == len(masks) else f"no time of {', '.join(mask.name for mask in missing)}"
+        raise EvditError(
+            f"the times of {table.machine.device} do not tell what {call} takes: {told}",
+            where=where,
+            next_steps=[call.measuring(missing if len(missing) > 1 or not missing[0].is_dense else masks)],
+        )
+    chains = list(largest_chains(masks))
+    if len(chains) > 1 and gather is None:
+        nested = max(chains, key=len)
+        raise EvditError(
+            "one order of frames can't serve all masks, and the time of putting tokens in order is not known: "
+            f"not nested are {', '.join(mask.name for mask in masks if not mask.is_dense and mask not in nested)}",
+            where=where,
+            next_steps=[f"--masks {','.join(mask.name for mask in reversed(nested))}", "no --costs: by kept shares"],
+        )
+    costs = tuple(Fraction(seconds) * layers for seconds in times if seconds is not None)
+    return MaskCosts(tuple(masks), costs, Fraction(gather or 0) * layers, "seconds")
+
+
+def _seconds(mask: TileMask, table: CostTable, call: Call) -> float | None:
+    """The fastest time in the table of a mask with as many global frames: in its own order it is the same work."""
+    wanted = _work(call, mask)
+    return min(
+        (seconds for row, seconds in table.rows.items() if _work(_call_of(row), row.mask) == wanted), default=None
+    )
+
+
+def _call_of(row: Row) -> Call:
+    return Call(row.grid, row.heads, row.head_dim, row.batch, row.dtype, row.needs_grad)
+
+
+def _work(call: Call, mask: TileMask) -> tuple[object, ...]:
+    """What decides the time of a mask in its own order of frames: `tiles.passes` looks at no more of mask and grid."""
+    is_global = mask.frames if mask.is_dense else len(mask.global_frames)
+    return replace(call, grid=VideoGrid(call.grid.frames, 1, call.grid.frame_tokens, call.grid.text_tokens)), is_global
 
 
 def largest_chains(masks: Sequence[TileMask]) -> Iterator[tuple[TileMask, ...]]:
