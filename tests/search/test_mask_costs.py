@@ -13,7 +13,7 @@ import torch
 from tests.closeness import assert_close
 from tests.search.made import MASKS
 from vdit_cli.attention.bind import Case
-from vdit_cli.attention.costs import CostTable, Machine
+from vdit_cli.attention.costs import GATHER, CostTable, Machine
 from vdit_cli.errors import USAGE, EvditError
 from vdit_cli.search.candidates import usual_masks
 from vdit_cli.search.mask_costs import Call, measured
@@ -34,6 +34,11 @@ def table_of(case: Case, times: dict[str, float]) -> CostTable:
     return table
 
 
+def with_gather(table: CostTable, seconds: float) -> CostTable:
+    """The table with a time of putting tokens in order."""
+    return table.with_times(MASKS[0], CASE, {GATHER: seconds})
+
+
 TABLE = table_of(CASE, MS)
 
 
@@ -45,14 +50,18 @@ def test_a_mask_costs_its_fastest_time():
     assert_close([float(cost) for cost in costs.costs], [ms / 1000 for ms in MS.values()])
     assert_close(costs.of_plan((MASKS[0], MASKS[3], MASKS[3])), (14.23 + 2 * 6.213) / 1000)
     assert_close(costs.speedup(MASKS[3:] * 8), 14.23 / 6.213)
-    four = measured(MASKS, TABLE, CALL, gather=0.001, layers=Fraction(32, 8))
+    four = measured(MASKS, with_gather(TABLE, 0.001), CALL, layers=Fraction(32, 8))
     assert_close([float(four.costs[1]), float(four.gather)], [4 * 0.01365, 0.004])
 
 
 def test_what_does_not_change_the_work_does_not_matter():
     """Which frames are global, a frame's rows and columns, the side that the text stands on, a mask that is dense."""
     moved = (MASKS[0], TileMask(8, (1, 5)), TileMask(8, (7,)))
-    assert [float(cost) for cost in measured(moved, TABLE, CALL, gather=0).costs] == [0.01423, 0.009404, 0.006213]
+    assert [float(cost) for cost in measured(moved, with_gather(TABLE, 1e-4), CALL).costs] == [
+        0.01423,
+        0.009404,
+        0.006213,
+    ]
     turned = replace(CALL, grid=VideoGrid(8, 90, 40))
     assert measured(MASKS, TABLE, turned) == measured(MASKS, TABLE, CALL)
     before = table_of(replace(CASE, grid=VideoGrid(8, 45, 80, text_before=7)), MS)
@@ -103,20 +112,20 @@ def test_a_mask_without_a_time_says_what_to_measure(left_out: str, masks: str):
     with pytest.raises(EvditError, match=f"no time of {left_out}") as caught:
         measured(MASKS, table, CALL)
     assert caught.value.next_steps == (
-        "evdit bench attention --latent-frames 8 --frame-tokens 3600 --heads 24 --head-dim 96 --text 0 --batch 1 "
+        "evdit bench attention --latent-frames 8 --frame-tokens 3600 --text 0 --heads 24 --head-dim 96 --batch 1 "
         f"--dtype bfloat16 --masks {masks}",
     )
 
 
 def test_masks_that_do_not_nest_need_the_time_of_gathering():
-    """Without it the error names those that nest; with it, each layer outside the nest pays."""
+    """Without it the error names those that do not; with it, each layer outside the nest pays."""
     three = TileMask.from_stride(8, 3)
     table = TABLE.with_times(three, CASE, {"sdpa": 0.012})
     masks = (*MASKS[:2], three, *MASKS[2:])
     with pytest.raises(EvditError, match="not nested are 3:5") as caught:
         measured(masks, table, CALL)
-    assert "--masks 4:4,2:6,1:7" in caught.value.next_steps
-    costs = measured(masks, table, CALL, gather=0.5)
+    assert caught.value.next_steps[0] == CALL.measuring([three])
+    costs = measured(masks, with_gather(table, 0.5), CALL)
     assert costs.of_plan((MASKS[1], MASKS[2], three)) == float(sum(map(Fraction, (0.01365, 0.009404, 0.012, 0.5))))
 
 

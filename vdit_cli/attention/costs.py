@@ -26,6 +26,7 @@ from vdit_cli.artifacts.places import user_cache_path
 from vdit_cli.errors import EvditError
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.passes import token_order
 from vdit_cli.tiles.plan import MaskPlan
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "evdit.cost-table/1"
 KIND = "cost table"
+GATHER = "gather"
+"""In place of a kernel, of the full mask: what `measure_gather` measures. No kernel of that name is ever chosen."""
 WARM_UPS, REPEATS = 2, 5
 """Calls before a measurement, and calls of which the median counts."""
 
@@ -116,7 +119,8 @@ class CostTable:
     def timed(self, mask: TileMask, case: Case) -> dict[str, float]:
         """Seconds by kernel."""
         wanted = Row.of(mask, case, "")
-        return {row.kernel: found for row, found in self.rows.items() if replace(row, kernel="") == wanted}
+        found = {row.kernel: time for row, time in self.rows.items() if replace(row, kernel="") == wanted}
+        return {kernel: time for kernel, time in found.items() if kernel != GATHER}
 
     def ranked(self, mask: TileMask, case: Case, kernels: Iterable[str]) -> tuple[str, ...]:
         """`kernels` from the fastest measured on; those without a row keep their order at the end."""
@@ -219,6 +223,32 @@ def measure(mask: TileMask, case: Case, kernels: Iterable[str]) -> dict[str, flo
             attend = bind(mask, case, name, order)
             times[name] = _median_seconds(partial(_call, attend, operands, case), case.device)
     return times
+
+
+def measure_gather(case: Case) -> dict[str, float]:
+    """Seconds, as GATHER, that a mask takes more where a plan's order of frames is not its own, forward only.
+
+    q, k and v are put in order and the output back, by slices of every second frame. Empty for a case with gradients
+    and for so few frames that there is nothing to put in order.
+    """
+    import torch
+
+    from vdit_cli.attention.order import from_order, to_order
+
+    order = token_order(TileMask.from_stride(case.grid.frames, 2), case.grid)
+    if case.needs_grad or len(order) == 1:
+        return {}
+    x_BNHD = torch.randn(
+        (case.batch, case.grid.tokens, case.heads, case.head_dim), dtype=case.dtype, device=case.device
+    )
+
+    def gather() -> None:
+        """What an `Attend` of such a mask does beside its passes."""
+        for _ in range(3):
+            to_order(x_BNHD, order)
+        from_order(x_BNHD, order)
+
+    return {GATHER: _median_seconds(gather, case.device)}
 
 
 def _call(attend: Callable[[Tensor, Tensor, Tensor], Tensor], operands: list[Tensor], case: Case) -> None:

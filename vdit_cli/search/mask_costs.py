@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from vdit_cli.attention.costs import CostTable, Row
+from vdit_cli.attention.costs import GATHER, CostTable, Row
 from vdit_cli.errors import EvditError
 from vdit_cli.search.knapsack import Cost
 from vdit_cli.tiles.grid import VideoGrid
@@ -79,14 +79,11 @@ class Call:
 
     def measuring(self, masks: Sequence[TileMask]) -> str:
         """The command that measures these masks."""
-        sizes: dict[str, object] = {
-            "latent-frames": self.grid.frames,
-            "frame-tokens": self.grid.frame_tokens,
-            "heads": self.heads,
-        }
-        sizes |= {"head-dim": self.head_dim, "text": self.grid.text_tokens, "batch": self.batch, "dtype": self.dtype}
+        grid = self.grid
+        sizes = {"latent-frames": grid.frames, "frame-tokens": grid.frame_tokens, "text": grid.text_tokens}
+        sizes |= {"heads": self.heads, "head-dim": self.head_dim, "batch": self.batch}
         names = ",".join(dict.fromkeys(mask.name for mask in masks if not mask.is_dense))
-        flags = " ".join(f"--{flag} {value}" for flag, value in sizes.items())
+        flags = " ".join(f"--{flag} {value}" for flag, value in sizes.items()) + f" --dtype {self.dtype}"
         return f"evdit bench attention {flags}{' --backward' * self.needs_grad}{f' --masks {names}' if names else ''}"
 
 
@@ -94,17 +91,17 @@ def measured(
     masks: Sequence[TileMask],
     table: CostTable,
     call: Call,
-    gather: float | None = None,
     layers: Fraction = Fraction(1),
     where: str = "--costs",
 ) -> MaskCosts:
     """Seconds of each mask in `call` by its fastest kernel in the table, tokens in the mask's own order.
 
-    `layers` is how many layers of `call` one layer stands for. `gather` is the seconds of putting q, k, v of a call in
-    order and the output back. Raises EvditError for a table without such a call, for a mask without a time (with the
-    command that measures it) and for masks that do not nest where `gather` is not known.
+    `layers` is how many layers of `call` one layer stands for. Raises EvditError for a table without such a call, and,
+    with the command that measures it, for a mask without a time and for masks that do not nest where the table does
+    not tell what gathering takes.
     """
     times = [_seconds(mask, table, call) for mask in masks]
+    gather = _seconds(TileMask.dense(call.grid.frames), table, call, is_gather=True)
     missing = [mask for mask, seconds in zip(masks, times, strict=True) if seconds is None]
     if missing:
         shapes = {str(_call_of(row)) for row in table.rows}
@@ -115,25 +112,23 @@ def measured(
             where=where,
             next_steps=[call.measuring(missing if len(missing) > 1 or not missing[0].is_dense else masks)],
         )
-    chains = list(largest_chains(masks))
-    if len(chains) > 1 and gather is None:
-        nested = max(chains, key=len)
+    if gather is None and len(chains := list(largest_chains(masks))) > 1:
+        outside = [mask for mask in masks if not mask.is_dense and mask not in max(chains, key=len)]
         raise EvditError(
-            "one order of frames can't serve all masks, and the time of putting tokens in order is not known: "
-            f"not nested are {', '.join(mask.name for mask in masks if not mask.is_dense and mask not in nested)}",
+            "one order of frames can't serve all masks, and the times do not tell what putting tokens in order takes: "
+            f"not nested are {', '.join(mask.name for mask in outside)}",
             where=where,
-            next_steps=[f"--masks {','.join(mask.name for mask in reversed(nested))}", "no --costs: by kept shares"],
+            next_steps=[call.measuring(outside), "masks that nest"],
         )
     costs = tuple(Fraction(seconds) * layers for seconds in times if seconds is not None)
     return MaskCosts(tuple(masks), costs, Fraction(gather or 0) * layers, "seconds")
 
 
-def _seconds(mask: TileMask, table: CostTable, call: Call) -> float | None:
+def _seconds(mask: TileMask, table: CostTable, call: Call, is_gather: bool = False) -> float | None:
     """The fastest time in the table of a mask with as many global frames: in its own order it is the same work."""
     wanted = _work(call, mask)
-    return min(
-        (seconds for row, seconds in table.rows.items() if _work(_call_of(row), row.mask) == wanted), default=None
-    )
+    rows = ((row, seconds) for row, seconds in table.rows.items() if (row.kernel == GATHER) is is_gather)
+    return min((seconds for row, seconds in rows if _work(_call_of(row), row.mask) == wanted), default=None)
 
 
 def _call_of(row: Row) -> Call:
