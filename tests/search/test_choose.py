@@ -26,6 +26,7 @@ from vdit_cli.search.choose import (
     uniform,
     with_fixed,
 )
+from vdit_cli.search.knapsack import Within, pareto_front
 from vdit_cli.search.mask_costs import MaskCosts, kept_shares, largest_chains
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
@@ -252,3 +253,39 @@ def test_the_papers_histograms_give_the_papers_means(r: float):
     skipped = sum(round(100 * (1 - mask.kept_block_share(grid)), 2) for mask in plan) / 32
     costs = MaskCosts(MASKS, (58.36, 46.52, 31.35, 20.65), unit="ms")
     assert_close((skipped, costs.of_plan(plan) / 32), (sparsity, ms), atol=0.006)
+
+
+@given(
+    losses(),
+    st.lists(st.floats(0.1, 10) | st.just(5e-324), min_size=4, max_size=4),
+    st.floats(0, 1),
+    st.sets(st.integers(0, 4)),
+)
+def test_a_target_alone_is_met_as_on_the_whole_front(loss_LM: np.ndarray, seconds: list[float], share: float, fix: set):
+    """What is left out of the front because it can't be the best is not: the same masks, to the last."""
+    costs = MaskCosts(MASKS, (1.0, *seconds[1:]), unit="seconds")
+    fixed = {layer: QUARTER for layer in fix if layer < len(loss_LM)}
+    front = plan_front(loss_LM, costs, fixed)
+    for kind, sums in (("cost", front.costs), ("loss", front.losses)):
+        for value in (sums.min() + share * (sums.max() - sums.min()), sums[len(sums) // 2], sums.min() * share):
+            if kind == "cost" and value == 0:
+                continue
+            target = Target(kind, float(value))
+            assert by_budget(loss_LM, costs, target, fixed) == by_budget(loss_LM, costs, target, front=front)
+
+
+@pytest.mark.parametrize("of", ["cost", "loss"])
+def test_a_target_alone_keeps_few_points(of):
+    """The same point of a large front, found among a quarter of its points."""
+    drawn = np.random.default_rng(0)
+    share = np.sort(drawn.uniform(0.1, 1, 8))[::-1]
+    losses_LM = drawn.exponential(size=(32, 1)) * (1 - share) ** 2 * drawn.uniform(0.5, 1.5, (32, 8))
+    costs_LM = [share.tolist()] * 32
+    whole = pareto_front(costs_LM, losses_LM)
+    place = len(whole) // 3
+    limit = float((whole.costs if of == "cost" else whole.losses)[place])
+    part = pareto_front(costs_LM, losses_LM, within=Within(of, limit))
+    sums = list(zip(part.costs, part.losses, strict=True))
+    at = sums.index((whole.costs[place], whole.losses[place]))
+    assert part.chosen(at) == whole.chosen(place)
+    assert max(len(parents) for parents, _ in part.steps) < len(whole) / 4

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from vdit_cli.errors import EvditError, nearest
-from vdit_cli.search.knapsack import Front, pareto_front, undominated
+from vdit_cli.search.knapsack import Front, Within, pareto_front, undominated
 from vdit_cli.search.mask_costs import MaskCosts
 from vdit_cli.tiles.mask import TileMask
 
@@ -149,8 +149,12 @@ class PlanFront:
         return tuple(self.of_layers[1][mask] for mask in front.chosen(place))
 
 
-def plan_front(loss_LM: np.ndarray, costs: MaskCosts, fixed: Fixed | None = None) -> PlanFront:
+def plan_front(
+    loss_LM: np.ndarray, costs: MaskCosts, fixed: Fixed | None = None, within: Within | None = None
+) -> PlanFront:
     """All plans that no other beats in cost and loss, exactly; fixed layers keep their mask.
+
+    `within` leaves out those that can't be the best within a limit.
 
     A front is made for each nest of masks that an order of frames can serve, and the best of all stay: since gathering
     costs every mask the same, the order for the most layers, which a plan has, is also its cheapest. Raises EvditError
@@ -160,7 +164,7 @@ def plan_front(loss_LM: np.ndarray, costs: MaskCosts, fixed: Fixed | None = None
     allowed = [
         [costs.masks.index(fixed[layer])] if fixed and layer in fixed else everything for layer in range(len(loss_LM))
     ]
-    fronts = [pareto_front([costs.in_nest(nest)] * len(loss_LM), loss_LM, allowed) for nest in costs.nests()]
+    fronts = [pareto_front([costs.in_nest(nest)] * len(loss_LM), loss_LM, allowed, within) for nest in costs.nests()]
     places = [(front, place) for front in fronts for place in range(len(front))]
     cost_N, loss_N = (np.concatenate(each) for each in zip(*((f.costs, f.losses) for f in fronts), strict=True))
     kept = undominated(cost_N, loss_N)
@@ -175,14 +179,17 @@ def by_budget(
     Where no plan meets the target it is the one that comes nearest, and its `met` is False. `front` is that of
     `plan_front` where it is known already.
     """
-    front = front or plan_front(loss_LM, costs, fixed)
     if target.kind == "loss":
-        fits = np.flatnonzero(front.losses <= target.value * SLACK)
-        point = fits[0] if len(fits) else len(front) - 1
+        within = Within("loss", target.value * SLACK)
     else:
         dense = costs.of_plan(uniform(costs.masks[0], len(loss_LM)))
-        limit = target.value if target.kind == "cost" else dense / target.value
-        fits = np.flatnonzero(front.costs <= limit * SLACK)
+        within = Within("cost", (target.value if target.kind == "cost" else dense / target.value) * SLACK)
+    front = front or plan_front(loss_LM, costs, fixed, within)
+    if within.of == "loss":
+        fits = np.flatnonzero(front.losses <= within.limit)
+        point = fits[0] if len(fits) else len(front) - 1
+    else:
+        fits = np.flatnonzero(front.costs <= within.limit)
         point = fits[-1] if len(fits) else 0
     return judged(front.masks(int(point)), loss_LM, costs, met=len(fits) > 0)
 
