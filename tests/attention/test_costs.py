@@ -12,7 +12,7 @@ from tests.closeness import assert_close
 from vdit_cli.attention import bind as bind_module
 from vdit_cli.attention import costs
 from vdit_cli.attention.bind import Case, bind
-from vdit_cli.attention.costs import SCHEMA, CostTable, Machine, cache_file, measure
+from vdit_cli.attention.costs import GATHER, SCHEMA, CostTable, Machine, cache_file, measure, measure_gather
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 
@@ -141,3 +141,13 @@ def test_kernels_that_take_the_case_are_timed(needs_grad: bool) -> None:
     assert times.keys() == {"sdpa"} and 0 < times["sdpa"] < 60
     table = CostTable(Machine.of(case.device)).with_times(MASK, case, times)
     assert table.ranked(MASK, case, ("fa4", "sdpa")) == ("sdpa", "fa4")
+
+
+def test_the_time_of_putting_tokens_in_order_is_no_kernels() -> None:
+    """It is measured where there is an order to make, and the fastest kernel of the full mask stays what it was."""
+    found = measure_gather(CASE)
+    assert found.keys() == {GATHER} and 0 < found[GATHER] < 60
+    table = TABLE.with_times(FULL, CASE, {GATHER: 1e-9})
+    assert table.timed(FULL, CASE) == {"sdpa": 3e-3} and table.seconds(FULL, CASE) == 3e-3
+    assert measure_gather(replace(CASE, needs_grad=True)) == {}
+    assert measure_gather(replace(CASE, grid=VideoGrid(2, 2, 3))) == {}

@@ -18,7 +18,7 @@ from tests.tensors import LargestTensor
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.attention import costs
 from vdit_cli.attention.bind import Case
-from vdit_cli.attention.costs import CostTable, Machine
+from vdit_cli.attention.costs import GATHER, CostTable, Machine
 from vdit_cli.attention.kernels import sdpa
 from vdit_cli.bench import attention as bench_module
 from vdit_cli.bench.attention import JudgementFailed, bench_attention
@@ -218,6 +218,7 @@ def test_measured_times_are_what_auto_chooses_by(tmp_path: Path, monkeypatch: py
         mask = TileMask.parse(row["mask"], 6)
         assert_close(kept.seconds(mask, case, row["kernel"]), row["ms"] / 1000)
     assert kept.seconds(TileMask.parse("1:5", 6), case, "flex") == 9.0
+    assert [row.mask.name for row in kept.rows if row.kernel == GATHER] == ["6:0"]
     sparse, dense = (kept.seconds(TileMask.parse(name, 6), case) for name in ("3:3", "6:0"))
     expected = sparse / dense if sparse > dense else None
     assert kept.over_dense(TileMask.parse("3:3", 6), case, "sdpa") == expected

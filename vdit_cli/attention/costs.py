@@ -1,7 +1,8 @@
 """Seconds of attention under a mask, measured on this machine and kept in the user's cache folder.
 
 A table belongs to one device and to the versions of torch, Triton and evdit; with another one it is empty. It decides
-how generation computes a mask, never which mask: search and training do not read it.
+how generation computes a mask, never which mask, unless a search is given one (`--costs FILE`) to choose a plan by its
+time. Reading a table needs no torch, which is imported where something is measured.
 """
 
 from __future__ import annotations
@@ -15,22 +16,29 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vdit_cli import __version__
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.digest import content_digest
+from vdit_cli.artifacts.json_object import parse, read_text
 from vdit_cli.artifacts.places import user_cache_path
-from vdit_cli.attention.bind import Case, bind, kernel_module
 from vdit_cli.errors import EvditError
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.passes import token_order
 from vdit_cli.tiles.plan import MaskPlan
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from vdit_cli.attention.bind import Case
+
 SCHEMA = "evdit.cost-table/1"
+KIND = "cost table"
+GATHER = "gather"
+"""In place of a kernel, of the full mask: what `measure_gather` measures. No kernel of that name is ever chosen."""
 WARM_UPS, REPEATS = 2, 5
 """Calls before a measurement, and calls of which the median counts."""
 
@@ -47,6 +55,8 @@ class Machine:
     @classmethod
     def of(cls, device: torch.device) -> Machine:
         """This machine, with the GPU `device`, or with its CPU and number of threads."""
+        import torch
+
         try:
             triton = version("triton")
         except PackageNotFoundError:
@@ -109,7 +119,8 @@ class CostTable:
     def timed(self, mask: TileMask, case: Case) -> dict[str, float]:
         """Seconds by kernel."""
         wanted = Row.of(mask, case, "")
-        return {row.kernel: found for row, found in self.rows.items() if replace(row, kernel="") == wanted}
+        found = {row.kernel: time for row, time in self.rows.items() if replace(row, kernel="") == wanted}
+        return {kernel: time for kernel, time in found.items() if kernel != GATHER}
 
     def ranked(self, mask: TileMask, case: Case, kernels: Iterable[str]) -> tuple[str, ...]:
         """`kernels` from the fastest measured on; those without a row keep their order at the end."""
@@ -147,15 +158,32 @@ class CostTable:
         """
         path = path or cache_file(machine)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["schema"] != SCHEMA or Machine(**content["machine"]) != machine:
+            table = cls.from_content(json.loads(path.read_text(encoding="utf-8")))
+            if table.machine != machine:
                 raise ValueError("it is of another version or machine")
-            return cls(machine, {Row.from_content(row): _positive(row["seconds"]) for row in content["rows"]})
+            return table
         except FileNotFoundError:
             return cls(machine)
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             say(f"warning: the measured times in {path} are left out: {type(error).__name__}: {error}")
             return cls(machine)
+
+    @classmethod
+    def load(cls, path: Path) -> CostTable:
+        """The table of whatever machine in a file that a person names. Raises EvditError for what is no whole table."""
+        content = parse(read_text(path, KIND), str(path), KIND)
+        try:
+            return cls.from_content(content)
+        except (ValueError, TypeError, KeyError) as error:
+            raise EvditError(f"not a {KIND}: {type(error).__name__}: {error}", where=str(path)) from error
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any]) -> CostTable:
+        """The table in JSON form. Raises KeyError, TypeError or ValueError for other values."""
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}: it is of another version")
+        rows = {Row.from_content(row): _positive(row["seconds"]) for row in content["rows"]}
+        return cls(Machine(**content["machine"]), rows)
 
 
 def cache_file(machine: Machine) -> Path:
@@ -182,6 +210,10 @@ def measure(mask: TileMask, case: Case, kernels: Iterable[str]) -> dict[str, flo
 
     Tokens stand as a plan of this mask alone would order them, so that nothing is gathered.
     """
+    import torch
+
+    from vdit_cli.attention.bind import bind, kernel_module
+
     shape = (case.batch, case.grid.tokens, case.heads, case.head_dim)
     operands = [torch.randn(shape, dtype=case.dtype, device=case.device) for _ in range(3)]
     order = MaskPlan("", case.grid, (mask,)).frame_order
@@ -193,8 +225,36 @@ def measure(mask: TileMask, case: Case, kernels: Iterable[str]) -> dict[str, flo
     return times
 
 
+def measure_gather(case: Case) -> dict[str, float]:
+    """Seconds, as GATHER, that a mask takes more where a plan's order of frames is not its own, forward only.
+
+    q, k and v are put in order and the output back, by slices of every second frame. Empty for a case with gradients
+    and for so few frames that there is nothing to put in order.
+    """
+    import torch
+
+    from vdit_cli.attention.order import from_order, to_order
+
+    order = token_order(TileMask.from_stride(case.grid.frames, 2), case.grid)
+    if case.needs_grad or len(order) == 1:
+        return {}
+    x_BNHD = torch.randn(
+        (case.batch, case.grid.tokens, case.heads, case.head_dim), dtype=case.dtype, device=case.device
+    )
+
+    def gather() -> None:
+        """What an `Attend` of such a mask does beside its passes."""
+        for _ in range(3):
+            to_order(x_BNHD, order)
+        from_order(x_BNHD, order)
+
+    return {GATHER: _median_seconds(gather, case.device)}
+
+
 def _call(attend: Callable[[Tensor, Tensor, Tensor], Tensor], operands: list[Tensor], case: Case) -> None:
     """One call, with its backward where the case needs gradients."""
+    import torch
+
     if not case.needs_grad:
         with torch.no_grad():
             attend(operands[0], operands[1], operands[2])
@@ -206,6 +266,8 @@ def _call(attend: Callable[[Tensor, Tensor, Tensor], Tensor], operands: list[Ten
 
 def _median_seconds(call: Callable[[], None], device: torch.device) -> float:
     """The median time of REPEATS calls after WARM_UPS others."""
+    import torch
+
     for _ in range(WARM_UPS):
         call()
     if device.type != "cuda":

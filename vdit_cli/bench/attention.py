@@ -18,7 +18,7 @@ from vdit_cli.artifacts.atomic import write_json, write_text
 from vdit_cli.artifacts.receipt import read_object
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.attention.bind import KERNELS, Case
-from vdit_cli.attention.costs import CostTable, Machine, remember
+from vdit_cli.attention.costs import CostTable, Machine, measure_gather, remember
 from vdit_cli.backbones.devices import pick_device, pick_dtype
 from vdit_cli.bench.contenders import Contender, dense_contenders, tile_contender
 from vdit_cli.bench.facts import machine_facts, package_versions, today
@@ -172,6 +172,9 @@ def measure_shape(
                 raise Interrupted(f"stopped in {shape.key}: the rows that were measured are kept", next_steps=steps)
             if not opened:
                 opened.append(open_bench(shape, case, options.seconds, options.least_repeats, options.seed))
+                gather = CostTable(Machine.of(case.device))
+                gather = gather.with_times(TileMask.dense(shape.grid.frames), case, measure_gather(case))
+                remember(gather, progress.say)
             measured = measure_group(opened[0], missing, rival)
             kept.keep(measured)
             remember(costs_of(group[0].mask, case, measured), progress.say)

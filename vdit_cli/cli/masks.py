@@ -1,4 +1,4 @@
-"""`evdit masks`: look at a mask plan, and seal one again after editing it."""
+"""`evdit masks`: look at a mask plan, seal one again after editing it, make one over for another size of video."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import typer
 
 from vdit_cli.cli.console import Console
 from vdit_cli.cli.help_page import HelpPage, HelpPages
-from vdit_cli.cli.options import path_argument
+from vdit_cli.cli.options import Overwrite, path_argument, path_option
 from vdit_cli.errors import EvditError, printable
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
+from vdit_cli.tiles.plan_json import PLAN_FILE
+from vdit_cli.tiles.retarget import retarget as retargeted
 
 EXAMPLE = """evdit masks show plan.json
-evdit masks seal plan.json"""
+evdit masks seal plan.json
+evdit masks retarget plan.json --frames 93 -o plan-93.json"""
 COLUMNS = ("layer", "mask", "kept", "skipped", "frames")
 BLOCKS = ("█", "░")
 """A global frame, and one of the others."""
@@ -28,7 +31,7 @@ app = typer.Typer(cls=HelpPages, epilog=EXAMPLE, add_completion=False)
 
 @app.callback()
 def masks() -> None:
-    """Show mask plans, and seal one again after editing it.
+    """Show mask plans, seal one again after editing it, and make one over for another size of video.
 
     A plan holds one mask k:m a layer: k global frames that see and are seen by all frames, and m others that see
     themselves and the global ones.
@@ -75,6 +78,53 @@ def seal(
         console.json("evdit.masks-seal/1", {"file": str(file), "digest": found.digest})
     else:
         console.data(f"sealed {file}: digest {found.digest}")
+
+
+@app.command("retarget", cls=HelpPage, epilog="evdit masks retarget plan.json --frames 93 -o plan-93.json")
+def retarget(
+    plan: Annotated[Path, path_argument("PLAN|RUN", "A plan file, or the folder of a run that made one.")],
+    video_frames: Annotated[
+        int | None, typer.Option("--frames", help="Frames of the video. [default: the model's]")
+    ] = None,
+    height: Annotated[int | None, typer.Option("--height", help="Height in pixels. [default: the model's]")] = None,
+    width: Annotated[int | None, typer.Option("--width", help="Width in pixels. [default: the model's]")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The model that the plan is for. [default: the one that it names]")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        path_option("-o", "--output", help="The plan to write. [default: plan-<frames>x<height>x<width>.json]"),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Make a plan over for another size of video.
+
+    Each layer keeps the stride of its global frames: 2:6 of 8 latent frames is 6:18 of 24. What changes is said. How
+    much the plan loses at the other size is not known; only a search there tells.
+    """
+    from vdit_cli.backbones.registry import find_source, open_backbone
+
+    found = MaskPlan.read(plan)
+    source = find_source(model or found.backbone)
+    backbone = open_backbone(source, device="cpu", video_frames=video_frames, height=height, width=width)
+    usual = backbone.defaults
+    size = (video_frames or usual.video_frames, height or usual.height, width or usual.width)
+    made = retargeted(found, backbone.grid(*size, found.grid.text_tokens))
+    made.plan.check_fits(backbone.name, backbone.architecture, made.plan.grid)
+    place = output or Path(f"plan-{size[0]}x{size[1]}x{size[2]}.json")
+    place = place / PLAN_FILE if place.is_dir() else place
+    if place.exists() and not overwrite:
+        steps = ["--overwrite", "another place with -o"]
+        raise EvditError(f"{place} is there already: it is not replaced", where=f"-o {place}", next_steps=steps)
+    file = made.plan.write(place)
+    console = Console()
+    if as_json:
+        told = {"file": str(file), "digest": made.plan.digest, "changes": list(made.changes)}
+        console.json("evdit.masks-retarget/1", told)
+    else:
+        changes = made.changes or ("nothing changes: the plan is for this size",)
+        console.data("\n".join([*changes, f"wrote {file}: digest {made.plan.digest}"]))
 
 
 def as_content(plan: MaskPlan) -> dict[str, Any]:

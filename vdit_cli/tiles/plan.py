@@ -10,6 +10,7 @@ from typing import Any
 
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.digest import content_digest
+from vdit_cli.artifacts.json_object import parse, read_text
 from vdit_cli.errors import EvditError
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
@@ -19,9 +20,7 @@ from vdit_cli.tiles.plan_json import (
     SCHEMA,
     check_content,
     check_seal,
-    parse,
     plan_file,
-    read_text,
     upgraded,
 )
 
@@ -70,7 +69,7 @@ class MaskPlan:
         """
         file = plan_file(Path(path))
         origin = str(file)
-        stored = parse(read_text(file), origin)
+        stored = parse(read_text(file, "plan"), origin, "plan")
         document = upgraded(stored)
         architecture, grid, masks = check_content(document, origin)
         if sealed:

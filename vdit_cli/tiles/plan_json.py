@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from vdit_cli.artifacts.digest import content_digest
-from vdit_cli.errors import EvditError, nearest, quoted
+from vdit_cli.artifacts.json_object import brief, check_keys
+from vdit_cli.errors import EvditError, quoted
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
@@ -33,7 +32,7 @@ KEYS: dict[str, tuple[tuple[type, ...], str]] = {
 }
 """Every key of a plan, the types that its value may have, and their name."""
 
-LAYER_KEYS = ("mask", "global_frames")
+MASK_KEYS = ("mask", "global_frames")
 ARCHITECTURE_KEYS = tuple(each.name for each in fields(Architecture))
 GRID_KEYS = ("frames", "rows", "cols", "text_before", "text_after")
 
@@ -51,48 +50,6 @@ def plan_file(path: Path) -> Path:
             next_steps=["the folder of a run that made a plan", "a plan file", "a mask name such as 1:7"],
         )
     return found[0]
-
-
-def read_text(file: Path) -> str:
-    """The text of `file`. Raises EvditError where it can't be read or is empty."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise EvditError(f"{file.name} is no plan: it is not UTF-8 text", where=str(file)) from error
-    except OSError as error:
-        raise EvditError(f"{file} can't be read: {error.strerror or error}", where=str(file)) from error
-    if not text.strip():
-        raise EvditError(f"{file.name} is empty: a plan is a JSON object", where=str(file))
-    return text
-
-
-def parse(text: str, origin: str) -> dict[str, Any]:
-    """The JSON object in `text`. Raises EvditError for other text, NaN or infinite numbers, and keys named twice."""
-
-    def refuse_number(literal: str) -> NoReturn:
-        raise ValueError(f"{literal} is no JSON number")
-
-    def finite(literal: str) -> float:
-        number = float(literal)
-        if not math.isfinite(number):
-            refuse_number(literal)
-        return number
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        for key in content:
-            if sum(key == other for other, _ in pairs) > 1:
-                raise ValueError(f"the key {key!r} stands twice")
-        return content
-
-    try:
-        document = json.loads(text, parse_constant=refuse_number, parse_float=finite, object_pairs_hook=once)
-        json.dumps(document, ensure_ascii=False).encode("utf-8")  # a lone surrogate can be escaped, but not written
-    except (ValueError, RecursionError) as error:
-        raise EvditError(f"not a plan: it is not JSON ({error})", where=origin) from error
-    if not isinstance(document, dict):
-        raise EvditError(f"not a plan: it is a JSON {type(document).__name__}, a plan is an object", where=origin)
-    return document
 
 
 def without_architecture(document: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +85,7 @@ def check_content(document: dict[str, Any], origin: str) -> tuple[Architecture |
     for key, value in document.items():
         types, name = KEYS[key]
         if not isinstance(value, types) or isinstance(value, bool):
-            raise EvditError(f"{key} is {_brief(value)}: it must be {name}", where=f"{origin} {key}")
+            raise EvditError(f"{key} is {brief(value)}: it must be {name}", where=f"{origin} {key}")
     if document["layer_count"] != len(document["layers"]) or not document["layers"]:
         raise EvditError(
             f"layer_count is {document['layer_count']} and {len(document['layers'])} layers are listed: "
@@ -138,7 +95,7 @@ def check_content(document: dict[str, Any], origin: str) -> tuple[Architecture |
     architecture = read_architecture(document["architecture"], document["layer_count"], f"{origin} architecture")
     grid = read_grid(document["grid"], f"{origin} grid")
     layers = enumerate(document["layers"])
-    return architecture, grid, tuple(read_layer(layer, grid, f"{origin} layer {index}") for index, layer in layers)
+    return architecture, grid, tuple(read_mask(layer, grid, f"{origin} layer {index}") for index, layer in layers)
 
 
 def check_seal(document: dict[str, Any], origin: str) -> None:
@@ -147,7 +104,7 @@ def check_seal(document: dict[str, Any], origin: str) -> None:
     expected = content_digest(content)
     found = document.get("digest")
     if found != expected:
-        told = "no digest" if found is None else f"digest {_brief(found)}"
+        told = "no digest" if found is None else f"digest {brief(found)}"
         raise EvditError(
             f"the plan has {told}, its content has {expected[:12]}: it was changed after it was sealed",
             where=f"{origin} digest",
@@ -155,67 +112,54 @@ def check_seal(document: dict[str, Any], origin: str) -> None:
         )
 
 
-def read_architecture(value: dict[str, Any] | None, layers: int, origin: str) -> Architecture | None:
+def read_architecture(
+    value: dict[str, Any] | None, layers: int, origin: str, kind: str = "plan"
+) -> Architecture | None:
     """The architecture in JSON form, None for null. Raises EvditError for one that is none or of other layers."""
     if value is None:
         return None
-    check_keys(value, ARCHITECTURE_KEYS, (), origin)
+    check_keys(value, ARCHITECTURE_KEYS, (), origin, kind)
     if not isinstance(value["transformer"], str):
-        raise EvditError(f"transformer is {_brief(value['transformer'])}: it must be a text", where=origin)
+        raise EvditError(f"transformer is {brief(value['transformer'])}: it must be a text", where=origin)
     for name in ARCHITECTURE_KEYS[1:]:
         if type(value[name]) is not int or value[name] < 1:
-            raise EvditError(f"{name} is {_brief(value[name])}: it must be a whole number above 0", where=origin)
+            raise EvditError(f"{name} is {brief(value[name])}: it must be a whole number above 0", where=origin)
     found = Architecture(**value)
     if found.layers != layers:
-        raise EvditError(f"layers is {found.layers}: the plan lists {layers}", where=origin)
+        raise EvditError(f"layers is {found.layers}: the {kind} lists {layers}", where=origin)
     return found
 
 
-def read_grid(value: dict[str, Any], origin: str) -> VideoGrid:
+def read_grid(value: dict[str, Any], origin: str, kind: str = "plan") -> VideoGrid:
     """The grid in JSON form. Raises EvditError for sizes that are no grid."""
-    check_keys(value, GRID_KEYS, (), origin)
+    check_keys(value, GRID_KEYS, (), origin, kind)
     try:
         return VideoGrid(**value)
     except ValueError as error:
         raise EvditError(str(error), where=origin) from error
 
 
-def read_layer(value: Any, grid: VideoGrid, origin: str) -> TileMask:
-    """The mask of one layer: its global frames, which its name must agree with. Raises EvditError."""
+def read_mask(value: Any, grid: VideoGrid, origin: str, kind: str = "plan") -> TileMask:
+    """A mask, as of one layer: its global frames, which its name must agree with. Raises EvditError."""
     if not isinstance(value, dict):
-        raise EvditError(f"the layer is {_brief(value)}: it must be an object", where=origin)
-    check_keys(value, LAYER_KEYS, (), origin)
+        raise EvditError(f"the mask is {brief(value)}: it must be an object", where=origin)
+    check_keys(value, MASK_KEYS, (), origin, kind)
     frames = value["global_frames"]
     if not isinstance(frames, list):
-        raise EvditError(f"global_frames is {_brief(frames)}: it must be a list of frame numbers", where=origin)
+        raise EvditError(f"global_frames is {brief(frames)}: it must be a list of frame numbers", where=origin)
     try:
         mask = TileMask(grid.frames, tuple(frames))
     except (ValueError, TypeError) as error:
         raise EvditError(str(error), where=origin) from error
     if list(mask.global_frames) != frames:
-        raise EvditError(f"global_frames {_brief(frames)} are not in order: write them sorted", where=origin)
+        raise EvditError(f"global_frames {brief(frames)} are not in order: write them sorted", where=origin)
     if value["mask"] != mask.name:
         raise EvditError(
-            f"mask {_brief(value['mask'])} and global_frames {_brief(frames)} disagree: these frames make {mask.name}",
+            f"mask {brief(value['mask'])} and global_frames {brief(frames)} disagree: these frames make {mask.name}",
             where=origin,
             next_steps=[f'"mask": "{mask.name}"', *_frames_of(value["mask"], grid.frames)],
         )
     return mask
-
-
-def check_keys(value: dict[str, Any], needed: tuple[str, ...], optional: tuple[str, ...], origin: str) -> None:
-    """Raises EvditError for a key that is missing, or unknown (with the nearest name)."""
-    known = (*needed, *optional)
-    for key in value:
-        if key not in known:
-            raise EvditError(
-                f"unknown key {key!r}: it is none of {', '.join(known)}",
-                where=origin,
-                next_steps=nearest(key, known, 1),
-            )
-    for key in needed:
-        if key not in value:
-            raise EvditError(f"{key} is missing: a plan needs it", where=origin)
 
 
 def _frames_of(name: Any, frames: int) -> list[str]:
@@ -225,9 +169,3 @@ def _frames_of(name: Any, frames: int) -> list[str]:
     except EvditError:
         return []
     return [f'"global_frames": {list(mask.global_frames)}']
-
-
-def _brief(value: Any) -> str:
-    """A JSON value in at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

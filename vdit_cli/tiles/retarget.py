@@ -1,0 +1,73 @@
+"""A mask plan made over for another size of video: every layer keeps the stride of its global frames."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+
+from vdit_cli.errors import EvditError
+from vdit_cli.tiles.grid import VideoGrid
+from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.plan import MaskPlan
+
+
+@dataclass(frozen=True)
+class Retargeted:
+    """A plan for another grid, and what differs from the one that it was made of, in lines."""
+
+    plan: MaskPlan
+    changes: tuple[str, ...]
+
+
+def stride_of(mask: TileMask) -> int | None:
+    """The smallest stride that gives exactly these global frames, or None where no stride does; the full mask has 1."""
+    later = mask.global_frames[1:]
+    stride = later[0] if later else mask.frames
+    return stride if mask == TileMask.from_stride(mask.frames, max(stride, 1)) else None
+
+
+def retarget(plan: MaskPlan, grid: VideoGrid) -> Retargeted:
+    """The plan with the same stride in each layer on another `grid`: 2:6 of 8 frames is 6:18 of 24, and 1:7 is 3:21.
+
+    A mask of one global frame has the stride F, as its name says. What was predicted is left out, since it was for the
+    other size; `made_by` tells the plan that this one was made of. Raises EvditError for a layer whose global frames
+    have no stride.
+    """
+    if plan.grid == grid:
+        return Retargeted(plan, ())
+    strides = [stride_of(mask) for mask in plan.masks]
+    for layer, (mask, stride) in enumerate(zip(plan.masks, strides, strict=True)):
+        if stride is None:
+            raise EvditError(
+                f"global frames {list(mask.global_frames)} of {mask.frames} can't be carried over to {grid.frames}: "
+                "only those at one stride from frame 0 on can",
+                where=f"{plan.origin or 'the plan'} layer {layer}",
+                next_steps=["a search at the other size"],
+            )
+    masks = tuple(TileMask.from_stride(grid.frames, stride) for stride in strides if stride is not None)
+    made_by = {
+        "command": "masks retarget",
+        "plan": plan.digest,
+        "grid": asdict(plan.grid),
+        "made_by": dict(plan.made_by),
+    }
+    made = replace(plan, grid=grid, masks=masks, made_by=made_by, predicted={}, origin=None)
+    return Retargeted(made, tuple(_changes(plan, made)))
+
+
+def _changes(old: MaskPlan, made: MaskPlan) -> list[str]:
+    """What differs, a line each: the grid, each kind of layer from the densest on, the kept tiles, predictions."""
+    lines = [f"{old.grid} become {made.grid}"]
+    layers = Counter(zip(old.masks, made.masks, strict=True))
+    for (before, after), count in sorted(layers.items(), key=lambda item: -item[0][0].kept_tiles):
+        if before != after:
+            plural = "" if count == 1 else "s"
+            lines.append(f"{before.name} becomes {after.name} in {count} layer{plural} (stride {stride_of(before)})")
+    if old.kept_share != made.kept_share:
+        shares = [
+            f"{100 * plan.kept_share:.1f} % kept, {100 * plan.skipped_share:.1f} % skipped" for plan in (old, made)
+        ]
+        lines.append(f"tiles: {shares[0]} become {shares[1]}")
+    if old.predicted:
+        lines.append(f"left out, as it was predicted for the other size: {', '.join(old.predicted)}")
+    return lines
