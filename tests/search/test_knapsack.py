@@ -88,7 +88,8 @@ def test_costs_too_far_apart_for_64_bits_are_exact_too():
     assert whole.dtype == object and whole[0].tolist() == [1, 2**80] and units == 2**80
     front = pareto_front([[large, small]] * 2, [[0, 1]] * 2)
     assert list(front.losses) == [2, 1, 0] and [front.chosen(point) for point in (0, 2)] == [(1, 1), (0, 0)]
-    assert whole_numbers([[0.25, Fraction(1, 3)]])[0].tolist() == [[3, 4]]
+    usual, _ = whole_numbers([[0.25, Fraction(1, 3)]])
+    assert usual.dtype == np.int64 and usual.tolist() == [[3, 4]]
 
 
 def test_equal_points_are_settled_by_the_later_mask():
