@@ -372,3 +372,14 @@ def test_a_folder_that_lost_a_frame_is_refused(tmp_path: Path):
     (tmp_path / "frames" / "00002.png").mkdir()
     with pytest.raises(EvditError, match="holds other files than frames"):
         write_video(tmp_path / "frames", video, 8, overwrite=True)
+
+
+def test_the_same_frames_make_the_same_file(tmp_path: Path):
+    """Whatever lay in memory before: small pictures, which x264's macroblock tree reads past, a hundred times."""
+    squares = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
+    frames = squares.repeat(4, axis=1).repeat(4, axis=2)
+    kinds = set()
+    for _ in range(100):
+        mp4.write(tmp_path / "a.mp4", frames, Fraction(8), {})
+        kinds.add((tmp_path / "a.mp4").read_bytes())
+    assert len(kinds) == 1

@@ -22,6 +22,9 @@ from vdit_cli.errors import ENVIRONMENT, FAILED, EvditError
 ENCODER = "libx264"
 CRF = 17
 """Constant rate factor of x264: 17 can't be told from the original by eye."""
+ALIKE = "mbtree=0"
+"""Without its macroblock tree x264 makes the same file of the same frames each time. With it, small pictures differ by
+what lay in memory before: of 64 x 64 pixels 305 of 800 encodings were others, 28 kinds in all (PyAV 18.1)."""
 BT709, LIMITED = 1, 1
 """ffmpeg's numbers for the colours that are written: primaries, transfer and matrix of BT.709, 16 to 235."""
 TO_H264 = (
@@ -72,7 +75,7 @@ def write(path: Path, frames: np.ndarray, fps: Fraction, comment: Mapping[str, s
     try:
         with writing(av, whole) as container:
             container.metadata.update(tags)
-            stream = container.add_stream(ENCODER, rate=fps, options={"crf": str(CRF)})
+            stream = container.add_stream(ENCODER, rate=fps, options={"crf": str(CRF), "x264-params": ALIKE})
             stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
             stream.thread_type = "AUTO"  # its own default cuts each picture into slices: larger files
             coder = stream.codec_context
