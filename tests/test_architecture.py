@@ -32,6 +32,7 @@ ROOMS = [
     ["attention"],
     ["tiles"],
     ["diffusion", "measures", "timing", "recipe", "artifacts"],
+    ["recipe_training"],
     ["knobs"],
     ["errors"],
 ]
@@ -42,6 +43,7 @@ TORCH_FREE = (
     "errors",
     "knobs",
     "recipe",
+    "recipe_training",
     "artifacts",
     "tiles",
     "timing",

@@ -22,7 +22,7 @@ from vdit_cli.distillation.trainer import Trained, train
 from vdit_cli.parallel.environment import LAUNCHER
 from vdit_cli.parallel.groups import ALONE, Ranks, joined
 from vdit_cli.parallel.sharding import whole_on_first
-from vdit_cli.recipe import RankedTrainingOptions
+from vdit_cli.recipe_training import RankedTrainingOptions
 from vdit_cli.timing import Progress, Silent
 
 BATCH = 7

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vdit_cli.distillation.distill_mlcd import distill_mlcd
-from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.recipe_training import DistillMlcdOptions
 from vdit_cli.timing import Progress, Silent
 
 SMALL: dict[str, Any] = {

@@ -10,7 +10,7 @@ from torch import nn
 
 from vdit_cli.distillation.optimisers import build_optimisers
 from vdit_cli.distillation.trainer import Trained, train
-from vdit_cli.recipe import TrainingOptions
+from vdit_cli.recipe_training import TrainingOptions
 from vdit_cli.timing import Progress, Silent
 
 ITERATIONS = 23

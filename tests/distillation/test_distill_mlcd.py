@@ -28,7 +28,8 @@ from vdit_cli.distillation import mlcd_job
 from vdit_cli.distillation.mlcd_job import idle_options
 from vdit_cli.distillation.mlcd_watch import Look
 from vdit_cli.errors import FAILED, EvditError, Interrupted
-from vdit_cli.recipe import DistillMlcdOptions, load
+from vdit_cli.recipe import load
+from vdit_cli.recipe_training import DistillMlcdOptions
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Silent

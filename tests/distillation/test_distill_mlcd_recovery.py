@@ -23,7 +23,7 @@ from vdit_cli.distillation.mlcd_previews import Previews
 from vdit_cli.distillation.mlcd_watch import Look
 from vdit_cli.errors import FAILED, USAGE, EvditError, Interrupted
 from vdit_cli.parallel.groups import ALONE
-from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.recipe_training import DistillMlcdOptions
 from vdit_cli.timing import Silent
 
 WEIGHTS = "student/diffusion_pytorch_model.safetensors"

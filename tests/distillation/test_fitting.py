@@ -8,7 +8,7 @@ from vdit_cli.distillation.fitting import ACCELERATE_PRECISION, autocast, fit_mo
 from vdit_cli.distillation.metrics import Metrics
 from vdit_cli.errors import ENVIRONMENT, EvditError
 from vdit_cli.parallel.groups import ALONE
-from vdit_cli.recipe import RankedTrainingOptions
+from vdit_cli.recipe_training import RankedTrainingOptions
 
 CPU = torch.device("cpu")
 

@@ -20,7 +20,8 @@ from vdit_cli.distillation.mlcd_segments import (
 )
 from vdit_cli.distillation.samples import Samples, parts_of
 from vdit_cli.errors import USAGE, EvditError
-from vdit_cli.recipe import DistillMlcdOptions, load
+from vdit_cli.recipe import load
+from vdit_cli.recipe_training import DistillMlcdOptions
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from vdit_cli.data.shapes_prompts import caption, parse_prompt
 from vdit_cli.distillation import shapes_text
 from vdit_cli.distillation.shapes_folder import build_tokenizer
 from vdit_cli.distillation.shapes_text import IGNORED, QUESTIONS, answers, reading_task, train_text
-from vdit_cli.recipe import ShapesTextOptions
+from vdit_cli.recipe_training import ShapesTextOptions
 from vdit_cli.timing import Silent
 
 CPU = torch.device("cpu")

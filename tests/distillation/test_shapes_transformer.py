@@ -30,7 +30,7 @@ from vdit_cli.distillation.shapes_transformer import (
 )
 from vdit_cli.distillation.shapes_vae import vae_config
 from vdit_cli.errors import Interrupted
-from vdit_cli.recipe import ShapesTextOptions, ShapesTransformerOptions, ShapesVaeOptions
+from vdit_cli.recipe_training import ShapesTextOptions, ShapesTransformerOptions, ShapesVaeOptions
 from vdit_cli.timing import Silent
 
 CPU = torch.device("cpu")

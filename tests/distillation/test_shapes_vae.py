@@ -20,7 +20,7 @@ from vdit_cli.distillation.shapes_vae import (
 )
 from vdit_cli.distillation.train_shapes import check_channels
 from vdit_cli.errors import EvditError
-from vdit_cli.recipe import ShapesVaeOptions
+from vdit_cli.recipe_training import ShapesVaeOptions
 
 pytestmark = pytest.mark.numerical
 

@@ -12,7 +12,7 @@ from tests.forked import run_forked
 from vdit_cli.distillation.checkpoints import list_checkpoints, newest_checkpoint
 from vdit_cli.distillation.metrics import Metrics
 from vdit_cli.errors import FAILED, EvditError, Interrupted
-from vdit_cli.recipe import RankedTrainingOptions
+from vdit_cli.recipe_training import RankedTrainingOptions
 from vdit_cli.timing import Silent
 
 

@@ -77,7 +77,8 @@ def test_the_installed_script_runs():
     assert done.stdout.startswith("evdit ")
 
 
-SECTIONS = ("generate", "analyze", "prepare_data", "distill_mlcd", "train_shapes", "bench.attention", "bench.model")
+SECTIONS = ("generate", "analyze", "search_masks", "prepare_data", "distill_mlcd", "train_shapes")
+SECTIONS += ("bench.attention", "bench.model")
 """Those of the recipe that a command of their name reads."""
 
 

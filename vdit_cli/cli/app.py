@@ -46,6 +46,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("bench", "Measure how fast tile attention is on this machine"),
     ("score", "Compare shapes videos with their prompts by image analysis"),
     ("prepare-data", "Turn clips and captions into data for training"),
+    ("search-masks", "Choose a tile mask for each layer by what it changes"),
     ("distill-mlcd", "Train a student that needs few steps"),
     ("train-shapes", "Train the embedded model from nothing"),
 )

@@ -45,7 +45,7 @@ from vdit_cli.distillation.trainer import put_parameters, train
 from vdit_cli.errors import quoted
 from vdit_cli.parallel.groups import Ranks, joined
 from vdit_cli.parallel.sharding import shard, whole_on_first
-from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.recipe_training import DistillMlcdOptions
 from vdit_cli.sampling.announcement import counted
 from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
 from vdit_cli.sampling.plans import fallbacks

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from vdit_cli.errors import EvditError
 from vdit_cli.parallel.groups import Ranks
 from vdit_cli.parallel.sharding import shard
-from vdit_cli.recipe import RankedTrainingOptions
+from vdit_cli.recipe_training import RankedTrainingOptions
 
 ACCELERATE_PRECISION = "ACCELERATE_MIXED_PRECISION"
 """Environment variable by which `accelerate launch --mixed_precision` tells its choice."""

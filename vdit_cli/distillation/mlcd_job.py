@@ -24,7 +24,7 @@ from vdit_cli.distillation.mlcd_segments import check_segments, segments_of
 from vdit_cli.errors import EvditError, quoted
 from vdit_cli.knobs import flat
 from vdit_cli.parallel.groups import ALONE, Ranks
-from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.recipe_training import DistillMlcdOptions
 from vdit_cli.sampling.announcement import counted, masks_told, say_options
 from vdit_cli.sampling.plans import AUTO, check_kernel, find_plan
 from vdit_cli.sampling.sample import SampleSpec

@@ -28,7 +28,7 @@ from vdit_cli.distillation.mlcd_segments import (
 )
 from vdit_cli.distillation.samples import LossTerms, Samples
 from vdit_cli.parallel.groups import ALONE, Ranks
-from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.recipe_training import DistillMlcdOptions
 
 HELD_BYTES = 2 << 30
 """Data up to this size is kept on the device; larger data is read from its files batch by batch."""

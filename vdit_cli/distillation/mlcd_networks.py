@@ -24,7 +24,7 @@ from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.distillation.fitting import autocast, number_format
 from vdit_cli.distillation.mlcd import Predict
 from vdit_cli.errors import ENVIRONMENT, EvditError
-from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.recipe_training import DistillMlcdOptions
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Progress
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from vdit_cli.diffusion.milestones import CLEAN, Milestones, shortest
 from vdit_cli.distillation.samples import LossTerms, Samples
 from vdit_cli.errors import EvditError
-from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.recipe_training import DistillMlcdOptions
 from vdit_cli.sampling.announcement import counted
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from vdit_cli.distillation.mlcd_networks import Learned
 from vdit_cli.errors import FAILED, EvditError
 from vdit_cli.measures import motion, sharpness
 from vdit_cli.parallel.groups import ALONE, Ranks
-from vdit_cli.recipe import DistillMlcdOptions
+from vdit_cli.recipe_training import DistillMlcdOptions
 from vdit_cli.timing import Progress
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from vdit_cli.data.shapes_prompts import (
 from vdit_cli.data.shapes_scenes import draw_scenes, leave_out
 from vdit_cli.distillation.optimisers import build_optimisers
 from vdit_cli.distillation.trainer import LossTerms, Trained, put_parameters, train
-from vdit_cli.recipe import ShapesTextOptions
+from vdit_cli.recipe_training import ShapesTextOptions
 from vdit_cli.timing import Progress
 
 END = "the end"

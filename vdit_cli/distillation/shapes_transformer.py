@@ -21,7 +21,7 @@ from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.distillation.optimisers import build_optimisers
 from vdit_cli.distillation.trainer import LossTerms, Trained, put_parameters, train
 from vdit_cli.errors import Interrupted
-from vdit_cli.recipe import ShapesTransformerOptions
+from vdit_cli.recipe_training import ShapesTransformerOptions
 from vdit_cli.timing import Progress
 
 

@@ -17,7 +17,7 @@ from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.data.shapes_world import draw_scenes, render
 from vdit_cli.distillation.optimisers import build_optimisers
 from vdit_cli.distillation.trainer import LossTerms, Trained, put_parameters, train
-from vdit_cli.recipe import ShapesVaeOptions
+from vdit_cli.recipe_training import ShapesVaeOptions
 from vdit_cli.timing import Progress
 
 UNSEEN_SEED = 987_654_321

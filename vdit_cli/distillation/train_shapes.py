@@ -37,7 +37,7 @@ from vdit_cli.distillation.shapes_transformer import ClipPool, errors_by_time, l
 from vdit_cli.distillation.shapes_vae import UNSEEN_SEED, measure_psnr, normalise_latents, train_vae
 from vdit_cli.errors import EvditError
 from vdit_cli.knobs import Section, flat
-from vdit_cli.recipe import ShapesTextOptions, ShapesVaeOptions, TrainShapesOptions
+from vdit_cli.recipe_training import ShapesTextOptions, ShapesVaeOptions, TrainShapesOptions
 from vdit_cli.sampling.announcement import counted, say_options
 from vdit_cli.sampling.peak import PeakMemory
 from vdit_cli.timing import Progress

@@ -31,7 +31,7 @@ from vdit_cli.distillation.samples import LossTerms, Samples, SplitLoss, WholeLo
 from vdit_cli.errors import FAILED, EvditError, Interrupted
 from vdit_cli.parallel.groups import ALONE, Ranks
 from vdit_cli.parallel.sharding import is_sharded, local, placed_like, whole
-from vdit_cli.recipe import RankedTrainingOptions, TrainingOptions
+from vdit_cli.recipe_training import RankedTrainingOptions, TrainingOptions
 from vdit_cli.timing import Progress
 
 GRADIENT_NORM = "gradient_norm"

@@ -6,8 +6,9 @@ Letters: B batch (videos), C channels, F latent frames, h, w latent height and w
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,13 +52,14 @@ def sample(
     progress: Progress,
     *,
     prepare: bool = True,
+    denoise: Callable[[Tensor, Tensor, Any], Tensor] | None = None,
 ) -> Tensor:
     """Latents (B, C, F, h, w), float32 on the backbone's device, denoised from the noise of `generators`, one a video.
 
     `text` holds B prompts, `null_text` one or B (None is enough where `spec.guidance` is 1). Each step ends in one
-    `progress.advance` with its seconds. Without `prepare` each step projects the text anew. The steps are in float32
-    whatever the network computes in. Raises Interrupted after the step in which the person asked to stop, and
-    EvditError where the latents end up not finite.
+    `progress.advance` with its seconds. Without `prepare` each step projects the text anew. `denoise` stands in for the
+    backbone's own. The steps are in float32 whatever the network computes in. Raises Interrupted after the step in
+    which the person asked to stop, and EvditError where the latents end up not finite.
     """
     shape_CFhw = backbone.latent_shape(spec.video_frames, spec.height, spec.width)
     scheduler = make_scheduler(spec.scheduler, backbone.scheduler_config, spec.timesteps)
@@ -66,6 +68,7 @@ def sample(
     branches = _branches(spec, text, null_text, len(generators)).to(backbone.device, backbone.dtype)
     network_text = prepared_text(backbone, branches) if prepare else branches
     copies = 2 if spec.guided else 1
+    denoise = denoise or backbone.denoise
 
     x = initial_noise(shape_CFhw, generators, backbone.device) * scheduler.init_noise_sigma
     # Copied once: reading a timestep from the CPU inside the loop would hold the device up at each step.
@@ -73,7 +76,7 @@ def sample(
     pace = _Pace(backbone.device)
     for step, t in enumerate(timesteps):
         x_in = scheduler.scale_model_input(x, t).to(backbone.dtype).repeat(copies, 1, 1, 1, 1)
-        output = backbone.denoise(x_in, t_of_step[step].expand(len(x_in)), network_text).float()
+        output = denoise(x_in, t_of_step[step].expand(len(x_in)), network_text).float()
         if spec.guided:
             cond, null = output.chunk(2)
             output = combine(cond, null, spec.guidance)

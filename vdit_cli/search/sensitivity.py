@@ -167,7 +167,7 @@ class SensitivityTable:
             raise EvditError(
                 f"unknown schema {brief(document.get('schema'))}: a {KIND} of this version is {SCHEMA!r}",
                 where=origin,
-                next_steps=["the folder of a run that measured one", "a newer evdit"],
+                next_steps=["the folder of a run of `evdit search-masks`", "a newer evdit"],
             )
         check_keys(document, tuple(key for key in TYPES if key != "output"), ("output",), origin, KIND)
         for key, value in document.items():

@@ -1,0 +1,179 @@
+"""The sections of a recipe that train: every loop's own knobs, the model `shapes`, and the student of few steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vdit_cli.knobs import Section, knob, section
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(Section):
+    """What every training loop has: its length, its rates, its averaging and its checkpoints."""
+
+    iterations: int = knob(5000, "optimiser steps", at_least=1)
+    batch_size: int = knob(16, "clips a step", at_least=1)
+    learning_rate: float = knob(1e-4, "peak learning rate", at_least=0)
+    warmup: int = knob(100, "steps to reach the peak", at_least=0)
+    flat_share: float = knob(0.3, "share of the steps before the rate begins to fall", at_least=0)
+    final_share: float = knob(0.01, "share of the peak rate at the end", at_least=0)
+    average_keep: float = knob(0.999, "decay of the averaged weights, which are what is kept", at_least=0)
+    clip: float = knob(1.0, "largest norm of a step's gradient", at_least=0)
+    checkpoint_every: int = knob(500, "steps between checkpoints", at_least=1)
+    keep_last: int = knob(2, "checkpoints that stay on the disk", at_least=1)
+    log_every: int = knob(20, "steps averaged in a line of metrics.jsonl", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedTrainingOptions(TrainingOptions):
+    """What a training has whose batches may be split over ranks and parts, besides its length and rates."""
+
+    tensorboard: bool = knob(False, "write the metrics for TensorBoard too (extra [train])")
+    accumulation: int = knob(
+        1, "parts that a rank computes its clips in, one by one; more of them need less memory", at_least=1
+    )
+    gradient_checkpointing: bool = knob(False, "compute blocks again in the backward pass: less memory, more time")
+    precision: Literal["auto", "float32", "bfloat16"] = knob(
+        "auto", "numbers of matrix products; auto is what accelerate was told, else bfloat16 on a GPU"
+    )
+    adam: Literal["adamw", "adamw-8bit", "adamw-8bit-paged"] = knob(
+        "adamw", "optimiser's states: whole, of 8 bits, or those where the CPU's memory helps out (extra [train])"
+    )
+    shard: Literal["none", "full"] = knob(
+        "none", "of several ranks, each holds the whole model (none) or a share of it (full)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesVaeOptions(TrainingOptions):
+    """The video autoencoder of `shapes`: its size and its training."""
+
+    iterations: int = knob(7000, "optimiser steps", at_least=1)
+    batch_size: int = knob(4, "clips a step", at_least=1)
+    learning_rate: float = knob(1e-3, "peak learning rate", at_least=0)
+    average_keep: float = knob(0.995, "decay of the averaged weights, which are what is kept", at_least=0)
+    two_objects: float = knob(0.4, "share of clips with a second object", at_least=0)
+    edge_weight: float = knob(0.5, "weight of the loss on differences between neighbours", at_least=0)
+    kl_weight: float = knob(1e-4, "weight of the divergence from a normal distribution", at_least=0)
+    hidden_size: int = knob(32, "channels of the first level", at_least=1)
+    hidden_size_mult: tuple[int, ...] = knob((1, 2, 3, 3), "channels of each level, as multiples of the first")
+    norm_groups: int = knob(8, "groups of the group norms", at_least=1)
+    measured_clips: int = knob(512, "unseen clips that normalise the latents and measure the PSNR", at_least=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesTextOptions(TrainingOptions):
+    """The text encoder of `shapes`: its size and its training."""
+
+    iterations: int = knob(1000, "optimiser steps", at_least=1)
+    batch_size: int = knob(128, "captions a step", at_least=1)
+    learning_rate: float = knob(1e-3, "peak learning rate", at_least=0)
+    average_keep: float = knob(0.99, "decay of the averaged weights, which are what is kept", at_least=0)
+    left_out: float = knob(
+        0.15, "share of captions that leave out a size, a motion or a background", at_least=0, at_most=1
+    )
+    layers: int = knob(2, "layers", at_least=1)
+    width: int = knob(192, "width, a multiple of 6", at_least=6)
+    length: int = knob(32, "tokens of a prompt, padding included", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesTransformerOptions(TrainingOptions):
+    """The transformer of `shapes`: its size and its training."""
+
+    iterations: int = knob(7500, "optimiser steps", at_least=1)
+    batch_size: int = knob(256, "latent clips a step", at_least=1)
+    learning_rate: float = knob(1.5e-3, "peak learning rate", at_least=0)
+    warmup: int = knob(300, "steps to reach the peak", at_least=0)
+    two_objects: float = knob(0.5, "share of clips with a second object", at_least=0)
+    left_out: float = knob(
+        0.15, "share of captions that leave out a size, a motion or a background", at_least=0, at_most=1
+    )
+    time_rate: float = knob(
+        0.3,
+        "share of the rate for what turns the time into scales and gates, which full ones can throw off",
+        at_least=0,
+    )
+    low_noise: float = knob(
+        0.3,
+        "noise below which an error of v weighs less, by (sigma / this)^2; 0: all weigh alike",
+        at_least=0,
+        at_most=1,
+    )
+    prompt_dropout: float = knob(0.1, "share of clips whose prompt is blanked, for guidance", at_least=0)
+    clips: int = knob(32768, "encoded clips held in memory, a multiple of fresh_clips", at_least=1)
+    fresh_clips: int = knob(64, "clips encoded anew each time", at_least=1)
+    fresh_every: int = knob(16, "steps between fresh clips", at_least=1)
+    layers: int = knob(8, "transformer layers", at_least=1)
+    heads: int = knob(6, "attention heads", at_least=1)
+    head_dim: int = knob(48, "width of a head, a multiple of 6", at_least=6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainShapesOptions(Section):
+    """`evdit train-shapes`: the embedded model from nothing."""
+
+    seed: int = knob(0, "of data, initial weights and noise", at_least=0)
+    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps")
+    vae: ShapesVaeOptions = section(ShapesVaeOptions, "the autoencoder")
+    text: ShapesTextOptions = section(ShapesTextOptions, "the text encoder")
+    transformer: ShapesTransformerOptions = section(ShapesTransformerOptions, "the transformer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillMlcdOptions(RankedTrainingOptions):
+    """`evdit distill-mlcd`: a student of few steps by multi-step latent consistency distillation."""
+
+    model: str = knob("shapes", "the teacher: a registered name, a folder, or owner/name on a hub")
+    text_encoder: str | None = knob(None, "folder or hub id of the text encoder, where the model has none inside")
+    checkpoint: str | None = knob(None, "a run whose student (of more steps) starts this one; else the teacher does")
+    masks: str = knob(
+        "auto",
+        "masks that the student wears: a plan file, a run that made one, k:F-k, or none (full attention); auto is the "
+        "plan that lies with the checkpoint or the model, else none",
+    )
+    allow_other_weights: bool = knob(False, "take a plan that was searched on other weights")
+    data: str | None = knob(None, "a folder of encoded clips, as evdit prepare-data makes them")
+    clips: int | None = knob(
+        None, "train on so many of them, the first ones; without it on all that are not held out", at_least=1
+    )
+    steps: str = knob("20", "steps of the student; several, as in 20,8,4,2: each student starts the next")
+    iterations: int = knob(2000, "optimiser steps of each student", at_least=1)
+    average_keep: float = knob(0.98, "decay of the averaged weights, which are what is kept", at_least=0)
+    teacher_points: tuple[int, ...] = knob((2, 5, 25), "steps of the teacher in each of the student's, coarse to fine")
+    teacher_shares: tuple[float, ...] = knob((), "share of the iterations for each of them; empty: alike")
+    milestones: tuple[int, ...] = knob(
+        (), "where the student's steps begin, noisiest first, as in [999,749,499,249]; empty: even"
+    )
+    segment_shares: tuple[float, ...] = knob(
+        (), "share of the samples for each step, noisiest first, as in [1,1,1,2]; empty: alike"
+    )
+    guidance: Literal["distilled", "kept"] = knob(
+        "distilled", "distilled: the student needs no null branch, half the work a step; kept: it is still guided"
+    )
+    teacher_guidance: float | None = knob(None, "guidance that is distilled in, or that a kept one is sampled with")
+    null_share: float = knob(0.1, "share of the captions emptied where guidance is kept", at_least=0)
+    target: Literal["student", "average"] = knob(
+        "student", "whose answer below is aimed at: the student's own, or a moving average's"
+    )
+    weight_cap: float = knob(
+        5.0, "most that an error in x0 weighs: min(SNR + 1, this), times alpha for eps", at_least=0
+    )
+    huber_c: float = knob(1e-3, "errors below it count squared, above it by their size", at_least=1e-8)
+    lora_rank: int = knob(0, "rank of LoRA pairs beside the blocks' linear layers; 0 trains all weights", at_least=0)
+    held_out: int = knob(
+        16,
+        "clips not trained on, whose loss stands in metrics.jsonl; at most an eighth of the data; 0 is none",
+        at_least=0,
+    )
+    previews: int = knob(
+        4, "videos made at step 0 and at each checkpoint, and watched for collapse; 0 is none", at_least=0
+    )
+    collapse_factor: float = knob(
+        4.0, "stop where sharpness, motion or the gap to the teacher is off by this factor", at_least=1
+    )
+    seed: int = knob(0, "of data order, times and noise", at_least=0)
+    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps")
+    kernel: str = knob("auto", "attention kernel of the masks; auto takes the first that can")
+    compile: Literal["auto", "blocks", "none"] = knob("auto", "compile the transformers' blocks; auto does on a GPU")

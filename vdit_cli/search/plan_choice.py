@@ -1,0 +1,179 @@
+"""A plan from a table of losses: the rule that the options ask for, applied, judged and put into words. No torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vdit_cli.errors import EvditError
+from vdit_cli.recipe import SearchMasksOptions
+from vdit_cli.search.choose import (
+    Choice,
+    Masks,
+    Target,
+    by_budget,
+    by_threshold,
+    check_number,
+    judged,
+    parse_fixed,
+    uniform,
+    with_fixed,
+)
+from vdit_cli.search.mask_costs import kept_shares
+from vdit_cli.search.sensitivity import SensitivityTable
+from vdit_cli.search.steadiness import STEADY, Steadiness, steadiness
+from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.plan import MaskPlan
+
+INSTEAD = ("target_speedup", "max_loss", "uniform")
+"""Rules that stand in for r; one of them at most."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the options ask for: `choose` takes losses (L, M) to a choice; `told` is it in JSON."""
+
+    choose: Callable[[np.ndarray], Choice]
+    told: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A finished search: the run folder, the table, the plan chosen from it and how sure that is.
+
+    `changes` is the number of layers with another mask at half and at twice r, for a choice by r.
+    """
+
+    folder: Path
+    table: SensitivityTable
+    plan: MaskPlan
+    choice: Choice
+    steady: Steadiness | None
+    changes: Mapping[str, int]
+
+    def content(self) -> dict[str, Any]:
+        """The result as plain JSON values."""
+        flips = [] if self.steady is None else list(self.steady.coin_flips)
+        return {
+            "path": str(self.folder),
+            "plan": self.plan.content(),
+            "met": self.choice.met,
+            "changes": dict(self.changes),
+            "coin_flips": flips,
+            "again": None if self.steady is None else list(self.steady.shares),
+        }
+
+    def sentences(self) -> list[str]:
+        """The result in words, a line a fact."""
+        count = Counter(mask.name for mask in self.plan.masks)
+        order = [mask.name for mask in self.table.masks if mask.name in count]
+        kept = self.plan.predicted["kept_share"]
+        lines = [
+            f"{', '.join(f'{name} in {layers_told(count[name])}' for name in order)}: kept {kept:.2f} and skipped "
+            f"{1 - kept:.2f} of the tiles, attention {self.choice.speedup:.2f} x cheaper by their number; "
+            f"summed {self.plan.made_by['by']} score {self.choice.loss:.4g}"
+        ]
+        if not self.choice.met:
+            lines.append("no plan of these candidates meets what was asked: this one comes nearest")
+        if self.changes:
+            told = (f"{layers_told(count)} at {times} r" for times, count in self.changes.items())
+            lines.append(f"another mask in {' and '.join(told)}")
+        if self.steady is None:
+            lines.append("one prompt and seed tell nothing of how steady the choice is: --num-prompts, --seeds")
+        elif flips := self.steady.coin_flips:
+            lines.append(
+                f"coin-flips: layer{'s' if len(flips) > 1 else ''} {', '.join(map(str, flips))}, chosen again in fewer than "
+                f"{STEADY:g} of {self.steady.resamples} resamples of {self.steady.prompts} prompts and seeds"
+            )
+        return lines
+
+
+def layers_told(count: int) -> str:
+    """So many layers, in words."""
+    return f"{count} layer" if count == 1 else f"{count or 'no'} layers"
+
+
+def read_rule(options: SearchMasksOptions, masks: Sequence[TileMask], layers: int) -> Rule:
+    """The rule that the options ask for, on these candidates.
+
+    Raises EvditError (exit 2) for two rules at once, a number to choose by that is none, and a mask or layer that is
+    not there.
+    """
+    given = [name for name in INSTEAD if getattr(options, name) is not None]
+    flags = [f"--{name.replace('_', '-')}" for name in given]
+    if options.where("r") is not None:
+        flags.insert(0, "--r")
+    if len(flags) > 1:
+        raise EvditError(
+            f"{' and '.join(flags)} are {len(flags)} rules to choose by: one at a time",
+            where=" ".join(flags),
+            next_steps=flags,
+        )
+    fixed = parse_fixed(options.fix or "", layers, masks)
+    costs = kept_shares(masks)
+    told = {"by": options.by, **({"fix": options.fix} if fixed else {})}
+    if options.uniform is not None:
+        mask = TileMask.parse(options.uniform, masks[0].frames, "--uniform")
+        if mask not in masks:
+            names = ", ".join(each.name for each in masks)
+            raise EvditError(
+                f"{mask.name} is no candidate: these are {names}",
+                where=f"--uniform {options.uniform}",
+                next_steps=[f"--masks {mask.name}", "--masks all"],
+            )
+        chosen = with_fixed(uniform(mask, layers), fixed)
+        return Rule(lambda loss_LM: judged(chosen, loss_LM, costs), {**told, "uniform": mask.name})
+    if given:
+        value = float(getattr(options, given[0]))
+        target = Target("loss" if given[0] == "max_loss" else "speedup", value)
+        return Rule(lambda loss_LM: by_budget(loss_LM, costs, target, fixed), {**told, given[0]: value})
+    check_number(options.r, "--r", 0)
+
+    def at_threshold(loss_LM: np.ndarray) -> Choice:
+        return judged(with_fixed(by_threshold(loss_LM, masks, options.r), fixed), loss_LM, costs)
+
+    return Rule(at_threshold, {**told, "r": options.r})
+
+
+def choose(table: SensitivityTable, options: SearchMasksOptions, folder: Path) -> Searched:
+    """The plan that the options ask for, from a table. Raises EvditError as `read_rule`, and for a score it lacks."""
+    rule = read_rule(options, table.masks, table.architecture.layers)
+    loss_LM = table.mean(options.by)
+    choice = rule.choose(loss_LM)
+    kept = sum(mask.kept_share for mask in choice.masks) / len(choice.masks)
+    plan = MaskPlan(
+        backbone=table.backbone,
+        grid=table.grid,
+        masks=choice.masks,
+        searched_on=table.weights,
+        made_by={"command": "search-masks", **rule.told, "sensitivity": table.digest},
+        predicted={
+            "score": options.by,
+            "loss": choice.loss,
+            "kept_share": kept,
+            "skipped_share": 1 - kept,
+            "attention_speedup": choice.speedup,
+            "costs": "kept share",
+        },
+        architecture=table.architecture,
+    )
+    steady = steadiness(table.of_prompts(options.by), lambda loss: rule.choose(loss).masks)
+    return Searched(folder, table, plan, choice, steady, changes(table, rule, choice.masks))
+
+
+def changes(table: SensitivityTable, rule: Rule, masks_L: Masks) -> dict[str, int]:
+    """How many layers have another mask at half and at twice r; none for a choice that is not by r."""
+    if "r" not in rule.told:
+        return {}
+    fixed = parse_fixed(rule.told.get("fix", ""), len(masks_L), table.masks)
+    loss_LM = table.mean(rule.told["by"])
+    found = {}
+    for told, times in (("half", 0.5), ("twice", 2.0)):
+        others = with_fixed(by_threshold(loss_LM, table.masks, times * rule.told["r"]), fixed)
+        found[told] = sum(mask != other for mask, other in zip(masks_L, others, strict=True))
+    return found
