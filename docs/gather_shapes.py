@@ -13,10 +13,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from script import folder_at, read_json, run
+
+from vdit_cli.errors import EvditError
+
 DATA = Path(__file__).parent / "data" / "shapes.json"
+PROMPTS = Path(__file__).parents[1] / "recipes" / "prompts"
 CALLED = {"everything": "everything asked, and nothing else"}
 PARTS = {"vae": "VAE", "text": "text encoder", "transformer": "transformer"}
 SETS = {
@@ -97,26 +103,47 @@ def unreadable(score: dict[str, Any]) -> float:
     return score["unreadable"] / score["clips"]
 
 
-def main(arguments: list[str]) -> int:
-    """Read the model's folder and the folder of scores, write docs/data/shapes.json."""
-    model, folder = map(Path, arguments)
-    training, index = (
-        json.loads((model / name).read_text(encoding="utf-8")) for name in ("training.json", "model_index.json")
-    )
-    first, _ = SETS["one"]
-    strengths = {path.stem.removeprefix(f"{first}-") for path in folder.glob(f"{first}-*.json")}
-    scores: Scores = {
-        float(strength): {
-            name: json.loads((folder / f"{file}-{strength}.json").read_text(encoding="utf-8"))
-            for name, (file, _) in SETS.items()
+def read_scores(folder: Path) -> Scores:
+    """The scores of every guidance that a file of the first set is there for. Raises EvditError for others' videos."""
+    scores: Scores = {}
+    for path in sorted(folder.glob(f"{SETS['one'][0]}-*.json")):
+        strength = path.stem.removeprefix(f"{SETS['one'][0]}-")
+        if not strength.replace(".", "", 1).isdigit():
+            continue
+        if float(strength) in scores:
+            raise EvditError(f"guidance {float(strength):g} has two files in {folder}", where=str(path))
+        scores[float(strength)] = {
+            name: read_score(folder / f"{file}-{strength}.json", file) for name, (file, _) in SETS.items()
         }
-        for strength in strengths
-        if strength.replace(".", "").isdigit()
-    }
-    content = gather(training, scores, index["evdit"]["defaults"]["guidance"])
+    return scores
+
+
+def read_score(path: Path, prompts: str) -> dict[str, Any]:
+    """One score. Raises EvditError where its videos are not those of the prompts, one each in their order."""
+    score = read_json(path)
+    wanted = (PROMPTS / f"{prompts}.txt").read_text(encoding="utf-8").splitlines()
+    videos = score.get("videos")
+    told = [each.get("prompt") for each in videos if isinstance(each, dict)] if isinstance(videos, list) else []
+    if told != wanted:
+        raise EvditError(f"{path} is no score of the {len(wanted)} prompts of {prompts}.txt", where=str(path))
+    return score
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the model's folder and the folder of scores, write docs/data/shapes.json. Raises EvditError."""
+    if len(arguments) != 2:
+        raise EvditError(
+            f"the script takes two folders, MODEL and SCORES: {len(arguments)} words were given",
+            next_steps=["python docs/gather_shapes.py runs/shapes/model runs/scores"],
+        )
+    model, folder = map(folder_at, arguments)
+    training, index = (read_json(model / name) for name in ("training.json", "model_index.json"))
+    scores, default = read_scores(folder), index["evdit"]["defaults"]["guidance"]
+    if default not in scores:
+        raise EvditError(f"{folder} holds no scores at guidance {default:g}, the default", where=str(folder))
+    content = gather(training, scores, default)
     DATA.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(main))

@@ -326,6 +326,8 @@ def main(arguments: Sequence[str]) -> None:
         )
     scores, trained = map(folder_at, arguments)
     content = gather(scores, trained, read_prompts(PROMPTS))
+    if not content["tables"]:
+        raise EvditError(f"{scores} holds no score for any table: {DATA.name} stays as it is", where=str(scores))
     DATA.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 

@@ -134,3 +134,31 @@ def test_figures_of_times_make_a_table(build: ModuleType, tmp_path: Path, monkey
         gather.measure(data, 3, str(model))
     # At t = 999 v is the latents but for their sign and .006 of noise.
     assert_close(nothing["v"], open_data(data).latents(range(2)).square().mean().item(), rtol=0.05)
+
+
+def test_figures_of_shapes_are_of_its_prompts(build: ModuleType, tmp_path: Path):
+    """Scores of other videos, a guidance told twice and a missing default are refused, and nothing is written."""
+    import gather_shapes
+    from gather_shapes import read_score, read_scores
+
+    prompts = {
+        name: (gather_shapes.PROMPTS / f"{name}.txt").read_text("utf-8").splitlines()
+        for name, _ in gather_shapes.SETS.values()
+    }
+    for name, lines in prompts.items():
+        videos = [{"prompt": line} for line in lines]
+        (tmp_path / f"{name}-3.json").write_text(json.dumps({"videos": videos}), encoding="utf-8")
+    assert list(read_scores(tmp_path)) == [3.0]
+    with pytest.raises(EvditError, match="no score of the 256 prompts of shapes-partial"):
+        read_score(tmp_path / "shapes-held-out-3.json", "shapes-partial")
+    before = gather_shapes.DATA.read_bytes()
+    (tmp_path / "training.json").write_text("{}", encoding="utf-8")
+    index = {"evdit": {"defaults": {"guidance": 2.0}}}
+    (tmp_path / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(EvditError, match="no scores at guidance 2, the default"):
+        gather_shapes.main([str(tmp_path), str(tmp_path)])
+    for name in prompts:
+        (tmp_path / f"{name}-3.0.json").write_bytes((tmp_path / f"{name}-3.json").read_bytes())
+    with pytest.raises(EvditError, match="guidance 3 has two files"):
+        read_scores(tmp_path)
+    assert gather_shapes.DATA.read_bytes() == before

@@ -87,8 +87,8 @@ class Searched:
             lines.append("one prompt and seed tell nothing of how steady the choice is: --num-prompts, --seeds")
         elif flips := self.steady.coin_flips:
             lines.append(
-                f"coin-flips: layer{'s' if len(flips) > 1 else ''} {', '.join(map(str, flips))}, chosen again in fewer than "
-                f"{STEADY:g} of {self.steady.resamples} resamples of {self.steady.prompts} prompts and seeds"
+                f"coin-flips: layer{'s' if len(flips) > 1 else ''} {', '.join(map(str, flips))}, chosen again in fewer "
+                f"than {STEADY:g} of {self.steady.resamples} resamples of {self.steady.prompts} prompts and seeds"
             )
         return lines
 
