@@ -179,7 +179,7 @@ def test_a_training_weighs_errors_of_little_noise_less(vae, text, tmp_path: Path
 @pytest.mark.numerical
 def test_the_time_modulation_is_slow_and_the_losses_by_time_are_written(vae, text, tmp_path: Path):
     """At a share of 0 it stays as it began, while all else moves; metrics.jsonl has a loss a band."""
-    options = ShapesTransformerOptions(**dict(OPTIONS.values(), time_rate=0.0, log_every=1))
+    options = ShapesTransformerOptions(**dict(OPTIONS.values(), time_rate=0.0, low_noise=0.0, log_every=1))
     schedule = NoiseSchedule.from_config(SCHEDULER_CONFIG)
     model, _ = train_transformer(vae, text, TOKENIZER, schedule, options, 3, tmp_path, CPU, False, Silent())
     fresh = OpenSoraT2V(transformer_config(options, 24))

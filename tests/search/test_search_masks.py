@@ -189,3 +189,11 @@ def test_another_rule_does_not_go_on_in_the_same_run(whole, monkeypatch: pytest.
     with pytest.raises(EvditError, match="r: was 0.1"):
         run(monkeypatch, whole[0].folder, r=0.2)
     assert (whole[0].folder / "plan.json").read_bytes() == before
+
+
+def test_a_kernel_that_can_not_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The next one computes, a line says so, and the table tells which ran."""
+    progress = Silent()
+    found = run(monkeypatch, tmp_path / "run", progress, kernel="fa4", masks="2:6")
+    assert len([line for line in progress.lines if line.startswith("warning:") and "fa4" in line]) == 1
+    assert found.table.settings["kernels"] == {"2:6": "sdpa"}

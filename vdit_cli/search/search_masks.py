@@ -18,6 +18,7 @@ from vdit_cli.errors import Interrupted
 from vdit_cli.recipe import SearchMasksOptions
 from vdit_cli.sampling.noise import generators_for
 from vdit_cli.sampling.peak import out_of_memory_told
+from vdit_cli.sampling.plans import fallbacks
 from vdit_cli.sampling.sample import sample
 from vdit_cli.sampling.taps import Taps
 from vdit_cli.sampling.trajectory import read_texts
@@ -61,6 +62,7 @@ class Measuring:
         self.folder = folder
         self.clock = clock
         self.progress = progress
+        self.told: set[str] = set()
         self.left = [place for place in range(len(search.pairs)) if numbers_of(search, folder, place) is None]
 
     def at_everything(self) -> None:
@@ -96,6 +98,10 @@ class Measuring:
             except Interrupted as stopped:
                 if not taps.is_done:
                     raise self.interrupted() from stopped
+        for line in fallbacks(tuple(attention.bound.values()) * len(sites), search.options.kernel):
+            if line not in self.told:
+                self.told.add(line)
+                self.progress.say(f"warning: {line}")
         numbers = collected(attention, output, search.steps, len(sites))
         numbers.write(PairNumbers.file(self.folder, place))
 
