@@ -18,6 +18,7 @@ from tests.sampling.fakes import GaussianBackbone
 from vdit_cli.backbones.base import Defaults
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
+from vdit_cli.timing import Silent
 
 HEADS, PLACE_WIDTH = 2, 8
 LAYERS = ("diagonal", "bands", "global", "uniform", "unstable", "stable")
@@ -146,3 +147,17 @@ def opened_as(backbone: GaussianBackbone, monkeypatch) -> Iterator[None]:  # noq
         patch.setattr("vdit_cli.sampling.trajectory.find_source", lambda model, where: model)
         patch.setattr("vdit_cli.sampling.trajectory.open_backbone", lambda source, **options: backbone)
         yield
+
+
+class StopsAfter(Silent):
+    """A person who presses Ctrl-C after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    def advance(self, note: str = "") -> None:
+        self.left -= 1
+
+    def should_stop(self) -> bool:
+        return self.left <= 0

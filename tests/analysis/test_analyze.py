@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.analysis.planted import GLOBAL_FRAMES, HEADS, LAYERS, PlantedBackbone, opened_as, true_mass
+from tests.analysis.planted import GLOBAL_FRAMES, HEADS, LAYERS, PlantedBackbone, StopsAfter, opened_as, true_mass
 from tests.closeness import assert_close, assert_within
 from vdit_cli.analysis import analyze as analyzing
 from vdit_cli.analysis.analyze import analyze
@@ -22,20 +22,6 @@ from vdit_cli.timing import Silent
 
 FRAMES = 8
 PLACE = {kind: place for place, kind in enumerate(LAYERS)}
-
-
-class StopsAfter(Silent):
-    """A person who presses Ctrl-C after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.left = steps
-
-    def advance(self, note: str = "") -> None:
-        self.left -= 1
-
-    def should_stop(self) -> bool:
-        return self.left <= 0
 
 
 @pytest.fixture
@@ -279,7 +265,7 @@ def test_models_without_3d_attention(prompts_file: str, monkeypatch: pytest.Monk
 
 def test_too_large_for_the_memory(prompts_file: str, monkeypatch: pytest.MonkeyPatch):
     """Exit 4 before anything is made, with the flags that would fit."""
-    monkeypatch.setattr("vdit_cli.analysis.preparing.free_bytes", lambda device: 40_000_000)
+    monkeypatch.setattr("vdit_cli.sampling.trajectory.free_bytes", lambda device: 40_000_000)
     backbone = PlantedBackbone(("bands",))
     backbone.bytes_of = {"text": 10, "transformer": 10, "vae": 45_000_000}
     with pytest.raises(EvditError, match="needs about") as caught:

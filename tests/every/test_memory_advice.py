@@ -19,8 +19,6 @@ COMMANDS = {
     "vdit_cli/sampling/memory.py": "generate",
     "vdit_cli/analysis/analyze.py": "analyze",
     "vdit_cli/sampling/trajectory.py": "analyze",
-    "vdit_cli/analysis/preparing.py": "analyze",
-    "vdit_cli/search/preparing.py": "search-masks",
     "vdit_cli/search/search_masks.py": "search-masks",
     "vdit_cli/data/encoding.py": "prepare-data",
     "vdit_cli/data/prepare_data.py": "prepare-data",

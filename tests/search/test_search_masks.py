@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.analysis.planted import LAYERS, PlantedBackbone, Site, opened_as, planted
+from tests.analysis.planted import LAYERS, PlantedBackbone, Site, StopsAfter, opened_as, planted
 from tests.closeness import assert_close
 from vdit_cli.attention.reference import reference_attention
 from vdit_cli.errors import INTERRUPTED, USAGE, EvditError, Interrupted
@@ -22,20 +22,6 @@ from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Silent
 
 KINDS = ("diagonal", "global", "uniform", "unstable")
-
-
-class StopsAfter(Silent):
-    """A person who presses Ctrl-C after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.left = steps
-
-    def advance(self, note: str = "") -> None:
-        self.left -= 1
-
-    def should_stop(self) -> bool:
-        return self.left <= 0
 
 
 def run(
@@ -177,7 +163,7 @@ def test_bad_input_is_refused_before_anything_is_made(
 
 def test_too_large_for_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Told before anything loads, with what would fit."""
-    monkeypatch.setattr("vdit_cli.search.preparing.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("vdit_cli.sampling.trajectory.free_bytes", lambda device: 1000)
     with pytest.raises(EvditError, match="needs about .* are free") as refused:
         run(monkeypatch, tmp_path / "run")
     assert refused.value.exit_code == 4

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,15 @@ from vdit_cli.analysis.tile_mass import CHUNK_SCORES
 from vdit_cli.analysis.trajectory import Trajectory, trajectories
 from vdit_cli.artifacts.run_dir import Request
 from vdit_cli.backbones.base import Backbone
-from vdit_cli.errors import OUT_OF_MEMORY, EvditError
 from vdit_cli.knobs import flat
 from vdit_cli.recipe import AnalyzeOptions
 from vdit_cli.sampling.announcement import counted, prompt_doubts, say_options, summary
 from vdit_cli.sampling.default_prompts import choose_prompts
-from vdit_cli.sampling.memory import Placing, free_bytes, gib, needed, smaller_videos
+from vdit_cli.sampling.memory import Placing, needed
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.sampling.taps import read_layers
 from vdit_cli.sampling.trajectory import (
+    check_memory,
     checked_grid,
     open_model,
     read_seeds,
@@ -116,7 +117,7 @@ def prepare(options: AnalyzeOptions, progress: Progress) -> Study:
     rows = options.rows or (ROWS_OF_FEW if grid.tokens <= FEW_TOKENS else ROWS_OF_MANY)
     sample = draw_rows(grid, rows)
     study = Study(options, backbone, spec, prompts, seeds, at, timesteps, steps, layers, candidates, sample)
-    need = check_memory(study)
+    need = check_memory("analysis", backbone, spec, options.offload, partial(analysis_bytes, study))
     say_what_comes(study, need, progress)
     for line in doubts.values():
         progress.say(f"warning: {line}")
@@ -131,32 +132,11 @@ def read_masks(text: str, frames: int, where: str) -> dict[str, TileMask]:
     return dict(sorted(masks.items(), key=lambda item: item[1].kept_share))
 
 
-def check_memory(study: Study) -> int:
-    """Bytes that the analysis needs on the device. Raises EvditError (exit 4) where it does not fit.
+def analysis_bytes(study: Study, spec: SampleSpec, offload: str) -> int:
+    """Bytes that text or denoising needs, whichever is more, with the statistics beside the latter.
 
     Nothing is decoded. Beside the tensors of a step come those of the statistics.
     """
-    spec, backbone, offload = study.spec, study.backbone, study.options.offload
-    need = analysis_bytes(study, spec, offload)
-    free = free_bytes(backbone.device)
-    if need <= free:
-        return need
-    others = [other for other in ("model", "block") if other != offload]
-    ways = [f"--offload {other}" for other in others if analysis_bytes(study, spec, other) <= free]
-    smaller = (flags for other, flags in smaller_videos(spec) if analysis_bytes(study, other, "block") <= free)
-    if not ways:
-        ways = [f"{flags} --offload block" for flags in [next(smaller, "")] if flags]
-    raise EvditError(
-        f"the analysis of {spec.video_frames} frames of {spec.height} x {spec.width} needs about {gib(need)}, "
-        f"and {gib(free)} are free on {backbone.device}",
-        where=f"--offload {offload}",
-        next_steps=ways or [f"a machine with {gib(need)} of memory"],
-        exit_code=OUT_OF_MEMORY,
-    )
-
-
-def analysis_bytes(study: Study, spec: SampleSpec, offload: str) -> int:
-    """Bytes that text or denoising needs, whichever is more, with the statistics beside the latter."""
     need = needed(study.backbone, spec, Placing(offload, False, 1))
     tokens = study.backbone.grid(spec.video_frames, spec.height, spec.width).tokens
     # Float32 scores of a chunk and their softmax; of one head's sampled rows scores, shares, tiles, sorted shares (an

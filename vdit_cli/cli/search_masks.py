@@ -14,16 +14,18 @@ EXAMPLE = """evdit search-masks --r 0.1 -o runs/masks
 evdit search-masks --sensitivity runs/masks --target-speedup 1.8 -o runs/masks-1.8
 evdit generate "a large red circle moving left" --masks runs/masks-1.8 -o fast.mp4"""
 
+Output = Annotated[
+    Path | None,
+    path_option(
+        "-o",
+        "--output",
+        help="The run's folder, in which the same command goes on. [default: runs/<date>-search-masks-<model>]",
+    ),
+]
+
 
 def command(
-    output: Annotated[
-        Path | None,
-        path_option(
-            "-o",
-            "--output",
-            help="The run's folder, in which the same command goes on. [default: runs/<date>-search-masks-<model>]",
-        ),
-    ] = None,
+    output: Output = None,
     model: Annotated[str | None, knob_option("search_masks.model")] = None,
     text_encoder: Annotated[str | None, knob_option("search_masks.text_encoder")] = None,
     checkpoint: Annotated[str | None, knob_option("search_masks.checkpoint")] = None,

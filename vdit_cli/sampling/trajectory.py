@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from vdit_cli.backbones.base import Backbone, TextStates, as_read
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
-from vdit_cli.errors import EvditError, Interrupted, unknown_name
+from vdit_cli.errors import OUT_OF_MEMORY, EvditError, Interrupted, unknown_name
 from vdit_cli.recipe import LookingOptions
 from vdit_cli.sampling.making import TEXT_CHUNK
+from vdit_cli.sampling.memory import free_bytes, gib, smaller_videos
 from vdit_cli.sampling.peak import out_of_memory_told
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.tiles.grid import VideoGrid
@@ -93,6 +95,30 @@ def read_seeds(text: str, where: str) -> tuple[int, ...]:
             f"{wrong[0]!r} is no seed: it must be a whole number from 0 on", where=where, next_steps=["--seeds 0,1"]
         )
     return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def check_memory(
+    what: str, backbone: Backbone, spec: SampleSpec, offload: str, bytes_of: Callable[[SampleSpec, str], int]
+) -> int:
+    """Bytes that `what` needs on the device, by `bytes_of` a video and an offload. Raises EvditError (exit 4).
+
+    The error names the offloads under which it fits, else a smaller video that does.
+    """
+    need, free = bytes_of(spec, offload), free_bytes(backbone.device)
+    if need <= free:
+        return need
+    others = [other for other in ("model", "block") if other != offload]
+    ways = [f"--offload {other}" for other in others if bytes_of(spec, other) <= free]
+    smaller = (flags for other, flags in smaller_videos(spec) if bytes_of(other, "block") <= free)
+    if not ways:
+        ways = [f"{flags} --offload block" for flags in [next(smaller, "")] if flags]
+    raise EvditError(
+        f"the {what} of {spec.video_frames} frames of {spec.height} x {spec.width} needs about {gib(need)}, "
+        f"and {gib(free)} are free on {backbone.device}",
+        where=f"--offload {offload}",
+        next_steps=ways or [f"a machine with {gib(need)} of memory"],
+        exit_code=OUT_OF_MEMORY,
+    )
 
 
 def timesteps_of(backbone: Backbone, spec: SampleSpec) -> tuple[float, ...]:

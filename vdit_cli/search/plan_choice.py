@@ -14,6 +14,7 @@ from vdit_cli.errors import EvditError
 from vdit_cli.recipe import SearchMasksOptions
 from vdit_cli.search.choose import (
     Choice,
+    Fixed,
     Masks,
     Target,
     by_budget,
@@ -36,10 +37,11 @@ INSTEAD = ("target_speedup", "max_loss", "uniform")
 
 @dataclass(frozen=True)
 class Rule:
-    """What the options ask for: `choose` takes losses (L, M) to a choice; `told` is it in JSON."""
+    """What the options ask for: `choose` takes losses (L, M) to a choice; `told` is it in JSON, `fixed` is of --fix."""
 
     choose: Callable[[np.ndarray], Choice]
     told: Mapping[str, Any]
+    fixed: Fixed
 
 
 @dataclass(frozen=True)
@@ -127,17 +129,17 @@ def read_rule(options: SearchMasksOptions, masks: Sequence[TileMask], layers: in
                 next_steps=[f"--masks {mask.name}", "--masks all"],
             )
         chosen = with_fixed(uniform(mask, layers), fixed)
-        return Rule(lambda loss_LM: judged(chosen, loss_LM, costs), {**told, "uniform": mask.name})
+        return Rule(lambda loss_LM: judged(chosen, loss_LM, costs), {**told, "uniform": mask.name}, fixed)
     if given:
         value = float(getattr(options, given[0]))
         target = Target("loss" if given[0] == "max_loss" else "speedup", value)
-        return Rule(lambda loss_LM: by_budget(loss_LM, costs, target, fixed), {**told, given[0]: value})
+        return Rule(lambda loss_LM: by_budget(loss_LM, costs, target, fixed), {**told, given[0]: value}, fixed)
     check_number(options.r, "--r", 0)
 
     def at_threshold(loss_LM: np.ndarray) -> Choice:
         return judged(with_fixed(by_threshold(loss_LM, masks, options.r), fixed), loss_LM, costs)
 
-    return Rule(at_threshold, {**told, "r": options.r})
+    return Rule(at_threshold, {**told, "r": options.r}, fixed)
 
 
 def choose(table: SensitivityTable, options: SearchMasksOptions, folder: Path) -> Searched:
@@ -170,10 +172,9 @@ def changes(table: SensitivityTable, rule: Rule, masks_L: Masks) -> dict[str, in
     """How many layers have another mask at half and at twice r; none for a choice that is not by r."""
     if "r" not in rule.told:
         return {}
-    fixed = parse_fixed(rule.told.get("fix", ""), len(masks_L), table.masks)
     loss_LM = table.mean(rule.told["by"])
     found = {}
     for told, times in (("half", 0.5), ("twice", 2.0)):
-        others = with_fixed(by_threshold(loss_LM, table.masks, times * rule.told["r"]), fixed)
+        others = with_fixed(by_threshold(loss_LM, table.masks, times * rule.told["r"]), rule.fixed)
         found[told] = sum(mask != other for mask, other in zip(masks_L, others, strict=True))
     return found

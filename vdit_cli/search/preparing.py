@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vdit_cli.artifacts.run_dir import Request
 from vdit_cli.backbones.base import Backbone
-from vdit_cli.errors import OUT_OF_MEMORY, EvditError
+from vdit_cli.errors import EvditError
 from vdit_cli.recipe import SearchMasksOptions
 from vdit_cli.sampling.announcement import counted, prompt_doubts, say_options, summary
 from vdit_cli.sampling.default_prompts import choose_prompts
-from vdit_cli.sampling.memory import Placing, free_bytes, gib, needed
+from vdit_cli.sampling.memory import Placing, needed
 from vdit_cli.sampling.plans import check_kernel
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.sampling.trajectory import (
+    check_memory,
     checked_grid,
     open_model,
     read_seeds,
@@ -102,7 +104,8 @@ def prepare(options: SearchMasksOptions, progress: Progress) -> Search:
     read_rule(options, masks, backbone.architecture.layers)  # refused now rather than after the pass
     steps = steps_at(shares, len(timesteps))
     search = Search(options, backbone, spec, prompts, seeds, timesteps, steps, masks, grid)
-    say_what_comes(search, check_memory(search), progress)
+    need = check_memory("search", backbone, spec, options.offload, partial(search_bytes, search))
+    say_what_comes(search, need, progress)
     for line in doubts.values():
         progress.say(f"warning: {line}")
     return search
@@ -120,32 +123,16 @@ def read_candidates(text: str, frames: int, where: str) -> tuple[TileMask, ...]:
     return in_order((TileMask.parse(part, frames, where) for part in text.split(",")), frames)
 
 
-def check_memory(search: Search) -> int:
-    """Bytes that the pass needs on the device. Raises EvditError (exit 4) where it does not fit.
+def search_bytes(search: Search, spec: SampleSpec, offload: str) -> int:
+    """Bytes that text or denoising needs, whichever is more, with four copies of a site's output beside the latter.
 
     Nothing is decoded; beside the tensors of a step stand the masked output of one site and its difference.
     """
-    need = search_bytes(search, search.options.offload)
-    free = free_bytes(search.backbone.device)
-    if need <= free:
-        return need
-    others = [other for other in ("model", "block") if other != search.options.offload]
-    ways = [f"--offload {other}" for other in others if search_bytes(search, other) <= free]
-    raise EvditError(
-        f"the search on {search.spec.video_frames} frames of {search.spec.height} x {search.spec.width} needs about "
-        f"{gib(need)}, and {gib(free)} are free on {search.backbone.device}",
-        where=f"--offload {search.options.offload}",
-        next_steps=ways or [f"a machine with {gib(need)} of memory"],
-        exit_code=OUT_OF_MEMORY,
-    )
-
-
-def search_bytes(search: Search, offload: str) -> int:
-    """Bytes that text or denoising needs, whichever is more, with four copies of a site's output beside the latter."""
-    need = needed(search.backbone, search.spec, Placing(offload, False, 1))
+    need = needed(search.backbone, spec, Placing(offload, False, 1))
+    tokens = search.backbone.grid(spec.video_frames, spec.height, spec.width).tokens
     architecture = search.backbone.architecture
     width = architecture.heads * architecture.head_dim
-    output = (2 if search.spec.guided else 1) * search.grid.tokens * width * 4
+    output = (2 if spec.guided else 1) * tokens * width * 4
     return max(need["text"], need["denoise"] + 4 * output)
 
 
