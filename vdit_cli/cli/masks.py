@@ -80,9 +80,9 @@ def pareto(
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
-    """Draw what a search could choose: every plan that no other beats in cost and loss.
+    """Draw what a search could choose: loss against cost.
 
-    Beside them stand the uniform masks, the plans of every r, and the one that was chosen.
+    That is every plan that no other beats in both, exactly. Beside them stand the uniform masks, the plans of every r, and the one that was chosen.
     """
     from vdit_cli.search import pareto as fronts
     from vdit_cli.search.front_picture import draw as draw_picture
