@@ -82,7 +82,8 @@ def pareto(
 ) -> None:
     """Draw what a search could choose: loss against cost.
 
-    That is every plan that no other beats in both, exactly. Beside them stand the uniform masks, the plans of every r, and the one that was chosen.
+    That is every plan that no other beats in both, exactly. Beside them stand the uniform masks, the plans of every r,
+    and the one that was chosen.
     """
     from vdit_cli.search import pareto as fronts
     from vdit_cli.search.front_picture import draw as draw_picture
