@@ -93,7 +93,7 @@ def pareto(
 
     place = picture_place(output, overwrite)
     table, plan = fronts.read_search(run)
-    score = by or (str(plan.made_by["by"]) if plan else "attention")
+    score = by or (str(plan.made_by.get("by", "attention")) if plan else "attention")
     found = fronts.pareto(table, score, kept_shares(table.masks), plan)
     console = Console()
     if plan is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, quoted
 from vdit_cli.search.choose import SLACK, Choice, Masks, PlanFront, by_threshold, judged, plan_front, uniform
 from vdit_cli.search.mask_costs import MaskCosts
 from vdit_cli.search.sensitivity import SensitivityTable
@@ -112,7 +112,7 @@ def read_search(run: Path) -> tuple[SensitivityTable, MaskPlan | None]:
         raise EvditError(
             f"the plan was not chosen from the table beside it, whose digest is {table.digest[:12]}",
             where=str(file),
-            next_steps=[f"the table alone: {table.origin}", f"evdit search-masks --sensitivity {run}"],
+            next_steps=[f"the table alone: {table.origin}", f"evdit search-masks --sensitivity {quoted(run)}"],
         )
     return table, plan
 
@@ -142,7 +142,7 @@ def candidates_only(plan: MaskPlan, costs: MaskCosts) -> Masks:
             raise EvditError(
                 f"{mask.name} was no candidate: what it changes was not measured",
                 where=f"{plan.origin or 'the plan'} layer {layer}",
-                next_steps=["the plan as the search wrote it", f"evdit search-masks --masks all,{mask.name}"],
+                next_steps=["the plan as the search wrote it"],
             )
     return plan.masks
 
