@@ -31,6 +31,9 @@ class GenerateOptions(Section):
         "the plan that lies with the checkpoint or the model, else none",
     )
     allow_other_weights: bool = knob(False, "take a plan that was searched on other weights")
+    dense_steps: int = knob(
+        0, "of the steps, so many first ones run with full attention, the others under the masks", at_least=0
+    )
     lora: tuple[str, ...] = knob(
         (),
         "a LoRA adapter added to the transformer, or :scale of it: a PEFT folder or diffusers' file; may be repeated",

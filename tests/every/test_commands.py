@@ -138,7 +138,9 @@ def test_paths_are_found():
     assert {name for name, flag in PATHS if flag == "--config"} == {
         each.replace("_", "-").replace(".", " ") for each in SECTIONS
     }
-    assert {"score", "masks show", "masks seal", "masks retarget"} == {name for name, flag in PATHS if not flag}
+    assert {"score", "masks show", "masks pareto", "masks seal", "masks retarget"} == {
+        name for name, flag in PATHS if not flag
+    }
 
 
 def test_every_section_is_read_by_a_command_of_its_name():

@@ -186,7 +186,7 @@ def test_nothing_there_is_refused(tmp_path: Path):
 
 def test_a_choice_loads_no_torch():
     """Nor do reading a table and telling what is steady."""
-    names = ("candidates", "sensitivity", "choose", "knapsack", "steadiness", "mask_costs")
+    names = ("candidates", "sensitivity", "choose", "knapsack", "steadiness", "mask_costs", "pareto")
     modules = ", ".join(f"vdit_cli.search.{name}" for name in names)
     program = f"import sys, {modules}; assert not {{'torch', 'triton', 'scipy'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, cwd=Path(__file__).parents[2])

@@ -38,11 +38,12 @@ class Machine:
 class Ran:
     """What the denoising loop really did.
 
-    `layers` has one `Attend.receipt()` a layer (mask, kernel, refused kernels with reasons); the shares are of tiles,
-    averaged over the layers; `fallbacks` are the lines that were said about kernels that could not be had, `warnings`
-    those about a prompt, a length or a sampler that the model was not made for. `masks` are those of
-    `plan` (a digest) in a word, "none" being full attention; `loras` are the adapters added in `weights`, each with
-    path, scale and digest.
+    `layers` has one `Attend.receipt()` a layer (mask, kernel, refused kernels with reasons). The first `dense_steps`
+    ran with full attention by `dense_kernel` instead; where all did, `layers` tells of them. The shares are of tiles,
+    averaged over layers and steps; `fallbacks` are the lines that were said about kernels that could not be had,
+    `warnings` those about a prompt, a length or a sampler that the model was not made for. `masks` are those of `plan`
+    (a digest) in a word, "none" being full attention; `loras` are the adapters added in `weights`, each with path,
+    scale and digest.
     """
 
     model: str
@@ -53,6 +54,8 @@ class Ran:
     timesteps: tuple[float, ...] = ()
     guidance: float | None = None
     layers: tuple[Mapping[str, Any], ...] = ()
+    dense_steps: int = 0
+    dense_kernel: str | None = None
     kept_share: float = 1.0
     skipped_share: float = 0.0
     fallbacks: tuple[str, ...] = ()

@@ -43,6 +43,7 @@ def command(
     checkpoint: Annotated[str | None, knob_option("generate.checkpoint")] = None,
     masks: Annotated[str | None, knob_option("generate.masks", metavar="PLAN|RUN|k:F-k|auto|none")] = None,
     allow_other_weights: Annotated[bool | None, knob_option("generate.allow_other_weights")] = None,
+    dense_steps: Annotated[int | None, knob_option("generate.dense_steps")] = None,
     lora: Annotated[list[str] | None, knob_option("generate.lora", metavar="FILE|FOLDER[:SCALE]")] = None,
     steps: Annotated[int | None, knob_option("generate.steps")] = None,
     scheduler: Annotated[str | None, knob_option("generate.scheduler")] = None,

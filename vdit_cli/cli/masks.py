@@ -1,4 +1,4 @@
-"""`evdit masks`: look at a mask plan, seal one again after editing it, make one over for another size of video."""
+"""`evdit masks`: look at mask plans and at the front they come from, seal one again, make one over for another size."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
+from vdit_cli.artifacts.atomic import check_writable
 from vdit_cli.cli.console import Console
 from vdit_cli.cli.help_page import HelpPage, HelpPages
 from vdit_cli.cli.options import Overwrite, path_argument, path_option
-from vdit_cli.errors import EvditError, printable
+from vdit_cli.errors import EvditError, printable, quoted
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.tiles.plan_json import PLAN_FILE
 from vdit_cli.tiles.retarget import retarget as retargeted
 
-EXAMPLE = """evdit masks show plan.json
+EXAMPLE = """evdit masks show plan.json -o plan.png
+evdit masks pareto runs/masks -o front.png
 evdit masks seal plan.json
 evdit masks retarget plan.json --frames 93 -o plan-93.json"""
 COLUMNS = ("layer", "mask", "kept", "skipped", "frames")
@@ -31,7 +33,7 @@ app = typer.Typer(cls=HelpPages, epilog=EXAMPLE, add_completion=False)
 
 @app.callback()
 def masks() -> None:
-    """Show mask plans, seal one again after editing it, and make one over for another size of video.
+    """Show mask plans and what a search could choose, seal a plan after editing it, make one over for another size.
 
     A plan holds one mask k:m a layer: k global frames that see and are seen by all frames, and m others that see
     themselves and the global ones.
@@ -41,20 +43,85 @@ def masks() -> None:
 @app.command("show", cls=HelpPage, epilog="evdit masks show plan.json\nevdit masks show runs/my-search --json")
 def show(
     plan: Annotated[Path, path_argument("PLAN|RUN", "A plan file, or the folder of a run that made one.")],
+    output: Annotated[
+        Path | None, path_option("-o", "--output", help="Also draw it as this .png: layers, and the tiles of masks.")
+    ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Draw a plan, one row a layer.
 
     A row has the layer's mask, the shares of tiles that it keeps and skips, and its frames, the global ones solid.
     """
+    place = picture_place(output, overwrite)
     found = MaskPlan.read(plan)
     console = Console()
+    if place:
+        from vdit_cli.search.plan_picture import draw as draw_picture
+
+        draw_picture(found, place)
+        console.say(f"wrote {place}")
     if as_json:
         console.json("evdit.masks/1", as_content(found))
     elif console.out.isatty():
         draw(found, console)
     else:
         console.data("\n".join([title(found), *plain_rows(found, blocks_for(console)), summary(found)]))
+
+
+@app.command("pareto", cls=HelpPage, epilog="evdit masks pareto runs/masks -o front.png")
+def pareto(
+    run: Annotated[Path, path_argument("RUN", "A run of search-masks, or its sensitivity.json.")],
+    output: Annotated[Path | None, path_option("-o", "--output", help="Also draw it as this .png.")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option("--by", help="The score: attention, relative or output. [default: the one of the chosen plan]"),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Draw what a search could choose: loss against cost.
+
+    That is every plan that no other beats in both, exactly. Beside them stand the uniform masks, the plans of every r,
+    and the one that was chosen.
+    """
+    from vdit_cli.search import pareto as fronts
+    from vdit_cli.search.front_picture import draw as draw_picture
+    from vdit_cli.search.front_picture import thinning
+    from vdit_cli.search.front_plot import lines
+    from vdit_cli.search.mask_costs import kept_shares
+
+    place = picture_place(output, overwrite)
+    table, plan = fronts.read_search(run)
+    score = by or (str(plan.made_by.get("by", "attention")) if plan else "attention")
+    found = fronts.pareto(table, score, kept_shares(table.masks), plan)
+    console = Console()
+    if plan is None:
+        console.say(f"no plan lies beside {table.origin}: none is marked as chosen")
+    if place:
+        draw_picture(found, place)
+        console.say(f"wrote {place}: {thinning(found)}")
+    if as_json:
+        console.json("evdit.masks-pareto/1", found.content())
+    else:
+        console.data("\n".join(lines(found)))
+
+
+def picture_place(output: Path | None, overwrite: bool) -> Path | None:
+    """Where a picture goes. Raises EvditError (exit 2), before any work, for a place that it can't have."""
+    if output is None:
+        return None
+    where = f"-o {output}"
+    if output.suffix != ".png":
+        step = f"-o {quoted(output / 'picture.png' if output.is_dir() else output.with_suffix('.png'))}"
+        raise EvditError(f"{output} is no place for a picture: it is written as a .png", where=where, next_steps=[step])
+    if output.is_dir():
+        raise EvditError(f"{output} is a folder: a .png is a file", where=where, next_steps=["another name with -o"])
+    if output.exists() and not overwrite:
+        steps = ["--overwrite", "another place with -o"]
+        raise EvditError(f"{output} is there already: it is not replaced", where=where, next_steps=steps)
+    check_writable(output, where)
+    return output
 
 
 @app.command("seal", cls=HelpPage, epilog="evdit masks seal plan.json")

@@ -10,6 +10,7 @@ from vdit_cli.backbones.base import Backbone, Cut, as_read, cut_of, prompt_form
 from vdit_cli.backbones.prompt_form import PromptForm
 from vdit_cli.errors import EvditError, quoted
 from vdit_cli.knobs import Section, flat, option_line
+from vdit_cli.sampling.dense_steps import kept_share
 from vdit_cli.sampling.memory import gib
 from vdit_cli.sampling.prompts import EXAMPLE
 from vdit_cli.sampling.sample import SampleSpec
@@ -20,13 +21,25 @@ SHOWN = 6
 """Of many words left out, so many of the first and the last are shown."""
 
 
-def summary(backbone: Backbone, spec: SampleSpec, seeds: str, need_bytes: int, plan: MaskPlan | None = None) -> str:
+def summary(
+    backbone: Backbone,
+    spec: SampleSpec,
+    seeds: str,
+    need_bytes: int,
+    plan: MaskPlan | None = None,
+    dense_steps: int = 0,
+) -> str:
     """Model, size, sampler, masks and their file, seeds ("seed 0"), device, numbers and memory in one line."""
     dtype = str(backbone.dtype).removeprefix("torch.")
     sampler = f"{counted(spec.steps, 'step')} of {spec.scheduler}, guidance {spec.guidance:g}"
     size = f"{spec.video_frames} x {spec.height} x {spec.width}"
+    masks = masks_told(plan)
+    if dense_steps and plan is not None:
+        kept = kept_share(plan.kept_share, dense_steps, spec.steps)
+        masks = f"{counted(dense_steps, 'step')} of full attention, then {masks}, kept {kept:.2f} and skipped "
+        masks += f"{1 - kept:.2f} of all steps' tiles"
     memory = f"about {gib(need_bytes)} of weights and tensors"
-    return f"{backbone.name}: {size}, {sampler}, {masks_told(plan)}, {seeds}, {backbone.device} {dtype}, {memory}"
+    return f"{backbone.name}: {size}, {sampler}, {masks}, {seeds}, {backbone.device} {dtype}, {memory}"
 
 
 def masks_told(plan: MaskPlan | None) -> str:

@@ -20,6 +20,7 @@ from vdit_cli.errors import EvditError, Interrupted, quoted, unknown_name
 from vdit_cli.recipe import GenerateOptions
 from vdit_cli.sampling.announcement import counted, cut_text, listed, prompt_doubts, say_options, summary
 from vdit_cli.sampling.compiling import is_compiled
+from vdit_cli.sampling.dense_steps import check_dense_steps, parts_of
 from vdit_cli.sampling.making import Job, Making, filled
 from vdit_cli.sampling.memory import Placing, check_memory
 from vdit_cli.sampling.outputs import (
@@ -152,9 +153,11 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
     timesteps = set_steps(laid_out, spec.steps).tolist()
     doubts = prompt_doubts(backbone, prompts, options.strict)
     plan = find_plan(options.masks, backbone, spec, options.allow_other_weights)
+    check_dense_steps(options.dense_steps, spec.steps, plan, options.masks)
     need = check_memory(backbone, spec, Placing(options.offload, options.vae_tiling, options.batch))
     progress.detail(f"weights of the transformer: {backbone.weights_digest}")  # damaged files are found now
-    progress.say(summary(backbone, spec, seeds_text(options, len(prompts)), max(need.values()), plan))
+    seeds = seeds_text(options, len(prompts))
+    progress.say(summary(backbone, spec, seeds, max(need.values()), plan, options.dense_steps))
     negative = own.negative if options.negative is None else options.negative
     fps = rate_of(options.fps or own.fps)
     say_options("generate", options, filled(options, spec, negative, fps), backbone.name, progress)
@@ -165,7 +168,9 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
         progress.say(f"warning: {line}")
     batch = options.batch * (2 if spec.guided else 1)
     costs = measured_costs(backbone, options.kernel, progress)
-    _, told = bind_plan(backbone, plan, batch, options.kernel, options.strict, progress, costs)
+    told = []
+    for each in parts_of(plan, options.dense_steps, spec.steps):
+        told += bind_plan(backbone, each, batch, options.kernel, options.strict, progress, costs)[1]
     compiled = is_compiled(options.compile, options.offload, backbone, spec, progress)
     said = (tuple(told), tuple(warnings), doubts)
     return Job(options, backbone, spec, plan, tuple(timesteps), negative, fps, *said, compiled, costs)

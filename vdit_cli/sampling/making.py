@@ -29,6 +29,7 @@ from vdit_cli.backbones.base import Backbone, TextStates, as_read, make_fast
 from vdit_cli.errors import FAILED, USAGE, EvditError, Interrupted, quoted
 from vdit_cli.knobs import as_json
 from vdit_cli.recipe import GenerateOptions
+from vdit_cli.sampling.dense_steps import Switched
 from vdit_cli.sampling.noise import generators_for
 from vdit_cli.sampling.outputs import Clip, beside_taken, check_file, note_finished, step_aside
 from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
@@ -112,10 +113,10 @@ class Making:
             texts, null_text = self.encode()
             for start in range(0, len(self.clips), batch):
                 clips = self.clips[start : start + batch]
-                attends, latents, seconds = self.denoise(clips, texts, null_text)
+                switched, latents, seconds = self.denoise(clips, texts, null_text)
                 # What is denoised is finished: a Ctrl-C now waits until all of the batch is written.
                 for clip, latents_CFhw in zip(clips, latents, strict=True):
-                    self.write(clip, latents_CFhw, attends, {"denoise": seconds / len(clips)})
+                    self.write(clip, latents_CFhw, switched, {"denoise": seconds / len(clips)})
                 self.stop_here_if_asked()
         return self.finished
 
@@ -151,8 +152,8 @@ class Making:
 
     def denoise(
         self, clips: Sequence[Clip], texts: dict[str, TextStates], null_text: TextStates | None
-    ) -> tuple[tuple[Attend, ...], Tensor, float]:
-        """Each layer's bound attention, the latents (B, C, F, h, w) of a batch of clips, and the seconds they took."""
+    ) -> tuple[Switched, Tensor, float]:
+        """What denoised a batch of clips, with its attention; their latents (B, C, F, h, w); the seconds they took."""
         job, clock = self.job, Stopwatch()
         first = len(self.finished) + 1
         which = f" {first}-{first + len(clips) - 1} of {len(self.clips)}" if len(self.clips) > 1 else ""
@@ -160,22 +161,31 @@ class Making:
         with ExitStack() as stack, out_of_memory_told("denoise", less):
             with self.clock.phase("load"):
                 stack.enter_context(job.backbone.resident("transformer"))
-                batch = job.network_batch(len(clips))
-                attends = job.backbone.apply_plan(job.plan, batch, job.options.kernel, costs=job.costs)
+                switched = self.switched(job.network_batch(len(clips)))
                 make_fast(job.backbone, job.compiled)
             self.progress.stage(f"denoising{which}", job.spec.steps)
             text = joined([texts[clip.prompt] for clip in clips])
             generators = generators_for(clip.seed for clip in clips)
             try:
                 with clock.phase("denoise"):
-                    latents = sample(job.backbone, job.spec, text, null_text, generators, self.progress)
+                    latents = sample(
+                        job.backbone, job.spec, text, null_text, generators, self.progress, denoise=switched
+                    )
             except Interrupted as stopped:
                 raise self.interrupted(stopped.what) from stopped
-        return attends, latents, clock.seconds["denoise"]
+        return switched, latents, clock.seconds["denoise"]
 
-    def write(
-        self, clip: Clip, latents_CFhw: Tensor, attends: tuple[Attend, ...], batch_seconds: dict[str, float]
-    ) -> None:
+    def switched(self, batch: int) -> Switched:
+        """What denoises a network batch: bound to the plan, or to full attention for the first steps."""
+        job = self.job
+
+        def bind(plan: MaskPlan) -> tuple[Attend, ...]:
+            """Put a plan on the backbone."""
+            return job.backbone.apply_plan(plan, batch, job.options.kernel, costs=job.costs)
+
+        return Switched(job.backbone, job.plan, bind, job.options.dense_steps, job.spec.steps)
+
+    def write(self, clip: Clip, latents_CFhw: Tensor, switched: Switched, batch_seconds: dict[str, float]) -> None:
         """Decode one clip, put video and receipt in place together, and note them in the run."""
         job, clock = self.job, Stopwatch()
         with ExitStack() as stack, out_of_memory_told("decode", ["--vae-tiling", "--offload model", "fewer --frames"]):
@@ -187,7 +197,7 @@ class Making:
             self.progress.advance()
         clip = self.with_free_place(clip)
         try:
-            self.put_in_place(clip, frames, attends, batch_seconds, clock)
+            self.put_in_place(clip, frames, switched, batch_seconds, clock)
         except EvditError as error:
             if error.exit_code != USAGE:
                 raise
@@ -219,13 +229,14 @@ class Making:
     def told(self, clip: Clip) -> dict[str, str]:
         """What the file of a clip says of itself."""
         job = self.job
-        return metadata_of(clip, job.spec, job.backbone.name, job.plan) if job.options.metadata else {}
+        said = metadata_of(clip, job.spec, job.backbone.name, job.plan, job.options.dense_steps)
+        return said if job.options.metadata else {}
 
     def put_in_place(
         self,
         clip: Clip,
         frames: np.ndarray,
-        attends: tuple[Attend, ...],
+        switched: Switched,
         batch_seconds: dict[str, float],
         clock: Stopwatch,
     ) -> None:
@@ -242,7 +253,7 @@ class Making:
                 timesteps=job.timesteps,
                 guidance=job.spec.guidance,
                 plan=job.plan,
-                attends=attends,
+                switched=switched,
                 fallbacks=job.fallbacks,
                 warnings=(*job.warnings, *([job.doubts[clip.prompt]] if clip.prompt in job.doubts else [])),
                 # Loading and text are of the whole command so far; denoising is the batch's share of a video.

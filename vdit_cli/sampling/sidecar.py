@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine, versions
-from vdit_cli.attention.bind import Attend
 from vdit_cli.backbones.base import AddsAdapters, Backbone
+from vdit_cli.sampling.dense_steps import Switched, kept_share
 from vdit_cli.sampling.outputs import Clip
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.tiles.plan import MaskPlan
@@ -22,13 +22,14 @@ def loras_of(backbone: Backbone) -> list[dict[str, Any]]:
     return [lora.content() for lora in backbone.loras] if isinstance(backbone, AddsAdapters) else []
 
 
-def metadata_of(clip: Clip, spec: SampleSpec, model: str, plan: MaskPlan) -> dict[str, str]:
+def metadata_of(clip: Clip, spec: SampleSpec, model: str, plan: MaskPlan, dense_steps: int) -> dict[str, str]:
     """What travels inside the video file."""
     return {
         "prompt": clip.prompt,
         "seed": str(clip.seed),
         "model": model,
         "masks": plan.masks_text(),
+        **({"dense_steps": str(dense_steps)} if dense_steps else {}),
         "steps": str(spec.steps),
         "guidance": str(spec.guidance),
         "scheduler": spec.scheduler,
@@ -46,15 +47,17 @@ def receipt_of(
     timesteps: Sequence[float],
     guidance: float,
     plan: MaskPlan,
-    attends: Sequence[Attend],
+    switched: Switched,
     fallbacks: Sequence[str],
     warnings: Sequence[str],
     seconds: Mapping[str, float],
     peak_bytes: int,
     output_sha256: str,
 ) -> Receipt:
-    """The receipt of one video; `values` are the resolved options, `attends` has one entry a layer."""
-    kept = sum(attend.mask.kept_share for attend in attends) / len(attends)
+    """The receipt of one video; `values` are the resolved options, `switched` is what denoised."""
+    attends = switched.masked or switched.dense
+    in_plan = sum(attend.mask.kept_share for attend in attends) / len(attends)
+    kept = kept_share(in_plan, switched.dense_steps, switched.steps)
     gpus = (torch.cuda.get_device_name(backbone.device),) if backbone.device.type == "cuda" else ()
     return Receipt(
         asked={"prompt": clip.prompt, **values, "seed": clip.seed, "num": 1},
@@ -67,6 +70,8 @@ def receipt_of(
             timesteps=tuple(timesteps),
             guidance=guidance,
             layers=tuple(attend.receipt() for attend in attends),
+            dense_steps=switched.dense_steps,
+            dense_kernel=switched.dense[0].kernel if switched.dense else None,
             kept_share=kept,
             skipped_share=1 - kept,
             fallbacks=tuple(fallbacks),
