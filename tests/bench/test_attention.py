@@ -228,6 +228,24 @@ def test_measured_times_are_what_auto_chooses_by(tmp_path: Path, monkeypatch: py
     assert kept.over_dense(TileMask.parse("3:3", 6), case, "sdpa") == expected
 
 
+def test_a_row_counts_as_measured_once_its_times_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Stopped between the two it is measured again, so that the run's cost table lacks nothing that its rows have."""
+    kept = bench_module.remember
+
+    def stopped(found: CostTable, say: object, path: Path | None = None) -> None:
+        if {row.kernel for row in found.rows} != {GATHER}:
+            raise KeyboardInterrupt
+        kept(found, say, path)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(bench_module, "remember", stopped)
+        bench_attention(options(), tmp_path / "run", Silent())
+    assert not list((tmp_path / "run").rglob("rows/*/*.json"))
+    bench_attention(options(), tmp_path / "run", Silent())
+    rows = CostTable.load(tmp_path / "run").rows
+    assert [row.mask.name for row in rows if row.kernel != GATHER] == ["6:0", "3:3", "2:4", "1:5"]
+
+
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A line says so, and the results are there."""
     (tmp_path / "cache").write_text("a file where the folder should be", encoding="utf-8")

@@ -130,7 +130,7 @@ def test_a_layer_stands_for_those_of_another_model(tmp_path: Path):
     expected = 32 / 3 * (0.0094 + 0.0142 + 0.0062)
     assert_close(found.plan.predicted["attention_seconds"], expected)
     assert_close(found.plan.predicted["step_speedup"], (0.2 + 32 * 0.0142) / (0.2 + expected))
-    assert found.plan.predicted["costs"] == f"seconds of {THERE}, 10.6667 a layer, on a GPU"
+    assert found.plan.predicted["costs"] == f"seconds of {THERE}, 10.6667 calls a layer, on a GPU"
     assert found.plan.made_by["costs_at"] == "open-sora-plan-29"
     exact = float(Fraction(32, 3) * sum(map(Fraction, (0.0094, 0.0142, 0.0062))))
     assert chosen(file, costs_at="open-sora-plan-29", latency=exact).choice.met

@@ -91,7 +91,7 @@ def read_costs(
         call, of_layers = call_at(options.costs_at, call, table, options.where("costs_at") or "--costs-at")
         times = Fraction(of_layers, layers)
     costs = measured(masks, table, call, times, where)
-    each = f", {float(times):g} a layer" if options.costs_at is not None else ""
+    each = f", {float(times):g} calls a layer" if options.costs_at is not None else ""
     told = f"seconds of {call}{each}, on {table.machine.device}"
     return PlanCosts(costs, told, table.digest, options.step_rest)
 
