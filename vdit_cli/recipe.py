@@ -127,9 +127,21 @@ class SearchMasksOptions(LookingOptions):
     target_speedup: float | None = knob(
         None, "instead of r: attention that many times cheaper at the least loss", at_least=1
     )
+    latency: float | None = knob(
+        None, "instead of r: the least loss within these seconds of attention a step; needs costs", at_least=0
+    )
     max_loss: float | None = knob(None, "instead of r: the cheapest plan whose scores sum up to no more", at_least=0)
     uniform: str | None = knob(None, "instead of r: this mask k:m on every layer")
     fix: str | None = knob(None, "layers whose mask is given, 0=dense,7=4:4; the others are chosen")
+    costs: str | None = knob(
+        None, "choose by seconds: a cost table, or a run of bench attention, that has the times of the masks"
+    )
+    costs_at: str | None = knob(
+        None, "the seconds of this model's attention, a preset of bench attention; a layer stands for several of its"
+    )
+    step_rest: float | None = knob(
+        None, "seconds of a step beside attention (rest ms of bench model), to foretell a step's speed-up", at_least=0
+    )
     sensitivity: str | None = knob(None, "a run of search-masks whose table is chosen from again, without a model")
 
 

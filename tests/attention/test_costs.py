@@ -12,7 +12,7 @@ from tests.closeness import assert_close
 from vdit_cli.attention import bind as bind_module
 from vdit_cli.attention import costs
 from vdit_cli.attention.bind import Case, bind
-from vdit_cli.attention.costs import GATHER, SCHEMA, CostTable, Machine, cache_file, measure, measure_gather
+from vdit_cli.attention.costs import COSTS_FILE, GATHER, SCHEMA, CostTable, Machine, cache_file, measure, measure_gather
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 
@@ -51,6 +51,14 @@ def test_a_table_survives_its_file(own_cache: Path) -> None:
     assert (document["rows"][0]["kernel"], document["rows"][0]["seconds"]) == ("sdpa", 2e-3)
 
 
+def test_a_table_has_the_digest_of_its_content(tmp_path: Path) -> None:
+    """Wherever it lies; of other times it is another. In a run folder it is costs.json."""
+    TABLE.write(tmp_path / COSTS_FILE)
+    assert CostTable.load(tmp_path).digest == CostTable.load(tmp_path / COSTS_FILE).digest == TABLE.digest
+    assert TABLE.with_times(MASK, CASE, {"sdpa": 2.1e-3}).digest != TABLE.digest
+    assert replace(TABLE, machine=replace(HERE, device="other")).digest != TABLE.digest
+
+
 def test_another_machine_or_version_has_a_table_of_its_own() -> None:
     """Times of another GPU, torch, Triton or evdit are not read."""
     TABLE.write()
@@ -83,9 +91,9 @@ def test_a_broken_file_is_left_out_with_a_line(content: str) -> None:
     assert len(said) == 1 and "\n" not in said[0] and str(file) in said[0]
 
 
-@pytest.mark.parametrize("seconds", [0, -1, "1", None, True, 1e999])
+@pytest.mark.parametrize("seconds", [0, -1, "1", None, True, 1e999, 10**400, 1e13, 1e-13])
 def test_a_time_that_is_none_makes_the_file_broken(seconds: object) -> None:
-    """Zero, negative, infinite, no number."""
+    """Zero, negative, infinite, no number, and what no call takes."""
     file = TABLE.write()
     document = json.loads(file.read_text(encoding="utf-8"))
     document["rows"][1]["seconds"] = seconds

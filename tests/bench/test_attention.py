@@ -129,7 +129,9 @@ def test_ctrl_c_stops_between_masks_and_keeps_the_rows(tmp_path: Path):
         bench_attention(options(), tmp_path / "run", Impatient())
     assert caught.value.exit_code == INTERRUPTED and RunDir.open(tmp_path / "run").state() == INTERRUPTED_STATE
     assert len(list((tmp_path / "run").rglob("rows/*/*.json"))) == 2
+    assert {row.mask.name for row in CostTable.load(tmp_path / "run").rows} == {"6:0", "3:3"}
     assert len(next(iter(bench_attention(options(), tmp_path / "run", Silent())["tables"].values()))["rows"]) == 4
+    assert {row.mask.name for row in CostTable.load(tmp_path / "run").rows} == {"6:0", "3:3", "2:4", "1:5"}
 
 
 def test_a_kernel_that_is_wrong_fails_the_command_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -204,7 +206,7 @@ def test_every_kernel_of_a_gpu_passes_or_says_why_not(tmp_path: Path, monkeypatc
 
 @pytest.mark.numerical
 def test_measured_times_are_what_auto_chooses_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Every timed row stands in the user's cost table, in seconds; what was measured there before stays."""
+    """Every timed row stands in the user's cost table and in the run's, in seconds; what was measured before stays."""
     monkeypatch.setattr(costs, "user_cache_path", lambda *_, **__: tmp_path / "cache")
     machine = Machine.of(torch.device("cpu"))
     case = Case(VideoGrid(6, 1, 5), 2, 16, 1, torch.float32, torch.device("cpu"))
@@ -212,6 +214,8 @@ def test_measured_times_are_what_auto_chooses_by(tmp_path: Path, monkeypatch: py
     before.write()
     results = bench_attention(options(), tmp_path / "run", Silent())
     kept = CostTable.read(machine, pytest.fail)
+    own = CostTable.load(RunDir.open(tmp_path / "run").find("costs"))
+    assert own.machine == machine and own.rows.items() < kept.rows.items(), "those of this run alone"
     (table,) = results["tables"].values()
     assert len(table["rows"]) == 4
     for row in table["rows"]:
@@ -222,6 +226,24 @@ def test_measured_times_are_what_auto_chooses_by(tmp_path: Path, monkeypatch: py
     sparse, dense = (kept.seconds(TileMask.parse(name, 6), case) for name in ("3:3", "6:0"))
     expected = sparse / dense if sparse > dense else None
     assert kept.over_dense(TileMask.parse("3:3", 6), case, "sdpa") == expected
+
+
+def test_a_row_counts_as_measured_once_its_times_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Stopped between the two it is measured again, so that the run's cost table lacks nothing that its rows have."""
+    kept = bench_module.remember
+
+    def stopped(found: CostTable, say: object, path: Path | None = None) -> None:
+        if {row.kernel for row in found.rows} != {GATHER}:
+            raise KeyboardInterrupt
+        kept(found, say, path)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(bench_module, "remember", stopped)
+        bench_attention(options(), tmp_path / "run", Silent())
+    assert not list((tmp_path / "run").rglob("rows/*/*.json"))
+    bench_attention(options(), tmp_path / "run", Silent())
+    rows = CostTable.load(tmp_path / "run").rows
+    assert [row.mask.name for row in rows if row.kernel != GATHER] == ["6:0", "3:3", "2:4", "1:5"]
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.closeness import assert_close
+from vdit_cli.attention.presets import PRESETS
+from vdit_cli.bench.model_sizes import SIZES
 from vdit_cli.bench.paper import TABLE_1, sparsity
-from vdit_cli.bench.presets import ALL_TABLES, PAPER_PRESETS, PRESETS, kernels_of, shapes_of
+from vdit_cli.bench.presets import ALL_TABLES, PAPER_PRESETS, kernels_of, shapes_of
 from vdit_cli.errors import USAGE, EvditError
 from vdit_cli.recipe import BenchAttentionOptions, load
 
@@ -35,6 +37,14 @@ def test_the_presets_are_the_models_sizes(name: str, tokens: int, heads: int, he
     assert (shape.name, shape.grid.tokens, shape.heads, shape.head_dim) == (name, tokens, heads, head_dim)
     assert [mask.name for mask in shape.masks] == list(PRESETS[name].masks)
     assert not any(mask.is_dense for mask in shape.masks)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_steps_that_are_measured_are_of_the_same_attention(name: str):
+    """Grid, layers, heads and width of a whole step are those of its preset."""
+    preset, size = PRESETS[name], SIZES[name]
+    facts = (preset.grid, preset.layers, preset.heads, preset.head_dim)
+    assert facts == (size.grid, size.layers, size.heads, size.head_dim)
 
 
 def test_every_table_names_presets():

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.made import table_of
+from tests.search.made import table_of, times_of
 from vdit_cli.errors import DONE, USAGE
 from vdit_cli.recipe import SearchMasksOptions
 from vdit_cli.search.choose_again import choose_again
+from vdit_cli.search.plan_costs import call_of
 from vdit_cli.timing import Silent
 
 Evdit = Callable[..., tuple[int, str, str]]
@@ -55,6 +56,21 @@ def test_the_front_as_json(evdit: Evdit, run: Path):
     assert told["r_sweep"][0]["r"] == 0
 
 
+def test_the_front_by_seconds(evdit: Evdit, run: Path):
+    """Of a cost table, whose device is named; masks cost by their time there, not by their tiles."""
+    table = table_of([[0, 0.02, 0.06, 0.3], [0, 0.15, 0.3, 0.9]])
+    own = call_of(table)
+    Path("costs.json").write_text(
+        json.dumps(times_of(own, {"8:0": 1.0, "4:4": 0.75, "2:6": 0.25, "1:7": 0.5}).content()), encoding="utf-8"
+    )
+    code, out, err = evdit("masks", "pareto", str(run), "--costs", "costs.json", "--json")
+    told = json.loads(out)
+    assert code == DONE and "on a GPU" in told["costs"] and err == f"costs: {told['costs']}\n"
+    assert {each["mask"]: each["cost"] for each in told["uniform"]} == {"8:0": 2, "4:4": 1.5, "2:6": 0.5, "1:7": 1}
+    code, out, err = evdit("masks", "pareto", str(run), "--costs", "costs.json")
+    assert code == DONE and "attention, seconds" in out
+
+
 def test_a_table_alone_is_enough(evdit: Evdit, run: Path):
     """That of a search that was stopped before it chose, too."""
     code, out, err = evdit("masks", "pareto", "measured")
@@ -71,6 +87,8 @@ def test_a_table_alone_is_enough(evdit: Evdit, run: Path):
         (["run", "-o", "folder.png"], "folder.png is a folder", "another name with -o"),
         (["run", "--by", "outputs"], "unknown score 'outputs'", "--by output"),
         (["run", "--by", "output"], "the score 'output' was not measured", "--by attention"),
+        (["run", "--costs", "none.json"], "none.json", ""),
+        (["run", "--costs-at", "shapes"], "--costs-at shapes is about seconds", "no --costs-at"),
         (["nothing"], "nothing", ""),
         (["run/plan.json"], "unknown schema 'evdit.mask-plan/", "the folder of a run of `evdit search-masks`"),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.closeness import assert_close
 from tests.forked import run_forked
 from tests.tiny_pipeline import write_pipeline
 from vdit_cli.cli.console import Console
@@ -71,6 +72,11 @@ def test_json(evdit, asked: list[str]):
         (["--target-speedup", "0.5"], "0.5"),
         (["--by", "guess"], "guess"),
         (["--fix", "7=dense"], "no layer 7"),
+        (["--latency", "0.1"], "--latency 0.1 is about seconds"),
+        (["--costs-at", "shapes"], "--costs-at shapes is about seconds"),
+        (["--step-rest", "0.1"], "--step-rest 0.1 is about seconds"),
+        (["--costs", "nowhere.json"], "nowhere.json can't be read"),
+        (["--latency", "nan"], "nan"),
         (["--sensitivity", "nowhere", "--model", "x"], "no effect"),
     ],
 )
@@ -79,6 +85,36 @@ def test_bad_input(evdit, asked: list[str], flags: list[str], told: str):
     command = ["search-masks"] if "--sensitivity" in flags else asked
     code, _, err = evdit(*command, *flags, "-o", "run")
     assert code == USAGE and told in err and not Path("run").exists()
+
+
+@pytest.mark.numerical
+def test_by_the_times_of_this_machine(evdit, asked: list[str]):
+    """The error says what measures them, that command's run is what --costs takes, and the plan's step is foretold."""
+    code, _, err = evdit(*asked, "--num-prompts", "1", "-o", "run")
+    assert code == 0, err
+    Path("costs.json").write_text(NO_TIMES, encoding="utf-8")
+    again = ["search-masks", "--sensitivity", "run"]
+    code, _, err = evdit(*again, "--costs", "costs.json")
+    assert code == USAGE and "the times of a GPU do not tell" in err
+    command = err.split("try:   evdit ")[1].split()
+    code, _, err = evdit(*command, "--kernels", "sdpa", "--device", "cpu", "--seconds", "0", "-o", "bench")
+    assert code == 0, err
+    code, out, err = evdit(*again, "--costs", "bench", "--latency", "1e-9", "--step-rest", "1", "--json", "-o", "fast")
+    assert code == 0, err
+    content = json.loads(out)
+    predicted = content["plan"]["predicted"]
+    assert not content["met"] and predicted["attention_seconds"] > 0 and predicted["costs"].startswith("seconds of")
+    seconds = predicted["attention_seconds"]
+    assert_close(predicted["step_speedup"], (1 + seconds * predicted["attention_speedup"]) / (1 + seconds))
+
+
+NO_TIMES = json.dumps(
+    {
+        "schema": "evdit.cost-table/1",
+        "machine": {"device": "a GPU", "torch_version": "2", "triton_version": "3", "evdit_version": "1"},
+        "rows": [],
+    }
+)
 
 
 def killed_in_the_second_pair(command: list[str]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from vdit_cli.attention.costs import GATHER, CostTable, Machine, Row
+from vdit_cli.search.mask_costs import Call
 from vdit_cli.search.sensitivity import SensitivityTable
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
@@ -39,5 +41,18 @@ def table_of(
         tuple(range(steps)),
         tuple(900.0 - 10 * step for step in range(steps)),
         {"attention": loss_LMPS, "relative": loss_LMPS / 2},
-        {"guidance": 7.5},
+        {"guidance": 7.5, "dtype": "float32"},
     )
+
+
+def times_of(call: Call, seconds: Mapping[str, float], gather: float | None = None) -> CostTable:
+    """A cost table of one call: these seconds by the name of a mask, and of gathering."""
+    grid = VideoGrid(call.grid.frames, 1, call.grid.frame_tokens, call.grid.text_before, call.grid.text_after)
+    rows = {}
+    for name, each in seconds.items():
+        mask = TileMask.parse(name, grid.frames)
+        rows[Row(call.dtype, call.head_dim, call.heads, call.batch, grid, mask, call.needs_grad, "sdpa")] = each
+    if gather is not None:
+        dense = TileMask.dense(grid.frames)
+        rows[Row(call.dtype, call.head_dim, call.heads, call.batch, grid, dense, call.needs_grad, GATHER)] = gather
+    return CostTable(Machine("a GPU", "2.13", "3.9", "1.0"), rows)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.search.made import table_of
+from tests.search.made import table_of, times_of
+from vdit_cli.attention.costs import CostTable
 from vdit_cli.errors import EvditError
 from vdit_cli.recipe import SearchMasksOptions, load
 from vdit_cli.search.choose_again import CHOOSING, choose_again
+from vdit_cli.search.plan_costs import call_of
 from vdit_cli.search.sensitivity import SensitivityTable
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Silent
@@ -64,11 +67,30 @@ def test_a_folder_without_a_table(tmp_path: Path):
         choose_again(SearchMasksOptions(sensitivity=str(tmp_path)), tmp_path / "again", Silent())
 
 
+def test_a_plan_by_the_times_of_a_machine(measured: Path, tmp_path: Path):
+    """The times are what counts, not where they lie; other ones are another run."""
+    call = call_of(SensitivityTable.read(measured))
+    times = {"8:0": 4.0, "4:4": 3.5, "2:6": 2.0, "1:7": 1.0}
+    file = times_of(call, times).write(tmp_path / "costs.json")
+    options = SearchMasksOptions(sensitivity=str(measured), costs=str(file), latency=5.0)
+    found = choose_again(options, tmp_path / "again", Silent())
+    assert [mask.name for mask in found.plan.masks] == ["1:7", "8:0"] and found.choice.cost == 5
+    assert found.plan.made_by["latency"] == 5 and found.plan.made_by["costs"] == CostTable.load(file).digest
+    moved = replace(options, costs=str(file.rename(tmp_path / "moved.json")))
+    assert choose_again(moved, tmp_path / "again", Silent()).plan == MaskPlan.read(tmp_path / "again") == found.plan
+    times_of(call, {**times, "1:7": 1.5}).write(tmp_path / "moved.json")
+    with pytest.raises(EvditError, match="costs: was"):
+        choose_again(moved, tmp_path / "again", Silent())
+
+
 def test_neither_a_model_nor_torch_is_loaded(measured: Path, tmp_path: Path):
     """By the command line, in a process of its own."""
+    times = dict.fromkeys(("8:0", "4:4", "2:6", "1:7"), 1.0)
+    costs = times_of(call_of(SensitivityTable.read(measured)), times).write(tmp_path / "costs.json")
+    command = ["evdit", "search-masks", "--sensitivity", str(measured), "--costs", str(costs)]
     program = (
         "import sys; from vdit_cli.__main__ import main\n"
-        f"sys.argv = ['evdit', 'search-masks', '--sensitivity', {str(measured)!r}, '-o', {str(tmp_path / 'again')!r}]\n"
+        f"sys.argv = {[*command, '-o', str(tmp_path / 'again')]!r}\n"
         "try: code = main()\n"
         "except SystemExit as ended: code = ended.code\n"
         "assert not code, code\n"

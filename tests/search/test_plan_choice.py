@@ -10,7 +10,9 @@ from tests.closeness import assert_close
 from tests.search.made import MASKS, table_of
 from vdit_cli.errors import EvditError
 from vdit_cli.recipe import SearchMasksOptions
+from vdit_cli.search.mask_costs import kept_shares
 from vdit_cli.search.plan_choice import Searched, choose, read_rule
+from vdit_cli.search.plan_costs import PlanCosts
 
 LOSSES = [[0, 0.02, 0.06, 0.3], [0, 0.15, 0.3, 0.9], [0, 0.01, 0.02, 0.04]]
 FOLDER = Path("run")
@@ -79,6 +81,7 @@ def test_the_first_line_tells_masks_and_shares():
     ("options", "told"),
     [
         ({"max_loss": 1.0, "uniform": "2:6"}, "2 rules"),
+        ({"latency": 1.0, "target_speedup": 2.0}, "--target-speedup and --latency are 2 rules"),
         ({"r": 0.2, "origins": {"r": "--r 0.2"}, "max_loss": 1.0}, "2 rules"),
         ({"uniform": "3:5"}, "3:5 is no candidate: these are 8:0, 4:4, 2:6, 1:7"),
         ({"fix": "7=2:6"}, "no layer 7"),
@@ -90,4 +93,4 @@ def test_the_first_line_tells_masks_and_shares():
 )
 def test_rules_that_are_none(options: dict, told: str):
     with pytest.raises(EvditError, match=told):
-        read_rule(SearchMasksOptions(**options), MASKS, 3)
+        read_rule(SearchMasksOptions(**options), MASKS, 3, PlanCosts(kept_shares(MASKS), "kept share"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 
 from tests.analysis.planted import LAYERS, PlantedBackbone, Site, StopsAfter, opened_as, planted
 from tests.closeness import assert_close
+from tests.search.made import times_of
 from vdit_cli.attention.reference import reference_attention
 from vdit_cli.errors import INTERRUPTED, USAGE, EvditError, Interrupted
 from vdit_cli.recipe import SearchMasksOptions
-from vdit_cli.search.plan_choice import Searched
+from vdit_cli.search.plan_choice import Searched, choose
+from vdit_cli.search.plan_costs import call_of
 from vdit_cli.search.search_masks import search_masks
 from vdit_cli.search.sensitivity import SensitivityTable
 from vdit_cli.tiles.grid import VideoGrid
@@ -149,6 +152,8 @@ def test_the_output_is_measured_where_it_is_asked_for(tmp_path: Path, monkeypatc
         ({"fix": "9=2:6"}, "no layer 9"),
         ({"target_speedup": 2.0, "max_loss": 1.0}, "2 rules"),
         ({"r": float("nan")}, "nan is no number"),
+        ({"latency": 1.0}, "without a cost table"),
+        ({"costs": "nowhere.json"}, "nowhere.json can't be read"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_made(
@@ -159,6 +164,41 @@ def test_bad_input_is_refused_before_anything_is_made(
     with pytest.raises(EvditError, match=told) as refused:
         run(monkeypatch, tmp_path / "run", backbone=backbone, **asked)
     assert refused.value.exit_code == USAGE and not (tmp_path / "run").exists() and not backbone.batches
+
+
+class Loses(Silent):
+    """A file is gone once the first step is done."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file = file
+
+    def advance(self, note: str = "") -> None:
+        """Delete it."""
+        self.file.unlink(missing_ok=True)
+
+
+def test_a_plan_by_the_times_that_the_search_began_with(whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of the call that the trajectory makes, read before anything is sampled; the same as a choice from the table."""
+    times = times_of(call_of(whole[0].table), {"8:0": 2.0, "4:4": 2.5, "2:6": 1.5, "1:7": 0.5})
+    file = times.write(tmp_path / "costs.json")
+    found = run(monkeypatch, tmp_path / "run", Loses(file), costs=str(file), latency=5.5)
+    assert not file.exists() and found.choice.met and found.choice.cost <= 5.5
+    assert (
+        found.plan.made_by["costs"] == times.digest and found.plan.predicted["attention_seconds"] == found.choice.cost
+    )
+    times.write(file)
+    again = choose(found.table, SearchMasksOptions(costs=str(file), latency=5.5), tmp_path)
+    assert again.plan == found.plan and again.choice == found.choice
+    assert run(monkeypatch, tmp_path / "run", costs=str(file), latency=5.5).plan == found.plan
+    other = times_of(call_of(whole[0].table), {"8:0": 2.0, "4:4": 2.5, "2:6": 1.5, "1:7": 0.6}).write(file)
+    with pytest.raises(EvditError, match="costs: was"):
+        run(monkeypatch, tmp_path / "run", costs=str(other), latency=5.5)
+    wrong = times_of(replace(call_of(whole[0].table), batch=1), {"8:0": 2.0}).write(file)
+    backbone = PlantedBackbone(KINDS)
+    with pytest.raises(EvditError, match="do not tell what batch 2 of 8 frames"):
+        run(monkeypatch, tmp_path / "other", backbone=backbone, costs=str(wrong))
+    assert not (tmp_path / "other").exists() and not backbone.batches
 
 
 def test_too_large_for_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -37,8 +37,11 @@ if TYPE_CHECKING:
 
 SCHEMA = "evdit.cost-table/1"
 KIND = "cost table"
+COSTS_FILE = "costs.json"
 GATHER = "gather"
 """In place of a kernel, of the full mask: what `measure_gather` measures. No kernel of that name is ever chosen."""
+SHORTEST, LONGEST = 1e-12, 1e12
+"""Seconds that a call may take in a table: less than a clock's tick and more than 30,000 years are no measurement."""
 WARM_UPS, REPEATS = 2, 5
 """Calls before a measurement, and calls of which the median counts."""
 
@@ -146,9 +149,18 @@ class CostTable:
     def write(self, path: Path | None = None) -> Path:
         """Write the table as JSON, to its place in the user's cache folder if no other is given; returns the file."""
         path = path or cache_file(self.machine)
-        rows = [{**row.content(), "seconds": seconds} for row, seconds in self.rows.items()]
-        write_json(path, {"schema": SCHEMA, "machine": asdict(self.machine), "rows": rows})
+        write_json(path, self.content())
         return path
+
+    def content(self) -> dict[str, Any]:
+        """The table as JSON values."""
+        rows = [{**row.content(), "seconds": seconds} for row, seconds in self.rows.items()]
+        return {"schema": SCHEMA, "machine": asdict(self.machine), "rows": rows}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content."""
+        return content_digest(self.content())
 
     @classmethod
     def read(cls, machine: Machine, say: Callable[[str], None], path: Path | None = None) -> CostTable:
@@ -170,7 +182,11 @@ class CostTable:
 
     @classmethod
     def load(cls, path: Path) -> CostTable:
-        """The table of whatever machine in a file that a person names. Raises EvditError for what is no whole table."""
+        """The table of whatever machine in a file that a person names, or in costs.json of a run folder.
+
+        Raises EvditError for what is no whole table.
+        """
+        path = path / COSTS_FILE if path.is_dir() else path
         content = parse(read_text(path, KIND), str(path), KIND)
         try:
             return cls.from_content(content)
@@ -192,15 +208,15 @@ def cache_file(machine: Machine) -> Path:
     return user_cache_path() / "attention-costs" / name
 
 
-def remember(found: CostTable, say: Callable[[str], None]) -> None:
-    """Add the rows of `found` to the table of its machine in the cache folder, for "auto" to choose by.
+def remember(found: CostTable, say: Callable[[str], None], path: Path | None = None) -> None:
+    """Add the rows of `found` to the table in `path`, or of its machine in the cache folder, for "auto" to choose by.
 
-    Where the folder can't be written `say` is told in a line, and nothing else comes of it.
+    Where that can't be written `say` is told in a line, and nothing else comes of it.
     """
     if not found.rows:
         return
     try:
-        CostTable.read(found.machine, say).joined(found).write()
+        CostTable.read(found.machine, say, path).joined(found).write(path)
     except EvditError as error:
         say(f"warning: the measured times are not kept for later runs: {error}")
 
@@ -288,6 +304,6 @@ def _median_seconds(call: Callable[[], None], device: torch.device) -> float:
 
 
 def _positive(seconds: Any) -> float:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not SHORTEST <= seconds <= LONGEST:
         raise ValueError(f"{seconds!r} is no time")
     return float(seconds)

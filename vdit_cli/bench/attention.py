@@ -18,7 +18,7 @@ from vdit_cli.artifacts.atomic import write_json, write_text
 from vdit_cli.artifacts.receipt import read_object
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.attention.bind import KERNELS, Case
-from vdit_cli.attention.costs import CostTable, Machine, measure_gather, remember
+from vdit_cli.attention.costs import COSTS_FILE, CostTable, Machine, measure_gather, remember
 from vdit_cli.backbones.devices import pick_device, pick_dtype
 from vdit_cli.bench.contenders import Contender, dense_contenders, tile_contender
 from vdit_cli.bench.facts import machine_facts, package_versions, today
@@ -116,9 +116,7 @@ def measure_all(
     }
     rows: dict[str, list[Row]] = {}
     for shape, case in tables:
-        rows[shape.key] = measure_shape(
-            shape, case, kernels, options, RowFolder(run.path / "rows" / shape.key), progress
-        )
+        rows[shape.key] = measure_shape(shape, case, kernels, options, run.path, progress)
         results["tables"][shape.key] = table_of(shape, rows[shape.key])
         free_memory(device)
         forget_compiled(device)
@@ -129,6 +127,8 @@ def measure_all(
     write_json(run.path / RESULTS, results)
     write_text(run.path / MARKDOWN, as_markdown(results))
     roles = [("results", RESULTS), ("markdown", MARKDOWN)]
+    if (run.path / COSTS_FILE).exists():
+        roles.append(("costs", COSTS_FILE))
     if draw(results, run.path / PICTURE):
         roles.append(("picture", PICTURE))
     for role, name in roles:
@@ -148,18 +148,20 @@ def measure_shape(
     case: Case,
     kernels: tuple[str, ...],
     options: BenchAttentionOptions,
-    kept: RowFolder,
+    folder: Path,
     progress: Progress,
 ) -> list[Row]:
-    """The rows of a table: the dense kernels, then each mask with all kernels; those in `kept` are not measured again.
+    """The rows of a table: the dense kernels, then each mask with all kernels; those in `folder` are kept.
 
-    Without kernels the rows have the shares of the masks and no times.
+    Times also go into the user's cost table and into that of the run. Without kernels the rows have the shares of the
+    masks and no times.
     """
     if not kernels:
         return [blank_row(shape, mask, "none", is_dense=False) for mask in shape.masks]
     dense = dense_contenders(shape.grid.frames, case.device)
     groups = [dense, *([tile_contender(kernel, mask) for kernel in kernels] for mask in shape.masks)]
     progress.stage(shape.key, len(groups))
+    kept = RowFolder(folder / "rows" / shape.key)
     opened: list[Bench] = []
     rows: list[Row] = []
     for group in groups:
@@ -174,14 +176,20 @@ def measure_shape(
                 opened.append(open_bench(shape, case, options.seconds, options.least_repeats, options.seed))
                 gather = CostTable(Machine.of(case.device))
                 gather = gather.with_times(TileMask.dense(shape.grid.frames), case, measure_gather(case))
-                remember(gather, progress.say)
+                keep_costs(gather, folder, progress)
             measured = measure_group(opened[0], missing, rival)
+            keep_costs(costs_of(group[0].mask, case, measured), folder, progress)
             kept.keep(measured)
-            remember(costs_of(group[0].mask, case, measured), progress.say)
             found |= {row.kernel: row for row in measured}
         rows += [row for each in group if (row := found[each.name]) is not None]
         progress.advance(group[0].mask.name)
     return rows
+
+
+def keep_costs(found: CostTable, folder: Path, progress: Progress) -> None:
+    """Add the times to the user's table, for "auto" to choose by, and to the run's, for a search of masks."""
+    for path in (None, folder / COSTS_FILE):
+        remember(found, progress.say, path)
 
 
 def costs_of(mask: TileMask, case: Case, rows: Iterable[Row]) -> CostTable:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vdit_cli.attention.presets import PRESETS
 from vdit_cli.bench.facts import machine_line
 from vdit_cli.bench.paper import TABLE_1, VIDEO_FRAMES, sparsity
-from vdit_cli.bench.presets import PAPER_PRESETS, PRESETS, Shape
+from vdit_cli.bench.presets import PAPER_PRESETS, Shape
 from vdit_cli.bench.rows import Row, as_content, break_even, fastest
 
 RESULTS_SCHEMA = "evdit.bench-attention/1"

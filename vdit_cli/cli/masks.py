@@ -11,8 +11,9 @@ import typer
 from vdit_cli.artifacts.atomic import check_writable
 from vdit_cli.cli.console import Console
 from vdit_cli.cli.help_page import HelpPage, HelpPages
-from vdit_cli.cli.options import Overwrite, path_argument, path_option
+from vdit_cli.cli.options import Overwrite, knob_option, path_argument, path_option
 from vdit_cli.errors import EvditError, printable, quoted
+from vdit_cli.recipe import load
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.tiles.plan_json import PLAN_FILE
@@ -77,6 +78,12 @@ def pareto(
         str | None,
         typer.Option("--by", help="The score: attention, relative or output. [default: the one of the chosen plan]"),
     ] = None,
+    costs: Annotated[
+        str | None, knob_option("search_masks.costs", metavar="FILE|RUN", unset="kept shares of tiles")
+    ] = None,
+    costs_at: Annotated[
+        str | None, knob_option("search_masks.costs_at", metavar="MODEL", unset="the searched model")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
@@ -89,20 +96,24 @@ def pareto(
     from vdit_cli.search.front_picture import draw as draw_picture
     from vdit_cli.search.front_picture import thinning
     from vdit_cli.search.front_plot import lines
-    from vdit_cli.search.mask_costs import kept_shares
+    from vdit_cli.search.plan_costs import call_of, read_costs
 
     place = picture_place(output, overwrite)
     table, plan = fronts.read_search(run)
+    options = load(None, (), {"search_masks.costs": costs, "search_masks.costs_at": costs_at}).search_masks
+    prices = read_costs(options, table.masks, table.architecture.layers, lambda: call_of(table))
     score = by or (str(plan.made_by.get("by", "attention")) if plan else "attention")
-    found = fronts.pareto(table, score, kept_shares(table.masks), plan)
+    found = fronts.pareto(table, score, prices.masks, plan)
     console = Console()
+    if prices.is_seconds:
+        console.say(f"costs: {prices.told}")
     if plan is None:
         console.say(f"no plan lies beside {table.origin}: none is marked as chosen")
     if place:
         draw_picture(found, place)
         console.say(f"wrote {place}: {thinning(found)}")
     if as_json:
-        console.json("evdit.masks-pareto/1", found.content())
+        console.json("evdit.masks-pareto/1", {**found.content(), "costs": prices.told})
     else:
         console.data("\n".join(lines(found)))
 

@@ -31,9 +31,17 @@ def command(
     checkpoint: Annotated[str | None, knob_option("search_masks.checkpoint")] = None,
     r: Annotated[float | None, knob_option("search_masks.r")] = None,
     target_speedup: Annotated[float | None, knob_option("search_masks.target_speedup", unset="none")] = None,
+    latency: Annotated[float | None, knob_option("search_masks.latency", metavar="SECONDS", unset="none")] = None,
     max_loss: Annotated[float | None, knob_option("search_masks.max_loss", unset="none")] = None,
     uniform: Annotated[str | None, knob_option("search_masks.uniform", metavar="MASK", unset="none")] = None,
     fix: Annotated[str | None, knob_option("search_masks.fix", metavar="LAYER=MASK,...", unset="none")] = None,
+    costs: Annotated[str | None, knob_option("search_masks.costs", metavar="FILE|RUN", unset="shares of tiles")] = None,
+    costs_at: Annotated[
+        str | None, knob_option("search_masks.costs_at", metavar="PRESET", unset="the model's own attention")
+    ] = None,
+    step_rest: Annotated[
+        float | None, knob_option("search_masks.step_rest", metavar="SECONDS", unset="not foretold")
+    ] = None,
     by: Annotated[str | None, knob_option("search_masks.by", metavar="attention|relative|output")] = None,
     sensitivity: Annotated[
         str | None, knob_option("search_masks.sensitivity", metavar="RUN", unset="measured anew")

@@ -7,12 +7,12 @@ from pathlib import Path
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.errors import EvditError
 from vdit_cli.recipe import SearchMasksOptions
-from vdit_cli.search.plan_choice import INSTEAD, Searched, choose
+from vdit_cli.search.plan_choice import INSTEAD, OF_COSTS, Searched, choose
 from vdit_cli.search.sensitivity import FILE, SensitivityTable
 from vdit_cli.tiles.plan_json import PLAN_FILE
 from vdit_cli.timing import Progress
 
-CHOOSING = ("sensitivity", "by", "r", *INSTEAD, "fix")
+CHOOSING = ("sensitivity", "by", "r", *INSTEAD, *OF_COSTS, "fix")
 """The options that a choice from a table hangs on; all others are about measuring one."""
 
 
@@ -34,7 +34,7 @@ def choose_again(options: SearchMasksOptions, out: Path | None, progress: Progre
     found = choose(table, options, Path())
     values = {name: value for name, value in options.values().items() if name in CHOOSING and name != "sensitivity"}
     lineage = () if table.weights is None else (table.weights,)
-    values["table"] = table.digest
+    values |= {"table": table.digest, "costs": found.plan.made_by.get("costs")}
     run = RunDir.start(
         out, Request("search-masks", table.model, values, origins=dict(options.origins), lineage=lineage)
     )

@@ -124,6 +124,11 @@ def measured(
     return MaskCosts(tuple(masks), costs, Fraction(gather or 0) * layers, "seconds")
 
 
+def has_times(table: CostTable, call: Call) -> bool:
+    """Whether the table has a time of full attention in `call`, which is measured beside any mask."""
+    return _seconds(TileMask.dense(call.grid.frames), table, call) is not None
+
+
 def _seconds(mask: TileMask, table: CostTable, call: Call, is_gather: bool = False) -> float | None:
     """The fastest time in the table of a mask with as many global frames: in its own order it is the same work."""
     wanted = _work(call, mask)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,14 +25,22 @@ from vdit_cli.search.choose import (
     uniform,
     with_fixed,
 )
-from vdit_cli.search.mask_costs import kept_shares
+from vdit_cli.search.plan_costs import PlanCosts, call_of, read_costs
 from vdit_cli.search.sensitivity import SensitivityTable
 from vdit_cli.search.steadiness import STEADY, Steadiness, steadiness
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 
-INSTEAD = ("target_speedup", "max_loss", "uniform")
+INSTEAD = ("target_speedup", "latency", "max_loss", "uniform")
 """Rules that stand in for r; one of them at most."""
+OF_COSTS = ("costs", "costs_at", "step_rest")
+"""Options that say what masks cost, for any rule."""
+KINDS: dict[str, Literal["speedup", "cost", "loss"]] = {
+    "target_speedup": "speedup",
+    "latency": "cost",
+    "max_loss": "loss",
+}
+"""What each rule with a budget is about."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +82,17 @@ class Searched:
         """The result in words, a line a fact."""
         count = Counter(mask.name for mask in self.plan.masks)
         order = [mask.name for mask in self.table.masks if mask.name in count]
-        kept = self.plan.predicted["kept_share"]
+        predicted = self.plan.predicted
+        kept, seconds, step = (predicted[name] for name in ("kept_share", "attention_seconds", "step_speedup"))
         lines = [
             f"{', '.join(f'{name} in {layers_told(count[name])}' for name in order)}: kept {kept:.2f} and skipped "
-            f"{1 - kept:.2f} of the tiles, attention {self.choice.speedup:.2f} x cheaper by their number; "
+            f"{1 - kept:.2f} of the tiles, attention {self.choice.speedup:.2f} x "
+            f"{'cheaper by their number' if seconds is None else 'faster'}; "
             f"summed {self.plan.made_by['by']} score {self.choice.loss:.4g}"
         ]
+        if seconds is not None:
+            whole = "" if step is None else f", the step {step:.2f} x faster"
+            lines.append(f"attention takes {seconds:.4g} s of a step{whole}: by {predicted['costs']}")
         if not self.choice.met:
             lines.append("no plan of these candidates meets what was asked: this one comes nearest")
         if self.changes:
@@ -100,8 +113,8 @@ def layers_told(count: int) -> str:
     return f"{count} layer" if count == 1 else f"{count or 'no'} layers"
 
 
-def read_rule(options: SearchMasksOptions, masks: Sequence[TileMask], layers: int) -> Rule:
-    """The rule that the options ask for, on these candidates.
+def read_rule(options: SearchMasksOptions, masks: Sequence[TileMask], layers: int, costs: PlanCosts) -> Rule:
+    """The rule that the options ask for, on these candidates at these costs.
 
     Raises EvditError (exit 2) for two rules at once, a number to choose by that is none, and a mask or layer that is
     not there.
@@ -117,8 +130,10 @@ def read_rule(options: SearchMasksOptions, masks: Sequence[TileMask], layers: in
             next_steps=flags,
         )
     fixed = parse_fixed(options.fix or "", layers, masks)
-    costs = kept_shares(masks)
     told = {"by": options.by, **({"fix": options.fix} if fixed else {})}
+    told |= {name: getattr(options, name) for name in OF_COSTS if getattr(options, name) is not None}
+    if costs.table is not None:
+        told["costs"] = costs.table
     if options.uniform is not None:
         mask = TileMask.parse(options.uniform, masks[0].frames, "--uniform")
         if mask not in masks:
@@ -129,22 +144,29 @@ def read_rule(options: SearchMasksOptions, masks: Sequence[TileMask], layers: in
                 next_steps=[f"--masks {mask.name}", "--masks all"],
             )
         chosen = with_fixed(uniform(mask, layers), fixed)
-        return Rule(lambda loss_LM: judged(chosen, loss_LM, costs), {**told, "uniform": mask.name}, fixed)
+        return Rule(lambda loss_LM: judged(chosen, loss_LM, costs.masks), {**told, "uniform": mask.name}, fixed)
     if given:
         value = float(getattr(options, given[0]))
-        target = Target("loss" if given[0] == "max_loss" else "speedup", value)
-        return Rule(lambda loss_LM: by_budget(loss_LM, costs, target, fixed), {**told, given[0]: value}, fixed)
+        target = Target(KINDS[given[0]], value)
+        return Rule(lambda loss_LM: by_budget(loss_LM, costs.masks, target, fixed), {**told, given[0]: value}, fixed)
     check_number(options.r, "--r", 0)
 
     def at_threshold(loss_LM: np.ndarray) -> Choice:
-        return judged(with_fixed(by_threshold(loss_LM, masks, options.r), fixed), loss_LM, costs)
+        return judged(with_fixed(by_threshold(loss_LM, masks, options.r), fixed), loss_LM, costs.masks)
 
     return Rule(at_threshold, {**told, "r": options.r}, fixed)
 
 
-def choose(table: SensitivityTable, options: SearchMasksOptions, folder: Path) -> Searched:
-    """The plan that the options ask for, from a table. Raises EvditError as `read_rule`, and for a score it lacks."""
-    rule = read_rule(options, table.masks, table.architecture.layers)
+def choose(
+    table: SensitivityTable, options: SearchMasksOptions, folder: Path, costs: PlanCosts | None = None
+) -> Searched:
+    """The plan that the options ask for, from a table; `costs` are theirs where they were read already.
+
+    Raises EvditError as `read_rule` and `read_costs`, and for a score that the table lacks.
+    """
+    layers = table.architecture.layers
+    costs = costs or read_costs(options, table.masks, layers, lambda: call_of(table))
+    rule = read_rule(options, table.masks, layers, costs)
     loss_LM = table.mean(options.by)
     choice = rule.choose(loss_LM)
     kept = sum(mask.kept_share for mask in choice.masks) / len(choice.masks)
@@ -160,7 +182,9 @@ def choose(table: SensitivityTable, options: SearchMasksOptions, folder: Path) -
             "kept_share": kept,
             "skipped_share": 1 - kept,
             "attention_speedup": choice.speedup,
-            "costs": "kept share",
+            "attention_seconds": choice.cost if costs.is_seconds else None,
+            "step_speedup": costs.step_speedup(choice.masks),
+            "costs": costs.told,
         },
         architecture=table.architecture,
     )

@@ -27,7 +27,9 @@ from vdit_cli.sampling.trajectory import (
     timesteps_of,
 )
 from vdit_cli.search.candidates import in_order, usual_masks
+from vdit_cli.search.mask_costs import Call
 from vdit_cli.search.plan_choice import read_rule
+from vdit_cli.search.plan_costs import PlanCosts, read_costs
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask, family_masks
 from vdit_cli.timing import Progress
@@ -52,6 +54,8 @@ class Search:
     masks: tuple[TileMask, ...]
     """The candidates, from the full one to the sparsest."""
     grid: VideoGrid
+    costs: PlanCosts
+    """What the plan will be chosen by."""
 
     @property
     def pairs(self) -> tuple[tuple[str, int], ...]:
@@ -69,7 +73,7 @@ class Search:
         own = {name: value for name, value in self.options.values().items() if name not in HOW}
         filled = {name: getattr(self.spec, name) for name in ("video_frames", "height", "width", "steps", "guidance")}
         dtype = str(self.backbone.dtype).removeprefix("torch.")
-        filled |= {"scheduler": self.spec.scheduler, "dtype": dtype}
+        filled |= {"scheduler": self.spec.scheduler, "dtype": dtype, "costs": self.costs.table}
         return {**own, **filled, "prompts": list(self.prompts), "weights": self.backbone.weights_digest}
 
     def request(self) -> Request:
@@ -101,14 +105,23 @@ def prepare(options: SearchMasksOptions, progress: Progress) -> Search:
             where=options.where("masks"),
             next_steps=["--masks auto", "--masks all"],
         )
-    read_rule(options, masks, backbone.architecture.layers)  # refused now rather than after the pass
+    layers = backbone.architecture.layers
+    costs = read_costs(options, masks, layers, lambda: call_on(backbone, spec, grid))
+    read_rule(options, masks, layers, costs)  # refused now rather than after the pass
     steps = steps_at(shares, len(timesteps))
-    search = Search(options, backbone, spec, prompts, seeds, timesteps, steps, masks, grid)
+    search = Search(options, backbone, spec, prompts, seeds, timesteps, steps, masks, grid, costs)
     need = check_memory("search", backbone, spec, options.offload, partial(search_bytes, search))
     say_what_comes(search, need, progress)
     for line in doubts.values():
         progress.say(f"warning: {line}")
     return search
+
+
+def call_on(backbone: Backbone, spec: SampleSpec, grid: VideoGrid) -> Call:
+    """The attention call of a layer on the trajectory; with guidance both branches are one batch."""
+    architecture = backbone.architecture
+    dtype = str(backbone.dtype).removeprefix("torch.")
+    return Call(grid, architecture.heads, architecture.head_dim, 2 if spec.guided else 1, dtype)
 
 
 def read_candidates(text: str, frames: int, where: str) -> tuple[TileMask, ...]:

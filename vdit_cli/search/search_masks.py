@@ -42,11 +42,11 @@ def search_masks(options: SearchMasksOptions, out: Path | None, progress: Progre
         run = RunDir.start(out, search.request())
     if run.is_done():
         progress.say(f"{run.path} is done already")
-        return choose(SensitivityTable.read(run.find("sensitivity")), options, run.path)
+        return choose(SensitivityTable.read(run.find("sensitivity")), options, run.path, search.costs)
     with run:
         Measuring(search, run.path, clock, progress).at_everything()
         table = put_together(search, run.path)
-        found = choose(table, options, run.path)
+        found = choose(table, options, run.path, search.costs)
         table.write(run.path / FILE)
         run.add_output("sensitivity", FILE)
         found.plan.write(run.path / PLAN_FILE)
