@@ -1,0 +1,223 @@
+"""Gather what plans do to videos into docs/data/masks.json, from which docs/results.md has its tables.
+
+Each model has a folder, `base` or `student-4` and the like, for its search, its plans and its scores; a score is named
+as its plan of docs/mask_plans.py, or `first-N-PLAN` where the first N steps ran with full attention.
+
+evdit search-masks --by output -o runs/masks/base
+python docs/mask_plans.py runs/masks/base runs/plans/base
+for plan in runs/plans/base/*.json; do
+  name=$(basename $plan .json)
+  evdit generate --prompts-file recipes/prompts/shapes-held-out.txt --batch 64 --seed 0 --masks $plan -o runs/base/$name
+  evdit score runs/base/$name --json > runs/scores/base/$name.json
+done
+evdit bench attention --preset open-sora-plan-29 --batch 2 -o runs/attention
+python docs/gather_masks.py runs/scores runs/plans runs/masks runs/attention
+
+For a student the same with --checkpoint, for the search too, and `bench attention` with a batch of 1 as well, since it
+has one branch. Plans without a score are counted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mask_plans import ASSIGNMENTS, SHARES
+from scipy.stats import rankdata, spearmanr
+from script import folder_at, read_json, run
+
+from vdit_cli.errors import EvditError
+from vdit_cli.evaluation.intervals import Estimate, differences, estimate
+from vdit_cli.recipe import load
+from vdit_cli.search.choose import judged
+from vdit_cli.search.mask_costs import MaskCosts, kept_shares
+from vdit_cli.search.pareto import kept_share
+from vdit_cli.search.plan_costs import call_of, read_costs
+from vdit_cli.search.sensitivity import SensitivityTable
+from vdit_cli.tiles.plan import MaskPlan
+
+DATA = Path(__file__).parent / "data" / "masks.json"
+RESAMPLES = 10_000
+CHECKS = ("all five", "motion")
+FITS = ("overlap", "residual")
+LATER = re.compile(r"^first-\d+-")
+"""What names a plan that only later steps have."""
+Table = dict[str, Any]
+
+
+class Scored:
+    """What `evdit score --json` said of one plan's videos: `columns` has one number a video by name."""
+
+    def __init__(self, content: Mapping[str, Any], path: Path) -> None:
+        """Raises EvditError for content that is no score."""
+        try:
+            videos = content["videos"]
+            self.groups = [video["prompt"] for video in videos]
+            self.keys = [(video["prompt"], video["seed"]) for video in videos]
+            self.columns: dict[str, list[float | None]] = {
+                **{check: [float(video["right"][check]) for video in videos] for check in CHECKS},
+                **{fit: [video["fit"] and video["fit"][fit] for video in videos] for fit in FITS},
+            }
+        except (KeyError, TypeError) as error:
+            raise EvditError(f"{path} is no score of `evdit score --json`: {error}", where=str(path)) from error
+
+    def mean(self, name: str) -> Estimate:
+        """A column's mean with its interval over prompts."""
+        return estimate({name: self.columns[name]}, self.groups)[name]
+
+    def more_than(self, others: Sequence[Scored], name: str) -> Estimate:
+        """The mean paired difference to the mean of `others`, with its interval over prompts."""
+        columns = [other.columns[name] for other in others]
+        mean = [float(np.mean(each)) if None not in each else None for each in zip(*columns, strict=True)]
+        return estimate(differences({name: self.columns[name]}, {name: mean}), self.groups)[name]
+
+
+def read_scores(folder: Path) -> dict[str, Scored]:
+    """The scores in a folder by plan. Raises EvditError where they are not of the same prompts and seeds."""
+    found = {path.stem: Scored(read_json(path), path) for path in sorted(folder.glob("*.json"))}
+    for name, scored in found.items():
+        if scored.keys != next(iter(found.values())).keys:
+            raise EvditError(f"the videos of {name} are not those of {next(iter(found))}", where=str(folder))
+    return found
+
+
+def told(found: Estimate, sign: str = "") -> str:
+    """An estimate as "0.945 [0.925, 0.963]"."""
+    low, high = found.interval or (float("nan"), float("nan"))
+    return f"{found.value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def every_plan(scores: Mapping[str, Scored], plans: Mapping[str, MaskPlan], costs: MaskCosts) -> Table:
+    """A row a plan, those that were drawn left out; five random assignments are one row of means."""
+    rows: list[dict[str, Any]] = []
+    for name in dict.fromkeys(re.sub(r"^(random-\d+)-\d+$", r"\1", name) for name in scores):
+        if name.startswith("drawn-"):
+            continue
+        parts = [each for part, each in scores.items() if part == name or part.startswith(f"{name}-")]
+        if not name.startswith("random-"):
+            parts = [scores[name]]
+        plan = plans.get(LATER.sub("", name)) or plans[f"{name}-0"]
+        shares = [part.mean("all five").value for part in parts]
+        one = parts[0]
+        rows.append(
+            {
+                "name": name if len(parts) == 1 else f"{name}, mean of {len(parts)}",
+                "kept": None if name.startswith("first-") else kept_share(plan.masks),
+                "speedup": None if name.startswith("first-") else costs.speedup(plan.masks),
+                "five": told(one.mean("all five")) if len(parts) == 1 else spread(shares),
+                **{key: float(np.mean([part.mean(key).value for part in parts])) for key in ("motion", *FITS)},
+            }
+        )
+    rows.sort(key=lambda row: (-(row["kept"] or 2), row["name"]))
+    columns = [["plan", "name", ""], ["kept", "kept", ".3f"], ["attention, times faster", "speedup", ".2f"]]
+    columns += [["all five, 95 %", "five", ""], ["motion", "motion", ".3f"], ["mean IoU", "overlap", ".3f"]]
+    return {"columns": [*columns, ["off the track, px", "residual", ".2f"]], "rows": rows}
+
+
+def spread(shares: Sequence[float]) -> str:
+    """Several plans' shares as "0.812 (0.790 to 0.830)"."""
+    return f"{np.mean(shares):.3f} ({min(shares):.3f} to {max(shares):.3f})"
+
+
+def at_equal_cost(scores: Mapping[str, Scored], plans: Mapping[str, MaskPlan]) -> Table:
+    """Searched plans beside the uniform mask of equal kept share, and beside the same masks in random layers."""
+    rows = []
+    for name in scores:
+        found = re.fullmatch(r"budget-(\w+)-(.+)|r-(\d+)", name)
+        if found is None:
+            continue
+        place = found[2] or found[3]
+        control = f"uniform-{place}"
+        others = [scores[each] for seed in range(ASSIGNMENTS) if (each := f"random-{place}-{seed}") in scores]
+        if control in scores:
+            others = [scores[control]]
+        if others:
+            beside = control if control in scores else f"random-{place}, mean of {len(others)}"
+            differs = scores[name].more_than(others, "all five")
+            kept = kept_share(plans[name].masks)
+            rows.append({"name": name, "beside": beside, "kept": kept, "more": told(differs, "+")})
+    columns = [["searched", "name", ""], ["beside", "beside", ""], ["kept", "kept", ".3f"]]
+    return {"columns": [*columns, ["more of all five, 95 %", "more", ""]], "rows": rows}
+
+
+def ranks(scores: Mapping[str, Scored], plans: Mapping[str, MaskPlan], table: SensitivityTable) -> Table:
+    """How well each score foretells which of the drawn plans does more damage: Spearman's rank correlation."""
+    rows = []
+    for share in SHARES:
+        names = [name for name in scores if name.startswith(f"drawn-{share * 100:.0f}-")]
+        if len(names) < 3:
+            continue
+        for by in table.losses:
+            loss_LM, costs = table.mean(by), kept_shares(table.masks)
+            foretold = np.array([judged(plans[name].masks, loss_LM, costs).loss for name in names])
+            row: dict[str, Any] = {"by": by, "share": share, "plans": len(names)}
+            for check, sign in (("all five", -1), ("overlap", -1), ("residual", 1)):
+                damage = np.array([sign * scores[name].mean(check).value for name in names])
+                row[check] = correlation(foretold, damage)
+            rows.append(row)
+    columns = [["score", "by", ""], ["kept share", "share", ".2f"], ["plans", "plans", "d"]]
+    columns += [["fewer of all five", "all five", ""], ["less IoU", "overlap", ""], ["off the track", "residual", ""]]
+    return {"columns": columns, "rows": rows}
+
+
+def correlation(foretold: np.ndarray, damage: np.ndarray, seed: int = 0) -> str:
+    """Spearman's rho with the 95 % percentiles of resampled plans; "-" where all are alike."""
+    if len(set(foretold)) < 2 or len(set(damage)) < 2:
+        return "-"
+    drawn = np.random.default_rng(seed).integers(0, len(damage), (RESAMPLES, len(damage)))
+    x, y = (
+        ranked - ranked.mean(1, keepdims=True)
+        for ranked in (rankdata(each[drawn], axis=1) for each in (foretold, damage))
+    )
+    scale = np.sqrt((x**2).sum(1) * (y**2).sum(1))
+    low, high = np.quantile((x * y).sum(1)[scale > 0] / scale[scale > 0], [0.025, 0.975])
+    return f"{spearmanr(foretold, damage)[0]:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def gather(scores: Path, plans: Path, searches: Path, costs: str) -> dict[str, Any]:
+    """The file's content from the folders of each model and a cost table. Raises EvditError for what does not fit."""
+    tables: dict[str, Table] = {}
+    seconds = {}
+    for folder in sorted(path for path in scores.iterdir() if path.is_dir()):
+        model, scored = folder.name, read_scores(folder)
+        table = SensitivityTable.read(folder_at(str(searches / model)))
+        known = {path.stem: MaskPlan.read(path) for path in sorted(folder_at(str(plans / model)).glob("*.json"))}
+        for name in scored:
+            if LATER.sub("", name) not in known:
+                raise EvditError(f"{name} is no plan of {plans / model}", where=str(folder / f"{name}.json"))
+        sys.stderr.write(f"{model}: {len(scored)} scores, {len(set(known) - set(scored))} plans without one\n")
+        options = load(None, (), {"search_masks.costs": costs, "search_masks.costs_at": "open-sora-plan-29"})
+        found = read_costs(options.search_masks, table.masks, table.architecture.layers, partial(call_of, table))
+        seconds[model] = found.told
+        tables[f"{model}-plans"] = every_plan(scored, known, found.masks)
+        tables[f"{model}-equal"] = at_equal_cost(scored, known)
+        tables[f"{model}-ranks"] = ranks(scored, known, table)
+    return {
+        "costs": seconds,
+        "command": "the lines at the top of docs/gather_masks.py",
+        "tables": {name: each for name, each in tables.items() if each["rows"]},
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read folders of scores, plans and searches, and costs; write docs/data/masks.json. Raises EvditError."""
+    if len(arguments) != 4:
+        raise EvditError(
+            f"the script takes SCORES, PLANS, SEARCHES and a cost table: {len(arguments)} words were given",
+            next_steps=["python docs/gather_masks.py runs/scores runs/plans runs/masks runs/attention"],
+        )
+    scores, plans, searches = map(folder_at, arguments[:3])
+    content = gather(scores, plans, searches, arguments[3])
+    if not content["tables"]:
+        raise EvditError(f"{arguments[0]} holds no score for any table: {DATA.name} stays as it is", where=arguments[0])
+    DATA.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
