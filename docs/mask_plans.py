@@ -101,6 +101,8 @@ def main(arguments: Sequence[str]) -> None:
             next_steps=["python docs/mask_plans.py runs/masks runs/plans"],
         )
     table, out = SensitivityTable.read(folder_at(arguments[0])), Path(arguments[1])
+    if out.is_dir() and any(out.iterdir()):
+        raise EvditError(f"{out} holds files already: plans are written into a folder of their own", where=str(out))
     out.mkdir(parents=True, exist_ok=True)
     for name, choice, made_by in plans(table):
         told = {"loss": choice.loss, "kept_share": kept_share(choice.masks)}

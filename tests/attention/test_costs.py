@@ -13,6 +13,7 @@ from vdit_cli.attention import bind as bind_module
 from vdit_cli.attention import costs
 from vdit_cli.attention.bind import Case, bind
 from vdit_cli.attention.costs import COSTS_FILE, GATHER, SCHEMA, CostTable, Machine, cache_file, measure, measure_gather
+from vdit_cli.errors import EvditError
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 
@@ -100,6 +101,60 @@ def test_a_time_that_is_none_makes_the_file_broken(seconds: object) -> None:
     file.write_text(json.dumps(document), encoding="utf-8")
     said: list[str] = []
     assert CostTable.read(HERE, said.append).rows == {} and len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"mask": "4:4"}, "row 1: global frames .* are the mask 2:6, not 4:4"),
+        ({"kernel": None}, "row 1: kernel is None, not of type str"),
+        ({"batch": "2"}, "row 1: batch is '2', not of type int"),
+        ({"needs_grad": 0}, "row 1: needs_grad is 0, not of type bool"),
+        ({"seconds": -1}, "row 1: -1 is no time"),
+    ],
+)
+def test_a_damaged_row_is_named(change: dict[str, object], told: str) -> None:
+    """In a table that a person names: its place, and what is wrong there."""
+    file = TABLE.write()
+    document = json.loads(file.read_text(encoding="utf-8"))
+    document["rows"][1].update(change)
+    file.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(EvditError, match=f"not a cost table: {told}") as caught:
+        CostTable.load(file)
+    assert "evdit bench attention" in caught.value.next_steps[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"rows": {}}, "its rows are no list"),
+        ({"rows": None}, "its rows are no list"),
+        ({"machine": None}, "its machine is not told in words"),
+        ({"machine": {"device": 5}}, "its machine is not told in words"),
+        ({"rows": [{}]}, "row 0: 'dtype' is missing"),
+    ],
+)
+def test_a_damaged_table_is_told_in_words(change: dict[str, object], told: str) -> None:
+    file = TABLE.write()
+    file.write_text(json.dumps({**TABLE.content(), **change}), encoding="utf-8")
+    with pytest.raises(EvditError, match=told):
+        CostTable.load(file)
+
+
+def test_a_row_that_is_there_twice_is_refused() -> None:
+    """With other seconds: which of the two holds is not known."""
+    content = TABLE.content()
+    file = TABLE.write()
+    content["rows"].append({**content["rows"][0], "seconds": 0.5})
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(EvditError, match=f"row {len(TABLE.rows)}: this was timed in an earlier row"):
+        CostTable.load(file)
+
+
+def test_what_has_no_end_is_not_read() -> None:
+    """A device instead of a file: others would fill the memory."""
+    with pytest.raises(EvditError, match="no regular file"):
+        CostTable.load(Path("/dev/null"))
 
 
 def test_seconds_are_of_this_case_only() -> None:

@@ -93,9 +93,15 @@ def test_an_edited_plan_is_refused_until_it_is_sealed(evdit: Evdit, plan: Path):
     code, out, err = evdit("masks", "show", str(plan))
     assert (code, out) == (USAGE, "") and f"evdit masks seal {plan}" in err
     code, out, err = evdit("masks", "seal", str(plan))
-    assert (code, err) == (DONE, "") and out.startswith(f"sealed {plan}: digest ")
+    assert (code, err) == (DONE, "left out, as it was predicted before the edit: speedup\n")
+    assert out.startswith(f"sealed {plan}: digest ")
     assert evdit("masks", "show", str(plan))[0] == DONE
-    assert MaskPlan.read(plan).histogram() == {"2:6": 1, "1:7": 2}
+    found = MaskPlan.read(plan)
+    assert found.histogram() == {"2:6": 1, "1:7": 2} and found.predicted == {}
+    edit(plan, lambda content: content["layers"].__setitem__(0, {"mask": "2:6", "global_frames": [0, 4]}))
+    assert evdit("masks", "seal", str(plan))[::2] == (DONE, "")
+    made_by = {"command": "masks seal", "made_by": {"r": 0.1}}
+    assert MaskPlan.read(plan).made_by == made_by, "edited twice, said once"
 
 
 def test_the_plan_of_a_student_is_sealed_where_it_lies(evdit: Evdit, plan: Path, tmp_path: Path):

@@ -115,6 +115,12 @@ def test_words_that_do_not_fit(script: ModuleType, tmp_path: Path) -> None:
         script.main(["a"])
     with pytest.raises(EvditError, match="is no folder"):
         script.main([str(tmp_path / "none"), "b"])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "dense.json").write_text("mine", encoding="utf-8")
+    table_of(LOSSES).write(tmp_path)
+    with pytest.raises(EvditError, match="holds files already"):
+        script.main([str(tmp_path), str(tmp_path / "out")])
+    assert (tmp_path / "out" / "dense.json").read_text(encoding="utf-8") == "mine"
     write_json(tmp_path / "sensitivity.json", {})
     with pytest.raises(EvditError):
         script.main([str(tmp_path), "b"])

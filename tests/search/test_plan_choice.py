@@ -71,6 +71,18 @@ def test_coin_flips_are_listed_and_one_prompt_tells_nothing():
     assert alone.steady is None and "--num-prompts" in alone.sentences()[-1] and alone.content()["again"] is None
 
 
+def test_full_attention_by_its_name():
+    """As --fix takes it."""
+    assert {mask.name for mask in chosen(uniform="dense").plan.masks} == {"8:0"}
+
+
+def test_a_uniform_mask_that_is_none_is_told_those_that_are():
+    """Of the table, which a choice from it can't add to."""
+    with pytest.raises(EvditError) as caught:
+        chosen(uniform="3:5")
+    assert caught.value.next_steps == tuple(f"--uniform {name}" for name in ("8:0", "4:4", "2:6", "1:7"))
+
+
 def test_the_first_line_tells_masks_and_shares():
     line = chosen().sentences()[0]
     assert line.startswith("8:0 in 1 layer, 2:6 in 1 layer, 1:7 in 1 layer: kept 0.62 and skipped 0.38 of the tiles")

@@ -13,6 +13,8 @@ from vdit_cli.errors import EvditError, nearest
 def read_text(file: Path, kind: str) -> str:
     """The text of `file`, which is to hold a `kind` ("plan"). Raises EvditError where it can't be read or is empty."""
     try:
+        if file.exists() and not file.is_file() and not file.is_dir():  # a device may have no end
+            raise EvditError(f"{file} is no {kind}: it is no regular file", where=str(file))
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise EvditError(f"{file.name} is no {kind}: it is not UTF-8 text", where=str(file)) from error

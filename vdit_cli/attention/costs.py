@@ -40,6 +40,12 @@ KIND = "cost table"
 COSTS_FILE = "costs.json"
 GATHER = "gather"
 """In place of a kernel, of the full mask: what `measure_gather` measures. No kernel of that name is ever chosen."""
+OF_KIND: Mapping[type, tuple[str, ...]] = {
+    str: ("dtype", "kernel"),
+    int: ("head_dim", "heads", "batch"),
+    bool: ("needs_grad",),
+}
+"""What a row holds beside its grid, mask and seconds."""
 SHORTEST, LONGEST = 1e-12, 1e12
 """Seconds that a call may take in a table: less than a clock's tick and more than 30,000 years are no measurement."""
 WARM_UPS, REPEATS = 2, 5
@@ -101,9 +107,17 @@ class Row:
     @classmethod
     def from_content(cls, content: Mapping[str, Any]) -> Row:
         """The inverse of `content`. Raises KeyError, TypeError or ValueError for other values."""
+        for kind, names in OF_KIND.items():
+            for name in names:
+                if type(content[name]) is not kind:
+                    raise ValueError(f"{name} is {content[name]!r}, not of type {kind.__name__}")
         grid = VideoGrid(**content["grid"])
         mask = TileMask(grid.frames, tuple(content["global_frames"]))
-        plain = {name: content[name] for name in ("dtype", "head_dim", "heads", "batch", "needs_grad", "kernel")}
+        if mask.name != content["mask"]:
+            raise ValueError(
+                f"global frames {list(mask.global_frames)} are the mask {mask.name}, not {content['mask']}"
+            )
+        plain = {name: content[name] for names in OF_KIND.values() for name in names}
         return cls(grid=grid, mask=mask, **plain)
 
 
@@ -191,14 +205,32 @@ class CostTable:
         try:
             return cls.from_content(content)
         except (ValueError, TypeError, KeyError) as error:
-            raise EvditError(f"not a {KIND}: {type(error).__name__}: {error}", where=str(path)) from error
+            told = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise EvditError(
+                f"not a {KIND}: {told}", where=str(path), next_steps=["evdit bench attention, which makes one"]
+            ) from error
 
     @classmethod
     def from_content(cls, content: Mapping[str, Any]) -> CostTable:
         """The table in JSON form. Raises KeyError, TypeError or ValueError for other values."""
         if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}: it is of another version")
-        rows = {Row.from_content(row): _positive(row["seconds"]) for row in content["rows"]}
+        if not isinstance(content["rows"], list):
+            raise ValueError("its rows are no list")
+        if not isinstance(content["machine"], dict) or not all(
+            isinstance(each, str) for each in content["machine"].values()
+        ):
+            raise ValueError("its machine is not told in words")
+        rows: dict[Row, float] = {}
+        for place, stored in enumerate(content["rows"]):
+            try:
+                row, seconds = Row.from_content(stored), _positive(stored["seconds"])
+                if row in rows:
+                    raise ValueError("this was timed in an earlier row")
+            except (ValueError, TypeError, KeyError) as error:
+                missing = f"{error} is missing" if isinstance(error, KeyError) else error
+                raise ValueError(f"row {place}: {missing}") from error
+            rows[row] = seconds
         return cls(Machine(**content["machine"]), rows)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +24,8 @@ evdit masks pareto runs/masks -o front.png
 evdit masks seal plan.json
 evdit masks retarget plan.json --frames 93 -o plan-93.json"""
 COLUMNS = ("layer", "mask", "kept", "skipped", "frames")
+EDITED = "masks seal"
+"""What `made_by` calls the making of a plan that was edited."""
 BLOCKS = ("█", "░")
 """A global frame, and one of the others."""
 PLAIN_BLOCKS = ("#", ".")
@@ -142,20 +144,34 @@ def seal(
 ) -> None:
     """Seal an edited plan again.
 
-    Its content is checked and its digest written anew, so that commands take it. A plan that is not whole and
-    consistent is refused and left as it is.
+    Its content is checked and its digest written anew, so that commands take it. What was predicted before the edit is
+    left out, and made_by says that it was edited. A plan that is not whole and consistent is refused and left as it is.
     """
-    found = MaskPlan.read(plan, sealed=False)
+    found, console = MaskPlan.read(plan, sealed=False), Console()
+    if not is_sealed(found):
+        if found.predicted:
+            console.say(f"left out, as it was predicted before the edit: {', '.join(found.predicted)}")
+        again = found.made_by.get("command") == EDITED
+        made_by = found.made_by if again else {"command": EDITED, "made_by": dict(found.made_by)}
+        found = replace(found, made_by=made_by, predicted={})
     try:
         file = found.write(found.origin or plan)
     except EvditError as error:  # it has no -o, which is what another command would be told
         steps = ["a copy of the plan in a folder that can be written"]
         raise EvditError(error.what, where=error.where, next_steps=steps, exit_code=error.exit_code) from error
-    console = Console()
     if as_json:
         console.json("evdit.masks-seal/1", {"file": str(file), "digest": found.digest})
     else:
         console.data(f"sealed {file}: digest {found.digest}")
+
+
+def is_sealed(plan: MaskPlan) -> bool:
+    """Whether the plan's file holds the digest of its content."""
+    try:
+        MaskPlan.read(plan.origin or "")
+    except EvditError:
+        return False
+    return True
 
 
 @app.command("retarget", cls=HelpPage, epilog="evdit masks retarget plan.json --frames 93 -o plan-93.json")

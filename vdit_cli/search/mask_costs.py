@@ -110,7 +110,7 @@ def measured(
         raise EvditError(
             f"the times of {table.machine.device} do not tell what {call} takes: {told}",
             where=where,
-            next_steps=[call.measuring(missing if len(missing) > 1 or not missing[0].is_dense else masks)],
+            next_steps=[call.measuring(masks)],
         )
     if gather is None and len(chains := list(largest_chains(masks))) > 1:
         outside = [mask for mask in masks if not mask.is_dense and mask not in max(chains, key=len)]
@@ -118,7 +118,7 @@ def measured(
             "one order of frames can't serve all masks, and the times do not tell what putting tokens in order takes: "
             f"not nested are {', '.join(mask.name for mask in outside)}",
             where=where,
-            next_steps=[call.measuring(outside), "masks that nest"],
+            next_steps=[call.measuring(masks), "masks that nest"],
         )
     costs = tuple(Fraction(seconds) * layers for seconds in times if seconds is not None)
     return MaskCosts(tuple(masks), costs, Fraction(gather or 0) * layers, "seconds")

@@ -135,13 +135,14 @@ def read_rule(options: SearchMasksOptions, masks: Sequence[TileMask], layers: in
     if costs.table is not None:
         told["costs"] = costs.table
     if options.uniform is not None:
-        mask = TileMask.parse(options.uniform, masks[0].frames, "--uniform")
+        dense = options.uniform == "dense"
+        mask = masks[0] if dense else TileMask.parse(options.uniform, masks[0].frames, "--uniform")
         if mask not in masks:
             names = ", ".join(each.name for each in masks)
             raise EvditError(
                 f"{mask.name} is no candidate: these are {names}",
                 where=f"--uniform {options.uniform}",
-                next_steps=[f"--masks {mask.name}", "--masks all"],
+                next_steps=[f"--uniform {each.name}" for each in masks],
             )
         chosen = with_fixed(uniform(mask, layers), fixed)
         return Rule(lambda loss_LM: judged(chosen, loss_LM, costs.masks), {**told, "uniform": mask.name}, fixed)
