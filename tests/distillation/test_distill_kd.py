@@ -160,6 +160,7 @@ def test_an_adapter_is_gone_on_with(prepared: tuple[Path, Path], four: Path, tmp
     base, before = opened(model), opened(model, checkpoint=start)
     assert adapter.lineage == (base.weights_digest,)
     assert whole.lineage == (before.weights_digest, base.weights_digest)
+    assert Receipt.read(tmp_path / "run" / "receipt.json").ran.weights == before.weights_digest
     assert adapter.sampler == whole.sampler == Sampler.read(four / "student")
     assert own_plan(adapter) == MaskPlan.read(folder)
     assert_close(sampled(adapter)[1], sampled(whole)[1], planted=sampled(before)[1], rtol=1e-3, atol=1e-4)

@@ -50,12 +50,11 @@ def distill_kd(options: DistillKdOptions, out: Path | None, progress: Progress, 
         check_kd_options(options, ranks)
         job = prepare(options, open_data(options.data or ""), ranks, progress)
         request = request_of(job)
-        need, free = check_memory(job)
         run, is_done = begun(out, request, allow_changed, ranks)
         if is_done:
             progress.say(done_already(run))
             return run.find("transformer")
-        announce(job, need, free, progress)
+        announce(job, *check_memory(job), progress)
         with run if ranks.is_first else nullcontext():
             ranks.wait()  # the first rank has cleared leftovers away, and nobody reads a checkpoint before
             run.manifest["lineage"] = list(job.lineage())

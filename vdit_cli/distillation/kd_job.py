@@ -60,6 +60,11 @@ class KdJob(StudentJob):
         return self.sampler.timesteps if self.sampler else tuple(range(self.schedule.timesteps))
 
     @property
+    def weights(self) -> str:
+        """Digest of the start's weights: an adapter that is gone on with is the teacher's too."""
+        return self.start.weights_digest
+
+    @property
     def is_guided(self) -> bool:
         """Whether the student is sampled with guidance."""
         return self.start.defaults.guidance != 1.0

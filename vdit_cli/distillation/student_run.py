@@ -175,7 +175,7 @@ def write_receipt(
         asked=dict(request.values),
         ran=Ran(
             model=job.pair.teacher.name,
-            weights=job.pair.teacher.weights_digest,
+            weights=job.weights,
             device=str(device),
             dtype=number_format(job.options.precision, device),
             scheduler=scheduler,
