@@ -25,8 +25,8 @@ from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.backbones.base import TextStates, own_plan
 from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.data.shards import open_data
-from vdit_cli.distillation import kd_networks
-from vdit_cli.errors import USAGE, EvditError, Interrupted
+from vdit_cli.distillation import kd_networks, watch
+from vdit_cli.errors import FAILED, USAGE, EvditError, Interrupted
 from vdit_cli.sampling.noise import generators_for
 from vdit_cli.sampling.sample import SampleSpec, sample
 from vdit_cli.tiles.mask import TileMask
@@ -149,6 +149,47 @@ def plan_of_one(model: Path, folder: Path) -> Path:
     backbone = opened(model)
     plan = MaskPlan.uniform("tiny", backbone.grid(9, 32, 48), backbone.architecture, TileMask(3, (1,)))
     return plan.write(folder / "plan-of-one.json")
+
+
+def test_a_collapse_stops_with_the_last_good_checkpoint(prepared: tuple[Path, Path], tmp_path: Path, monkeypatch):
+    """It is set aside, and the advice is this command's."""
+    planted = {4: "planted"}
+    judged = watch.Watch._judged
+    monkeypatch.setattr(watch.Watch, "_judged", lambda self, at: planted.get(at) or judged(self, at))
+    changes = {"previews": 1, "learning_rate": 1e-4}
+    with pytest.raises(
+        EvditError, match="student collapsed at iteration 4: planted; .* of iteration 2 is kept"
+    ) as caught:
+        distill_small_kd(*prepared, tmp_path / "run", **changes)
+    assert caught.value.exit_code == FAILED
+    assert list(caught.value.next_steps) == ["--set distill_kd.learning_rate=... (smaller) --allow-changed"]
+    planted.clear()
+    distill_small_kd(*prepared, tmp_path / "run", allow_changed=True, **{**changes, "learning_rate": 5e-5})
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["collapsed-000004", "step-000004", "step-000006"]
+
+
+def test_a_loss_that_is_not_finite_stops(prepared: tuple[Path, Path], tmp_path: Path):
+    with pytest.raises(EvditError, match="is not finite|loss is (nan|inf)") as caught:
+        distill_small_kd(*prepared, tmp_path / "run", learning_rate=1e30)
+    assert caught.value.exit_code == FAILED
+
+
+def test_a_finished_run_is_made_longer(prepared: tuple[Path, Path], tmp_path: Path):
+    """What was before stays that of the start; until it is done the old command says how it goes on."""
+    short = {"iterations": 2, "learning_rate": 1e-4}
+    run = tmp_path / "run"
+    distill_small_kd(*prepared, run, **short)
+    first = json.loads((run / "layers.json").read_text(encoding="utf-8"))["layers"]
+    with pytest.raises(Interrupted):
+        distill_small_kd(*prepared, run, StopsAt(1), allow_changed=True, **{**short, "iterations": 6})
+    progress = Silent()
+    distill_small_kd(*prepared, run, progress, **short)
+    assert "--set distill_kd.iterations=6 goes on with that" in progress.lines[0]
+    distill_small_kd(*prepared, run, **{**short, "iterations": 6})
+    last = json.loads((run / "layers.json").read_text(encoding="utf-8"))["layers"]
+    assert [each["before"] for each in last] == [each["before"] for each in first]
+    assert [each["after"] for each in last] != [each["after"] for each in first]
 
 
 @pytest.mark.numerical
