@@ -115,10 +115,11 @@ def prepare(options: DistillKdOptions, clips: Clips, ranks: Ranks, progress: Pro
     plan = find_plan(options.masks, start, spec, options.allow_other_weights)
     if all(mask.is_dense for mask in plan.masks):
         what = f"no plan lies with {options.checkpoint or start.name}" if options.masks == AUTO else "it is dense"
+        of_start = f" --checkpoint {quoted(options.checkpoint)}" if options.checkpoint else ""
         raise EvditError(
             f"masks is {options.masks}, and {what}: under full attention there is nothing to distil",
             where=f"--masks {options.masks}",
-            next_steps=[f"evdit search-masks --model {quoted(options.model)} -o masks", "--masks masks"],
+            next_steps=[f"evdit search-masks --model {quoted(options.model)}{of_start} -o masks", "--masks masks"],
         )
     previews, held_out = min(options.previews, len(clips)), min(options.held_out, len(clips) // 8)
     options = replace(options, previews=previews, held_out=held_out)
