@@ -205,9 +205,8 @@ class CostTable:
         try:
             return cls.from_content(content)
         except (ValueError, TypeError, KeyError) as error:
-            told = f"{error} is missing" if isinstance(error, KeyError) else error
             raise EvditError(
-                f"not a {KIND}: {told}", where=str(path), next_steps=["evdit bench attention, which makes one"]
+                f"not a {KIND}: {_told(error)}", where=str(path), next_steps=["evdit bench attention, which makes one"]
             ) from error
 
     @classmethod
@@ -228,8 +227,7 @@ class CostTable:
                 if row in rows:
                     raise ValueError("this was timed in an earlier row")
             except (ValueError, TypeError, KeyError) as error:
-                missing = f"{error} is missing" if isinstance(error, KeyError) else error
-                raise ValueError(f"row {place}: {missing}") from error
+                raise ValueError(f"row {place}: {_told(error)}") from error
             rows[row] = seconds
         return cls(Machine(**content["machine"]), rows)
 
@@ -333,6 +331,11 @@ def _median_seconds(call: Callable[[], None], device: torch.device) -> float:
             end_event.record()
         torch.cuda.synchronize()
     return median(start.elapsed_time(end) for start, end in events) / 1000
+
+
+def _told(error: Exception) -> str:
+    """What is wrong, in words: a KeyError holds nothing but the key."""
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _positive(seconds: Any) -> float:
