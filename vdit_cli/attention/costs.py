@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 SCHEMA = "evdit.cost-table/1"
 KIND = "cost table"
 COSTS_FILE = "costs.json"
+MAKES_ONE = "evdit bench attention, which makes one"
 GATHER = "gather"
 """In place of a kernel, of the full mask: what `measure_gather` measures. No kernel of that name is ever chosen."""
 OF_KIND: Mapping[type, tuple[str, ...]] = {
@@ -200,14 +201,17 @@ class CostTable:
 
         Raises EvditError for what is no whole table.
         """
+        if path.is_dir() and not (path / COSTS_FILE).exists():
+            raise EvditError(f"{path} holds no {COSTS_FILE}", where=str(path), next_steps=[MAKES_ONE])
         path = path / COSTS_FILE if path.is_dir() else path
-        content = parse(read_text(path, KIND), str(path), KIND)
+        try:
+            content = parse(read_text(path, KIND), str(path), KIND)
+        except EvditError as error:
+            raise EvditError(error.what, where=error.where, next_steps=[MAKES_ONE]) from error
         try:
             return cls.from_content(content)
         except (ValueError, TypeError, KeyError) as error:
-            raise EvditError(
-                f"not a {KIND}: {_told(error)}", where=str(path), next_steps=["evdit bench attention, which makes one"]
-            ) from error
+            raise EvditError(f"not a {KIND}: {_told(error)}", where=str(path), next_steps=[MAKES_ONE]) from error
 
     @classmethod
     def from_content(cls, content: Mapping[str, Any]) -> CostTable:
