@@ -124,18 +124,20 @@ def pareto(
         console.data("\n".join(lines(found)))
 
 
-def picture_place(output: Path | None, overwrite: bool) -> Path | None:
-    """Where a picture goes. Raises EvditError (exit 2), before any work, for a place that it can't have."""
+def picture_place(output: Path | None, overwrite: bool, flag: str = "-o") -> Path | None:
+    """Where a flag's picture goes. Raises EvditError (exit 2), before any work, for a place that it can't have."""
     if output is None:
         return None
-    where = f"-o {output}"
+    where = f"{flag} {output}"
     if output.suffix != ".png":
-        step = f"-o {quoted(output / 'picture.png' if output.is_dir() else output.with_suffix('.png'))}"
+        step = f"{flag} {quoted(output / 'picture.png' if output.is_dir() else output.with_suffix('.png'))}"
         raise EvditError(f"{output} is no place for a picture: it is written as a .png", where=where, next_steps=[step])
     if output.is_dir():
-        raise EvditError(f"{output} is a folder: a .png is a file", where=where, next_steps=["another name with -o"])
+        raise EvditError(
+            f"{output} is a folder: a .png is a file", where=where, next_steps=[f"another name with {flag}"]
+        )
     if output.exists() and not overwrite:
-        steps = ["--overwrite", "another place with -o"]
+        steps = ["--overwrite", f"another place with {flag}"]
         raise EvditError(f"{output} is there already: it is not replaced", where=where, next_steps=steps)
     check_writable(output, where)
     return output
