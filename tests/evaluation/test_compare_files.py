@@ -111,6 +111,16 @@ def test_files_of_every_kind_are_compared():
     assert (pair.videos[0].prompt, pair.videos[0].seed) == ("one", 3) and pair.difference < 0.02 < pair.motion
 
 
+@pytest.mark.parametrize("output", ["a/0", "b/0", "./a/../a/0"])
+def test_no_video_that_is_compared_is_replaced(output: str):
+    """Even where it is said to overwrite."""
+    plant_colours("ab", pairs=1, frames=2, height=20, width=30)
+    before = path_digest(Path(output))
+    with pytest.raises(EvditError, match="is one of the videos that are compared"):
+        compare("a", "b", output=output, overwrite=True)
+    assert path_digest(Path(output)) == before
+
+
 def test_few_frames_are_in_memory_at_once(monkeypatch: pytest.MonkeyPatch):
     """Of two videos of 40 frames each, and two pairs: counted wherever they are read."""
     for at in range(2):

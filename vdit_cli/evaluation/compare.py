@@ -133,6 +133,7 @@ def compare(
     check_output(output, overwrite)
     sides = [distinct(videos_at([run], progress), progress) for run in runs]
     rows, missing = together(names, sides, progress)
+    _check_kept(output, rows)
     rate, size = alike(rows)
     paper = Sheet(names, size, min(limit, len(rows))) if sheet else None
     pairs: list[Pair] = []
@@ -225,6 +226,13 @@ def alike(rows: Sequence[Sequence[Video]]) -> tuple[Fraction, tuple[int, int]]:
             again = f"make it again by evdit generate --height {height} --width {width} --fps {rate}"
             raise _unlike(first, video, sides, again)
     return standard
+
+
+def _check_kept(output: Path, rows: Sequence[Sequence[Video]]) -> None:
+    """Refuse an output that would replace one of the videos."""
+    if output.resolve() in {video.path.resolve() for row in rows for video in row}:
+        what = f"{output} is one of the videos that are compared: it would be replaced"
+        raise EvditError(what, where=f"-o {output}", next_steps=["another place with -o"])
 
 
 def measured(row: Sequence[Video]) -> Pair:
