@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from vdit_cli.knobs import Section, knob, section
 
@@ -122,8 +122,11 @@ class TrainShapesOptions(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillMlcdOptions(RankedTrainingOptions):
-    """`evdit distill-mlcd`: a student of few steps by multi-step latent consistency distillation."""
+class StudentOptions(RankedTrainingOptions):
+    """What the distillations share: models, masks, data, what is trained of the student, and how it is watched."""
+
+    SECTION: ClassVar[str]
+    """The recipe's section, by which errors name a knob."""
 
     model: str = knob("shapes", "the teacher: a registered name, a folder, or owner/name on a hub")
     text_encoder: str | None = knob(None, "folder or hub id of the text encoder, where the model has none inside")
@@ -138,29 +141,7 @@ class DistillMlcdOptions(RankedTrainingOptions):
     clips: int | None = knob(
         None, "train on so many of them, the first ones; without it on all that are not held out", at_least=1
     )
-    steps: str = knob("20", "steps of the student; several, as in 20,8,4,2: each student starts the next")
-    iterations: int = knob(2000, "optimiser steps of each student", at_least=1)
-    average_keep: float = knob(0.98, "decay of the averaged weights, which are what is kept", at_least=0)
-    teacher_points: tuple[int, ...] = knob((2, 5, 25), "steps of the teacher in each of the student's, coarse to fine")
-    teacher_shares: tuple[float, ...] = knob((), "share of the iterations for each of them; empty: alike")
-    milestones: tuple[int, ...] = knob(
-        (), "where the student's steps begin, noisiest first, as in [999,749,499,249]; empty: even"
-    )
-    segment_shares: tuple[float, ...] = knob(
-        (), "share of the samples for each step, noisiest first, as in [1,1,1,2]; empty: alike"
-    )
-    guidance: Literal["distilled", "kept"] = knob(
-        "distilled", "distilled: the student needs no null branch, half the work a step; kept: it is still guided"
-    )
-    teacher_guidance: float | None = knob(None, "guidance that is distilled in, or that a kept one is sampled with")
     null_share: float = knob(0.1, "share of the captions emptied where guidance is kept", at_least=0)
-    target: Literal["student", "average"] = knob(
-        "student", "whose answer below is aimed at: the student's own, or a moving average's"
-    )
-    weight_cap: float = knob(
-        5.0, "most that an error in x0 weighs: min(SNR + 1, this), times alpha for eps", at_least=0
-    )
-    huber_c: float = knob(1e-3, "errors below it count squared, above it by their size", at_least=1e-8)
     lora_rank: int = knob(0, "rank of LoRA pairs beside the blocks' linear layers; 0 trains all weights", at_least=0)
     held_out: int = knob(
         16,
@@ -177,3 +158,33 @@ class DistillMlcdOptions(RankedTrainingOptions):
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps")
     kernel: str = knob("auto", "attention kernel of the masks; auto takes the first that can")
     compile: Literal["auto", "blocks", "none"] = knob("auto", "compile the transformers' blocks; auto does on a GPU")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillMlcdOptions(StudentOptions):
+    """`evdit distill-mlcd`: a student of few steps by multi-step latent consistency distillation."""
+
+    SECTION = "distill_mlcd"
+
+    steps: str = knob("20", "steps of the student; several, as in 20,8,4,2: each student starts the next")
+    iterations: int = knob(2000, "optimiser steps of each student", at_least=1)
+    average_keep: float = knob(0.98, "decay of the averaged weights, which are what is kept", at_least=0)
+    teacher_points: tuple[int, ...] = knob((2, 5, 25), "steps of the teacher in each of the student's, coarse to fine")
+    teacher_shares: tuple[float, ...] = knob((), "share of the iterations for each of them; empty: alike")
+    milestones: tuple[int, ...] = knob(
+        (), "where the student's steps begin, noisiest first, as in [999,749,499,249]; empty: even"
+    )
+    segment_shares: tuple[float, ...] = knob(
+        (), "share of the samples for each step, noisiest first, as in [1,1,1,2]; empty: alike"
+    )
+    guidance: Literal["distilled", "kept"] = knob(
+        "distilled", "distilled: the student needs no null branch, half the work a step; kept: it is still guided"
+    )
+    teacher_guidance: float | None = knob(None, "guidance that is distilled in, or that a kept one is sampled with")
+    target: Literal["student", "average"] = knob(
+        "student", "whose answer below is aimed at: the student's own, or a moving average's"
+    )
+    weight_cap: float = knob(
+        5.0, "most that an error in x0 weighs: min(SNR + 1, this), times alpha for eps", at_least=0
+    )
+    huber_c: float = knob(1e-3, "errors below it count squared, above it by their size", at_least=1e-8)

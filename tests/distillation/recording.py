@@ -24,7 +24,7 @@ from vdit_cli.data.facts import DataFacts
 from vdit_cli.data.shards import write_index, write_shard
 from vdit_cli.distillation import mlcd_job
 from vdit_cli.distillation.distill_mlcd import distill_mlcd
-from vdit_cli.distillation.mlcd_networks import Pair
+from vdit_cli.distillation.student_networks import Pair
 from vdit_cli.recipe_training import DistillMlcdOptions
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid

@@ -24,9 +24,10 @@ from vdit_cli.attention.bind import Attend, Case, bind
 from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.backbones.open_sora_plan import backbone
 from vdit_cli.distillation import distill_mlcd as stage
-from vdit_cli.distillation import mlcd_job
+from vdit_cli.distillation import student_job
 from vdit_cli.distillation.mlcd_job import idle_options
-from vdit_cli.distillation.mlcd_watch import Look
+from vdit_cli.distillation.previews import Previews
+from vdit_cli.distillation.watch import Look
 from vdit_cli.errors import FAILED, EvditError, Interrupted
 from vdit_cli.recipe import load
 from vdit_cli.recipe_training import DistillMlcdOptions
@@ -242,13 +243,13 @@ def test_previews_are_made_at_step_0_and_at_each_checkpoint(made: tuple[Path, Pa
 
 def test_a_collapse_stops_with_the_last_good_checkpoint(made: tuple[Path, Path], tmp_path: Path, monkeypatch):
     """A student whose videos are suddenly still: the checkpoint that held it is set aside, the one before stays."""
-    noted = stage.Previews.noted
+    noted = Previews.noted
 
     def still(self) -> dict[int, Look]:
         found = noted(self)
         return {i: Look(look.sharpness, 0.0 if i == 4 else look.motion, look.gap) for i, look in found.items()}
 
-    monkeypatch.setattr(stage.Previews, "noted", still)
+    monkeypatch.setattr(Previews, "noted", still)
     with pytest.raises(EvditError, match="collapsed at iteration 4: motion is 0.*of iteration 2 is kept") as caught:
         distill_small(*made, tmp_path / "run", previews=1)
     assert caught.value.exit_code == FAILED
@@ -344,7 +345,7 @@ def test_previews_need_an_encoder_before_anything_loads(made: tuple[Path, Path],
     def missing(kind: str) -> None:
         raise EvditError("mp4 files can't be written")
 
-    monkeypatch.setattr(mlcd_job, "check_encoder", missing)
+    monkeypatch.setattr(student_job, "check_encoder", missing)
     options = load(None, (), {"distill_mlcd.model": str(model), "distill_mlcd.data": str(data)}).distill_mlcd
     with pytest.raises(EvditError, match="mp4 files can't be written"):
         stage.distill_mlcd(options, tmp_path / "run", Silent())

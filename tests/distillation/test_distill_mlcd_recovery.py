@@ -19,8 +19,8 @@ from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.data.shards import open_data
 from vdit_cli.distillation import distill_mlcd as stage
 from vdit_cli.distillation.mlcd_job import prepare
-from vdit_cli.distillation.mlcd_previews import Previews
-from vdit_cli.distillation.mlcd_watch import Look
+from vdit_cli.distillation.previews import Previews
+from vdit_cli.distillation.watch import Look
 from vdit_cli.errors import FAILED, USAGE, EvditError, Interrupted
 from vdit_cli.parallel.groups import ALONE
 from vdit_cli.recipe_training import DistillMlcdOptions

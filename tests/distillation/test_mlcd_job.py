@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from vdit_cli.distillation.mlcd_job import check_parts, check_times, step_counts
+from vdit_cli.distillation.mlcd_job import check_times, step_counts
+from vdit_cli.distillation.student_job import check_parts
 from vdit_cli.errors import USAGE, EvditError
 from vdit_cli.recipe import load
 

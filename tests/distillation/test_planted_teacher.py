@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tests.distillation.recording import SHAPE, SIZE, WEIGHTS, Recorder, distill_recorded, text_of, write_recorded
 from vdit_cli.diffusion.schedules import NoiseSchedule
-from vdit_cli.distillation.mlcd_networks import Pair
+from vdit_cli.distillation.student_networks import Pair
 from vdit_cli.sampling.sample import SampleSpec, sample
 from vdit_cli.timing import Silent
 

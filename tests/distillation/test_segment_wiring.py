@@ -17,7 +17,7 @@ from tests.distillation import test_wiring
 from tests.distillation.recording import SHAPE, WEIGHTS, Call, Recorder, distill_recorded, write_recorded
 from tests.distillation.test_wiring import Iteration, Lesson, lesson, losses_of, pair_of, prepared
 from vdit_cli.artifacts.sampler import Sampler
-from vdit_cli.distillation.mlcd_networks import Pair
+from vdit_cli.distillation.student_networks import Pair
 from vdit_cli.timing import Silent
 
 PLACED = (999, 599, 299, 99)

@@ -20,7 +20,7 @@ from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.backbones.base import own_plan
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
-from vdit_cli.distillation.mlcd_networks import PAIR_ENDS, write_student
+from vdit_cli.distillation.student_networks import PAIR_ENDS, write_student
 from vdit_cli.errors import USAGE, EvditError
 from vdit_cli.tiles.plan import MaskPlan
 

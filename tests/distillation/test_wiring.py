@@ -19,8 +19,8 @@ from tests.distillation.recording import SHAPE, WEIGHTS, Call, Recorder, distill
 from tests.distillation.small_mlcd import StopsAt
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.diffusion.schedules import NoiseSchedule
-from vdit_cli.distillation import mlcd_watch
-from vdit_cli.distillation.mlcd_networks import Pair
+from vdit_cli.distillation import watch
+from vdit_cli.distillation.student_networks import Pair
 from vdit_cli.errors import EvditError, Interrupted
 from vdit_cli.timing import Silent
 
@@ -303,7 +303,7 @@ def test_held_out_clips_are_only_measured(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_look_at_what_is_done_again_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A collapsed student's look is not judged again: the one of its second attempt is."""
     with monkeypatch.context() as patch:
-        patch.setattr(mlcd_watch, "collapse_of", lambda now, first, *rest: "planted" if now != first else None)
+        patch.setattr(watch, "collapse_of", lambda now, first, *rest: "planted" if now != first else None)
         with pytest.raises(EvditError, match="collapsed at iteration 2: planted"):
             lesson(tmp_path, previews=1, collapse_factor=1e9)
     looks = tmp_path / "run" / "previews" / "looks.jsonl"

@@ -5,12 +5,12 @@ Letters: B batch, C channels, F latent frames, T pixel frames, h, w latent heigh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -192,6 +192,41 @@ class Trains(Protocol):
 
 class Trainable(Backbone, Trains, Protocol):
     """A backbone that can be trained."""
+
+
+class TrainingSizes(NamedTuple):
+    """How large a training of the transformer is: numbers of all weights and, a rank, of LoRA pairs beside its blocks.
+
+    `block_bytes` is what one block keeps for its backward pass, `stream_bytes` its input, for the whole batch.
+    """
+
+    weights: int
+    pairs: int
+    block_bytes: int
+    stream_bytes: int
+
+
+@runtime_checkable
+class TellsLayers(Protocol):
+    """What a backbone may offer beside `Trains`, so that a student can be taught layer by layer (`distill-kd`)."""
+
+    def layerwise(self, x_BCFhw: Tensor, t_B: Tensor, text: TextStates) -> Iterator[tuple[Tensor, ...]]:
+        """What `denoise` computes, block by block as it is asked for: (attended, hidden) of each, then (prediction,).
+
+        `attended` is the self-attention's output after its projection and before its gate, `hidden` the block's output,
+        both (B, N, C) with tokens frame after frame. Gradients flow where they do in `denoise`, also through blocks
+        that are computed again in the backward pass.
+        """
+
+    def training_sizes(self, batch: int, size: tuple[int, int, int], products: torch.dtype) -> TrainingSizes:
+        """Sizes of a training on videos of `size` (frames, height, width), whose matrix products run in that type.
+
+        Found without loading weights.
+        """
+
+
+class LayerwiseTrainable(Trainable, TellsLayers, Protocol):
+    """A backbone that can be taught layer by layer."""
 
 
 @runtime_checkable

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.autograd import Function
+from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -43,13 +45,24 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
+class _Fused(Function):
+    """An empty output that keeps for the backward pass what fused attention keeps: q, k, v and itself."""
+
+    @staticmethod
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """The output, without data."""
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        ctx.save_for_backward(q, k, v, out)
+        return out
+
+
 class FusedAttention(TorchFunctionMode):
     """Lets `scaled_dot_product_attention` make its output only, as fused kernels do; on "meta" it would make N x N."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """An empty output for attention, anything else as it is."""
         if func is F.scaled_dot_product_attention:
-            return torch.empty_like(args[0], memory_format=torch.contiguous_format)
+            return _Fused.apply(*args[:3])
         return func(*args, **(kwargs or {}))
 
 
@@ -63,3 +76,19 @@ def working_bytes(run: Callable[[], object]) -> int:
         kept = run()
     del kept
     return counted.peak
+
+
+def kept_bytes(run: Callable[[], object], apart: Iterable[torch.Tensor]) -> int:
+    """The bytes that autograd keeps of `run`, on "meta" tensors, for its backward pass; those of `apart` aside."""
+    elsewhere = {tensor.untyped_storage()._cdata for tensor in apart}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in elsewhere:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.enable_grad(), FusedAttention(), saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
+    return sum(storage.nbytes() for storage in kept.values())

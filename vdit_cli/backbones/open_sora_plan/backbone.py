@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from vdit_cli.artifacts.digest import content_digest, weights_digest
 from vdit_cli.attention.bind import Attend, Case, bind
 from vdit_cli.attention.costs import CostTable
-from vdit_cli.backbones.base import EMPTY, Cut, TextStates
+from vdit_cli.backbones.base import EMPTY, Cut, TextStates, TrainingSizes
 from vdit_cli.backbones.devices import pick_device, pick_dtype
 from vdit_cli.backbones.lora import Lora
 from vdit_cli.backbones.open_sora_plan import loading, transformer_config
@@ -37,7 +37,7 @@ from vdit_cli.backbones.open_sora_plan.transformer_layers import SelfAttention
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.backbones.open_sora_plan.vae_config import VaeConfig
 from vdit_cli.backbones.open_sora_plan.weights import Weights
-from vdit_cli.backbones.open_sora_plan.working_memory import decoding_bytes, denoising_bytes
+from vdit_cli.backbones.open_sora_plan.working_memory import block_sizes, decoding_bytes, denoising_bytes
 from vdit_cli.backbones.sources import LoadOptions, ModelSource
 from vdit_cli.diffusion.prediction import kind_of
 from vdit_cli.errors import EvditError
@@ -244,10 +244,7 @@ class OpenSoraPlan:
         return encoder.encode(list(prompts))
 
     def denoise(self, x_BCFhw: Tensor, t_B: Tensor, text: TextStates | PreparedText) -> Tensor:
-        """The transformer's prediction for noisy latents at timesteps t, in the shape of x.
-
-        Differentiable where the text is not prepared.
-        """
+        """The transformer's prediction for noisy latents at timesteps t, differentiable where no text is prepared."""
         if isinstance(text, PreparedText):
             return self.transformer(x_BCFhw, t_B, text)
         return self.transformer(x_BCFhw, t_B, text.states_BLC, text.mask_BL)
@@ -293,6 +290,16 @@ class OpenSoraPlan:
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer's blocks in order."""
         return list(self.transformer.transformer_blocks)
+
+    def layerwise(self, x_BCFhw: Tensor, t_B: Tensor, text: TextStates) -> Iterator[tuple[Tensor, ...]]:
+        """(attended, hidden) of each block as it is asked for, then (prediction,); see `base.TellsLayers`."""
+        return self.transformer.layerwise(x_BCFhw, t_B, text.states_BLC, text.mask_BL)
+
+    def training_sizes(self, batch: int, size: tuple[int, int, int], products: torch.dtype) -> TrainingSizes:
+        """How large a training of the transformer is; see `base.TellsLayers`."""
+        made = block_sizes(self.transformer_config, products, (batch, *self.latent_shape(*size)))
+        weights, byte = self.part_bytes("transformer"), self.dtype.itemsize
+        return TrainingSizes(weights // byte, self.architecture.layers * made[0], made[1], made[2] * byte)
 
     def compile_blocks(self) -> None:
         """Let each block run compiled; a second call changes nothing."""

@@ -7,10 +7,10 @@ Source: Open-Sora-Plan v1.2.0; tests/golden/ holds outputs of the original code.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,24 @@ MOST_GRAPHS = 64
 """Of a block's code so many graphs may be compiled: one for each mask, batch and length that a process runs."""
 TableKey = tuple[tuple[int, int, int], tuple[int, ...] | None, torch.device]
 """Grid, order of the frames and device of a rotary table."""
+
+
+class Entered(NamedTuple):
+    """What a call gives its blocks: the grid, the first tokens, modulation, text and positions."""
+
+    grid: tuple[int, int, int]
+    x: Tensor
+    modulation_B6C: Tensor
+    embedded_BC: Tensor
+    text: PreparedText
+    cos: Tensor
+    sin: Tensor
+    padding_bias: Tensor | None
+
+    def of_block(self, index: int) -> tuple[Any, ...]:
+        """What the block `index` takes behind its tokens."""
+        text = self.text
+        return self.modulation_B6C, text.of_block(index), text.bias, self.cos, self.sin, self.padding_bias
 
 
 class OpenSoraT2V(nn.Module):
@@ -116,27 +134,26 @@ class OpenSoraT2V(nn.Module):
         `attention_mask` (B, F, h, w) with 1 = keep: leave it out when nothing is padded, since looking at it waits for
         the device.
         """
-        grid = self.token_grid(hidden_states.shape)
-        self._check_sites(grid)
-        cos, sin = self.rotary(grid, hidden_states.device)
-        padding_bias = self._padding_bias(attention_mask)
-        text = encoder_hidden_states
-        if not isinstance(text, PreparedText):
-            text = self._projected(text, encoder_attention_mask)
-        # All rows at one timestep, as `expand` makes them, need one row of modulation.
-        modulation_B6C, embedded_BC = self.adaln_single(timestep if timestep.stride(0) else timestep[:1])
-        stream = self.scale_shift_table.dtype
-        modulation_B6C = modulation_B6C.unflatten(-1, (6, -1)).to(stream)
-        x = self.pos_embed(self._frames_in(hidden_states).to(self.pos_embed.proj.weight.dtype)).to(stream)
+        given = self._entered(hidden_states, timestep, encoder_hidden_states, encoder_attention_mask, attention_mask)
+        x = given.x
         for index, block in enumerate(self.transformer_blocks):
-            arguments = (x, modulation_B6C, text.of_block(index), text.bias, cos, sin, padding_bias)
+            arguments = (x, *given.of_block(index))
             if self.checkpoint_blocks and torch.is_grad_enabled():
                 x = checkpoint(block, *arguments, use_reentrant=False)
             else:
                 x = block(*arguments)
-        shift, scale = (self.scale_shift_table + embedded_BC[:, None]).chunk(2, dim=1)
-        x = self.proj_out(modulated_norm(x, shift, scale, self.config["norm_eps"]))
-        return self._frames_out(self._unpatch(x, grid)).to(hidden_states.dtype)
+        return self._left(x, given).to(hidden_states.dtype)
+
+    def layerwise(
+        self, hidden_states: Tensor, timestep: Tensor, states_BLC: Tensor, mask_BL: Tensor
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """What `forward` computes, block by block as it is asked for; see `base.TellsLayers`."""
+        given = self._entered(hidden_states, timestep, states_BLC, mask_BL, None)
+        x = given.x
+        for index, block in enumerate(self.transformer_blocks):
+            attended, x = block(x, *given.of_block(index), told=True)
+            yield self._tokens_out(attended, given.grid), self._tokens_out(x, given.grid)
+        yield (self._left(x, given).to(hidden_states.dtype),)
 
     @torch.no_grad()
     def prepare_text(self, states: Tensor, mask: Tensor | None = None, with_keys: bool = True) -> PreparedText:
@@ -178,6 +195,33 @@ class OpenSoraT2V(nn.Module):
             if block._compiled_call_impl is None:
                 block.compile(backend=backend, dynamic=False)
 
+    def _entered(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        text: Tensor | PreparedText,
+        text_mask: Tensor | None,
+        attention_mask: Tensor | None,
+    ) -> Entered:
+        """What the blocks are given, and the output layer after them."""
+        grid = self.token_grid(hidden_states.shape)
+        self._check_sites(grid)
+        cos, sin = self.rotary(grid, hidden_states.device)
+        if not isinstance(text, PreparedText):
+            text = self._projected(text, text_mask)
+        # All rows at one timestep, as `expand` makes them, need one row of modulation.
+        modulation_B6C, embedded_BC = self.adaln_single(timestep if timestep.stride(0) else timestep[:1])
+        stream = self.scale_shift_table.dtype
+        modulation_B6C = modulation_B6C.unflatten(-1, (6, -1)).to(stream)
+        x = self.pos_embed(self._frames_in(hidden_states).to(self.pos_embed.proj.weight.dtype)).to(stream)
+        return Entered(grid, x, modulation_B6C, embedded_BC, text, cos, sin, self._padding_bias(attention_mask))
+
+    def _left(self, x_BNC: Tensor, given: Entered) -> Tensor:
+        """The prediction of what comes out of the last block."""
+        shift, scale = (self.scale_shift_table + given.embedded_BC[:, None]).chunk(2, dim=1)
+        x = self.proj_out(modulated_norm(x_BNC, shift, scale, self.config["norm_eps"]))
+        return self._frames_out(self._unpatch(x, given.grid))
+
     def _projected(self, states: Tensor, mask: Tensor | None) -> PreparedText:
         weight = self.caption_projection.linear_1.weight
         text = self.caption_projection(states.flatten(1, -2).to(weight.dtype))
@@ -205,6 +249,12 @@ class OpenSoraT2V(nn.Module):
         if self.frame_order is None:
             return x_BCFhw
         return from_order(x_BCFhw.transpose(1, 2), frame_ranges(self.frame_order)).transpose(1, 2)
+
+    def _tokens_out(self, x_BNC: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Tokens frame after frame, whatever order the blocks hold them in."""
+        if self.frame_order is None:
+            return x_BNC
+        return from_order(x_BNC.unflatten(1, (grid[0], -1)), frame_ranges(self.frame_order)).flatten(1, 2)
 
     def _ordered(self, table_N1AID: Tensor, frames: int) -> Tensor:
         if self.frame_order is None:

@@ -196,13 +196,19 @@ class Block(nn.Module):
         cos: Tensor,
         sin: Tensor,
         padding_bias: Tensor | None = None,
-    ) -> Tensor:
-        """One layer; its table is added to `modulation_B6C`: shift, scale, gate of attention and of feed-forward."""
+        *,
+        told: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """One layer; its table is added to `modulation_B6C`: shift, scale, gate of attention and of feed-forward.
+
+        `told` gives the self-attention's output too, before the gate: (attended, x).
+        """
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.scale_shift_table + modulation_B6C).chunk(6, dim=1)
         attended = self.attn1(modulated_norm(x_BNC, shift1, scale1, self.eps), cos, sin, padding_bias)
         x = torch.addcmul(x_BNC, gate1, attended)
         x = x + self.attn2(x, text, text_bias)
-        return torch.addcmul(x, gate2, self.ff(modulated_norm(x, shift2, scale2, self.eps)))
+        x = torch.addcmul(x, gate2, self.ff(modulated_norm(x, shift2, scale2, self.eps)))
+        return (attended, x) if told else x
 
 
 def modulated_norm(x_BNC: Tensor, shift_B1C: Tensor, scale_B1C: Tensor, eps: float) -> Tensor:

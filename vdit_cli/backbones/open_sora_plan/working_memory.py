@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vdit_cli.backbones.dry_run import working_bytes
+from vdit_cli.backbones.dry_run import kept_bytes, working_bytes
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.backbones.open_sora_plan.vae_config import VaeConfig
@@ -25,6 +25,23 @@ def denoising_bytes(config: dict[str, Any], dtype: torch.dtype, shape_BCFhw: Sha
         x, t = torch.empty(shape_BCFhw, dtype=dtype), torch.empty(shape_BCFhw[0])
         text = torch.empty(shape_BCFhw[0], 1, config["caption_channels"], dtype=dtype)
         return working_bytes(lambda: transformer(x, t, text))
+
+
+def block_sizes(config: dict[str, Any], products: torch.dtype, shape_BCFhw: Shape) -> tuple[int, int, int]:
+    """Of one block: numbers of LoRA pairs of rank 1, bytes kept for its backward pass, and numbers of its tokens.
+
+    All of it is counted in the type of the matrix products.
+    """
+    with torch.device("meta"):
+        transformer = OpenSoraT2V({**config, "num_layers": 1}).to(products)
+        (block,) = transformer.blocks
+        grid, batch, width = transformer.token_grid(shape_BCFhw), shape_BCFhw[0], transformer.channels
+        x = torch.empty(batch, math.prod(grid), width, dtype=products)
+        modulation, text = torch.empty(batch, 6, width, dtype=products), torch.empty(batch, 1, width, dtype=products)
+        cos, sin = transformer.rotary(grid, x.device)
+        kept = kept_bytes(lambda: block(x, modulation, text, None, cos, sin), transformer.parameters())
+    linear = [module for module in block.modules() if isinstance(module, torch.nn.Linear)]
+    return sum(each.in_features + each.out_features for each in linear), kept, x.numel()
 
 
 def decoding_bytes(config: dict[str, Any], dtype: torch.dtype, shape_BCFhw: Shape, tiling: bool) -> int:

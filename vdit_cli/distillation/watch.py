@@ -13,15 +13,15 @@ from torch import Tensor
 
 from vdit_cli.artifacts.atomic import free_name
 from vdit_cli.distillation.checkpoints import checkpoint_place, newest_iteration, what_is_kept
-from vdit_cli.distillation.mlcd_networks import Learned
+from vdit_cli.distillation.student_networks import Learned
 from vdit_cli.errors import FAILED, EvditError
 from vdit_cli.measures import motion, sharpness
 from vdit_cli.parallel.groups import ALONE, Ranks
-from vdit_cli.recipe_training import DistillMlcdOptions
+from vdit_cli.recipe_training import StudentOptions
 from vdit_cli.timing import Progress
 
 if TYPE_CHECKING:
-    from vdit_cli.distillation.mlcd_previews import Previews
+    from vdit_cli.distillation.previews import Previews
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,18 @@ def log_ratio(value: float, wanted: float) -> float:
 class Watch:
     """Looks at a student before its first iteration and at each checkpoint on schedule, and stops one that collapses.
 
-    A collapsed student's checkpoint is set aside, so that the newest one is the last good one.
+    A collapsed student's checkpoint is set aside, so that the newest one is the last good one. `cures`
+    are what else may help.
     """
 
     previews: Previews
     learned: Learned
     folder: Path
     label: str
-    options: DistillMlcdOptions
+    options: StudentOptions
     progress: Progress
     ranks: Ranks = ALONE
+    cures: tuple[str, ...] = ()
 
     def __call__(self, iteration: int, average: Mapping[str, Tensor]) -> None:
         """Previews of what is kept, `average`. Raises EvditError (1) for a collapsed student."""
@@ -114,8 +116,8 @@ class Watch:
                 f"{self.label} collapsed at iteration {iteration}: {why}; {kept}",
                 where=str(previews.folder),
                 next_steps=[
-                    "--set distill_mlcd.learning_rate=... (smaller) --allow-changed",
-                    "fewer teacher_points first",
+                    f"--set {self.options.SECTION}.learning_rate=... (smaller) --allow-changed",
+                    *self.cures,
                 ],
                 exit_code=FAILED,
             )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.closeness import assert_close
-from vdit_cli.distillation.mlcd_watch import Look, collapse_of
+from vdit_cli.distillation.watch import Look, collapse_of
 from vdit_cli.measures import motion, sharpness
 
 TEACHER, FIRST = Look(0.01, 0.02, 0.0), Look(0.008, 0.02, 0.5)

@@ -24,7 +24,7 @@ from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.distillation.fitting import autocast, number_format
 from vdit_cli.distillation.mlcd import Predict
 from vdit_cli.errors import ENVIRONMENT, EvditError
-from vdit_cli.recipe_training import DistillMlcdOptions
+from vdit_cli.recipe_training import StudentOptions
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Progress
 
@@ -42,7 +42,7 @@ class Pair:
     student: Trainable
 
 
-def open_pair(options: DistillMlcdOptions, device: torch.device, progress: Progress) -> Pair:
+def open_pair(options: StudentOptions, device: torch.device, progress: Progress) -> Pair:
     """Open the model twice: as the teacher, and with `options.checkpoint` as the student. Reads no weights.
 
     What is trained is float32. With LoRA all that is frozen has the precision of the matrix products.
@@ -70,16 +70,17 @@ def open_pair(options: DistillMlcdOptions, device: torch.device, progress: Progr
     return Pair(*cast("list[Trainable]", made))
 
 
-def add_lora(student: Trainable, rank: int, seed: int) -> None:
+def add_lora(student: Trainable, options: StudentOptions) -> None:
     """Put low-rank pairs, float32, beside every linear layer of the student's blocks; its own weights are frozen.
 
     A pair starts as zero, scaled by alpha / rank = 1. Raises EvditError (3) without the package peft.
     Source: LoRA, arXiv 2106.09685.
     """
+    rank = options.lora_rank
     if importlib.util.find_spec("peft") is None:
         raise EvditError(
             f"LoRA of rank {rank} was asked for, and the package peft is not installed",
-            where="distill_mlcd.lora_rank",
+            where=f"{options.SECTION}.lora_rank",
             next_steps=["pip install 'evdit[train]'", "--lora-rank 0"],
             exit_code=ENVIRONMENT,
         )
@@ -87,7 +88,7 @@ def add_lora(student: Trainable, rank: int, seed: int) -> None:
 
     blocks = nn.ModuleList(student.blocks())
     linear = [name for name, module in blocks.named_modules() if type(module) is nn.Linear]
-    torch.manual_seed(seed)
+    torch.manual_seed(options.seed)
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=linear, init_lora_weights=True)
     inject_adapter_in_model(config, blocks, adapter_name=ADAPTER)
     for parameter in trained_parameters(student).values():

@@ -26,8 +26,8 @@ from vdit_cli.artifacts.video_file import write_video
 from vdit_cli.backbones.base import Backbone, TextStates
 from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.data.shards import Clips
-from vdit_cli.distillation.mlcd_networks import Pair
-from vdit_cli.distillation.mlcd_watch import Look
+from vdit_cli.distillation.student_networks import Pair
+from vdit_cli.distillation.watch import Look
 from vdit_cli.sampling.making import to_frames
 from vdit_cli.sampling.noise import generators_for
 from vdit_cli.sampling.sample import SampleSpec, sample
