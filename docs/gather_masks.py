@@ -34,12 +34,12 @@ from script import folder_at, read_json, run
 
 from vdit_cli.errors import EvditError
 from vdit_cli.evaluation.intervals import Estimate, differences, estimate
-from vdit_cli.recipe import load
+from vdit_cli.recipe import SearchMasksOptions
 from vdit_cli.search.choose import judged
 from vdit_cli.search.mask_costs import MaskCosts, kept_shares
-from vdit_cli.search.pareto import kept_share
 from vdit_cli.search.plan_costs import call_of, read_costs
 from vdit_cli.search.sensitivity import SensitivityTable
+from vdit_cli.tiles.mask import mean_kept_share
 from vdit_cli.tiles.plan import MaskPlan
 
 DATA = Path(__file__).parent / "data" / "masks.json"
@@ -108,7 +108,7 @@ def every_plan(scores: Mapping[str, Scored], plans: Mapping[str, MaskPlan], cost
         rows.append(
             {
                 "name": name if len(parts) == 1 else f"{name}, mean of {len(parts)}",
-                "kept": None if name.startswith("first-") else kept_share(plan.masks),
+                "kept": None if name.startswith("first-") else mean_kept_share(plan.masks),
                 "speedup": None if name.startswith("first-") else costs.speedup(plan.masks),
                 "five": told(one.mean("all five")) if len(parts) == 1 else spread(shares),
                 **{key: float(np.mean([part.mean(key).value for part in parts])) for key in ("motion", *FITS)},
@@ -140,7 +140,7 @@ def at_equal_cost(scores: Mapping[str, Scored], plans: Mapping[str, MaskPlan]) -
         if others:
             beside = control if control in scores else f"random-{place}, mean of {len(others)}"
             differs = scores[name].more_than(others, "all five")
-            kept = kept_share(plans[name].masks)
+            kept = mean_kept_share(plans[name].masks)
             rows.append({"name": name, "beside": beside, "kept": kept, "more": told(differs, "+")})
     columns = [["searched", "name", ""], ["beside", "beside", ""], ["kept", "kept", ".3f"]]
     return {"columns": [*columns, ["more of all five, 95 %", "more", ""]], "rows": rows}
@@ -192,8 +192,8 @@ def gather(scores: Path, plans: Path, searches: Path, costs: str) -> dict[str, A
             if LATER.sub("", name) not in known:
                 raise EvditError(f"{name} is no plan of {plans / model}", where=str(folder / f"{name}.json"))
         sys.stderr.write(f"{model}: {len(scored)} scores, {len(set(known) - set(scored))} plans without one\n")
-        options = load(None, (), {"search_masks.costs": costs, "search_masks.costs_at": "open-sora-plan-29"})
-        found = read_costs(options.search_masks, table.masks, table.architecture.layers, partial(call_of, table))
+        options = SearchMasksOptions(costs=costs, costs_at="open-sora-plan-29")
+        found = read_costs(options, table.masks, table.architecture.layers, partial(call_of, table))
         seconds[model] = found.told
         tables[f"{model}-plans"] = every_plan(scored, known, found.masks)
         tables[f"{model}-equal"] = at_equal_cost(scored, known)

@@ -26,8 +26,9 @@ from script import folder_at, run
 from vdit_cli.errors import EvditError
 from vdit_cli.search.choose import Choice, Masks, Target, by_budget, judged, shuffled
 from vdit_cli.search.mask_costs import MaskCosts, kept_shares
-from vdit_cli.search.pareto import AtThreshold, kept_share, sweep
+from vdit_cli.search.pareto import AtThreshold, sweep
 from vdit_cli.search.sensitivity import SensitivityTable
+from vdit_cli.tiles.mask import mean_kept_share
 from vdit_cli.tiles.plan import MaskPlan
 
 RULES = 5
@@ -43,7 +44,7 @@ NEAR = 0.015
 
 def spread(found: Sequence[AtThreshold], count: int) -> list[AtThreshold]:
     """So many thresholds, their kept shares nearest to even steps between the densest and the sparsest plan."""
-    shares = [kept_share(each.choice.masks) for each in found]
+    shares = [mean_kept_share(each.choice.masks) for each in found]
     steps = [shares[0] + (shares[-1] - shares[0]) * (k + 1) / (count + 1) for k in range(count)]
     places = [min(range(len(found)), key=lambda place: abs(shares[place] - share)) for share in steps]
     return [found[place] for place in places]
@@ -57,7 +58,7 @@ def drawn(costs: MaskCosts, layers: int, share: float, count: int, seed: int = 0
     source, found = random.Random(seed), dict[Masks, None]()
     for _ in range(100_000):
         masks = tuple(source.choices(costs.masks, k=layers))
-        if abs(kept_share(masks) - share) <= NEAR:
+        if abs(mean_kept_share(masks) - share) <= NEAR:
             found[masks] = None
         if len(found) == count:
             return list(found)
@@ -105,7 +106,7 @@ def main(arguments: Sequence[str]) -> None:
         raise EvditError(f"{out} holds files already: plans are written into a folder of their own", where=str(out))
     out.mkdir(parents=True, exist_ok=True)
     for name, choice, made_by in plans(table):
-        told = {"loss": choice.loss, "kept_share": kept_share(choice.masks)}
+        told = {"loss": choice.loss, "kept_share": mean_kept_share(choice.masks)}
         MaskPlan(
             backbone=table.backbone,
             grid=table.grid,

@@ -143,6 +143,11 @@ class StudentOptions(RankedTrainingOptions):
     )
     null_share: float = knob(0.1, "share of the captions emptied where guidance is kept", at_least=0)
     lora_rank: int = knob(0, "rank of LoRA pairs beside the blocks' linear layers; 0 trains all weights", at_least=0)
+    muon_rate: float = knob(
+        0.0,
+        "peak learning rate of Muon, which then moves the matrices of the blocks; 0: AdamW moves them too",
+        at_least=0,
+    )
     held_out: int = knob(
         16,
         "clips not trained on, whose loss stands in metrics.jsonl; at most an eighth of the data; 0 is none",

@@ -151,6 +151,16 @@ def test_a_row_that_is_there_twice_is_refused() -> None:
         CostTable.load(file)
 
 
+def test_what_is_not_there_has_a_next_step(tmp_path: Path) -> None:
+    """A run of another command, a path that is none, and a file that is not JSON."""
+    words = tmp_path / "costs.txt"
+    words.write_text("seconds", encoding="utf-8")
+    for place, told in ((tmp_path, "holds no costs.json"), (tmp_path / "no", "can't be read"), (words, "not JSON")):
+        with pytest.raises(EvditError, match=told) as caught:
+            CostTable.load(place)
+        assert caught.value.next_steps == ("evdit bench attention, which makes one",)
+
+
 def test_what_has_no_end_is_not_read() -> None:
     """A device instead of a file: others would fill the memory."""
     with pytest.raises(EvditError, match="no regular file"):

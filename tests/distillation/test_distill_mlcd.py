@@ -309,6 +309,7 @@ def test_a_loss_that_is_not_finite_stops(made: tuple[Path, Path], tmp_path: Path
         ({"batch_size": 3, "accumulation": 4}, "batch_size is 3: 4 parts need at least 4 clips"),
         ({"shard": "full", "target": "average"}, "shard=full can't go with target=average"),
         ({"shard": "full", "adam": "adamw-8bit"}, "shard=full can't go with adam=adamw-8bit"),
+        ({"shard": "full", "muon_rate": 1e-3}, "shard=full can't go with Muon"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_a_run_is_made(made: tuple[Path, Path], tmp_path: Path, changes, told):

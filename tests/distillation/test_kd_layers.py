@@ -39,5 +39,5 @@ def test_a_layer_that_hardly_learnt_is_named(tmp_path: Path):
     assert lines[5].startswith(
         "layer 0: 0.62 of its loss is left under 1:7, which keeps 22 of 64 tiles; 2:6 keeps 34, "
     )
-    assert lines[5].endswith(f"masks relax {tmp_path / 'plan.json'} --layer 0 --to 2:6 -o plan.json")
+    assert lines[5].endswith(f"evdit masks relax {tmp_path / 'plan.json'} --layer 0 --to 2:6 -o plan.json")
     assert lines[6].startswith("layer 3: 1.00 of its loss is left under 4:4")

@@ -59,5 +59,5 @@ def test_frames_are_compared_as_they_were_made(tmp_path: Path):
             compare_frames(sides[a], sides[b])
         assert error.value.exit_code == USAGE and error.value.where == str(tmp_path / b)
         assert f"move {tmp_path / b} out of its folder" in error.value.next_steps[0]
-    with pytest.raises(EvditError, match="b changed while it was scored"):
+    with pytest.raises(EvditError, match="b changed while it was read"):
         compare_frames(sides["a"], (tmp_path / "b", sides["a"][1]))

@@ -145,7 +145,7 @@ def test_a_video_that_is_made_anew_while_it_is_read(videos: Path, tmp_path: Path
 
     with monkeypatch.context() as patch:
         patch.setattr(readings, "read_frames", read_after_a_swap)
-        with pytest.raises(EvditError, match="seen.mp4 changed while it was scored") as error:
+        with pytest.raises(EvditError, match="seen.mp4 changed while it was read") as error:
             score([place], kept=kept)
     assert error.value.exit_code == FAILED and "same command again" in error.value.next_steps[0]
     assert kept.read_text(encoding="utf-8").splitlines() == [json.dumps({"schema": SCHEMA})]

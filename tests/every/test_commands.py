@@ -138,7 +138,7 @@ def test_paths_are_found():
     assert {name for name, flag in PATHS if flag == "--config"} == {
         each.replace("_", "-").replace(".", " ") for each in SECTIONS
     }
-    assert {"score", "masks show", "masks pareto", "masks seal", "masks retarget"} == {
+    assert {"score", "compare", "masks show", "masks pareto", "masks seal", "masks retarget", "masks relax"} == {
         name for name, flag in PATHS if not flag
     }
 

@@ -14,8 +14,8 @@ from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.errors import EvditError
 from vdit_cli.search.choose import judged
 from vdit_cli.search.mask_costs import kept_shares
-from vdit_cli.search.pareto import kept_share
 from vdit_cli.search.sensitivity import SensitivityTable
+from vdit_cli.tiles.mask import mean_kept_share
 from vdit_cli.tiles.plan import MaskPlan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ def test_uniform_plans_hold_one_mask(made: tuple[SensitivityTable, dict[str, Mas
 def test_five_thresholds_span_the_shares(made: tuple[SensitivityTable, dict[str, MaskPlan]]) -> None:
     """Each keeps less than the one before, none is dense or the sparsest, and its r gives it again."""
     table, plans = made
-    shares = [kept_share(plans[f"r-{k}"].masks) for k in range(1, 6)]
+    shares = [mean_kept_share(plans[f"r-{k}"].masks) for k in range(1, 6)]
     assert shares == sorted(set(shares), reverse=True)
     assert shares[0] < 1 and shares[-1] > MASKS[-1].kept_share
     loss_LM = table.mean("attention")
@@ -93,7 +93,7 @@ def test_drawn_plans_differ_and_keep_the_share(made: tuple[SensitivityTable, dic
     for share in (0.53, 0.44):
         drawn = [plans[f"drawn-{share * 100:.0f}-{place}"].masks for place in range(30)]
         assert len(set(drawn)) == 30
-        assert all(share - 0.015 <= kept_share(masks) <= share + 0.015 for masks in drawn)
+        assert all(share - 0.015 <= mean_kept_share(masks) <= share + 0.015 for masks in drawn)
 
 
 def test_plans_name_table_and_weights(made: tuple[SensitivityTable, dict[str, MaskPlan]]) -> None:

@@ -144,6 +144,12 @@ def test_the_first_line_tells_it(backbone, tmp_path):
     generate(options, Asked(("a red circle",), None, tmp_path / "out.gif"), progress)
     assert "1 step of full attention, then masks 1x3:0 1x1:2 by " in progress.lines[0]
     assert ", kept 0.92 and skipped 0.08 of all steps' tiles, seed 0" in progress.lines[0]
+    generate(
+        GenerateOptions(steps=STEPS, masks=str(plan), dense_steps=STEPS),
+        Asked(("a red circle",), None, tmp_path / "whole.gif"),
+        progress,
+    )
+    assert any(f"{STEPS} steps of full attention, none under masks 1x3:0 1x1:2 by " in line for line in progress.lines)
 
 
 def test_a_folder_of_another_number_is_another_request(backbone, tmp_path):

@@ -153,6 +153,7 @@ def test_layers_are_fixed_on_top():
     ("text", "rule", "step"),
     [
         ("dense", "'dense' fixes no layer: it is LAYER=MASK", "--fix 0=dense,1=1:7"),
+        (",", "',' fixes no layer: it is LAYER=MASK", "--fix 0=dense,1=1:7"),
         ("-1=dense", "fixes no layer", "--fix 0=dense,1=1:7"),
         ("3=dense", "there is no layer 3: layers are 0 to 2", None),
         ("0=dense,0=4:4", "layer 0 is fixed twice", None),

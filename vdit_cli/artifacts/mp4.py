@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from vdit_cli.artifacts.frames import Frames
 from vdit_cli.errors import ENVIRONMENT, FAILED, EvditError
 
 ENCODER = "libx264"
@@ -59,7 +60,7 @@ def check_encoder() -> None:
         raise EvditError(why, next_steps=FIXES, exit_code=ENVIRONMENT) from error
 
 
-def write(path: Path, frames: np.ndarray, fps: Fraction, comment: Mapping[str, str]) -> None:
+def write(path: Path, frames: np.ndarray | Frames, fps: Fraction, comment: Mapping[str, str]) -> None:
     """Encode `frames` to `path`; every entry of `comment` becomes a tag, all of them a JSON object in "comment".
 
     Raises OSError when the disk is full, EvditError (exit 1) for any other failure of the encoder.
@@ -98,7 +99,7 @@ def writing(av: Any, whole: BytesIO) -> Any:
     return av.open(whole, "w", format="mp4", options=options, io_open=lambda *_: BytesIO(whole.getvalue()))
 
 
-def pictures(av: Any, frames: np.ndarray, fps: Fraction) -> Iterator[Any]:
+def pictures(av: Any, frames: np.ndarray | Frames, fps: Fraction) -> Iterator[Any]:
     """Each frame as PyAV's, an odd row or column doubled, with its time."""
     odd = ((0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0))
     for number, frame in enumerate(frames):

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 from PIL.PngImagePlugin import PngInfo
 
+from vdit_cli.artifacts.frames import Frames
 from vdit_cli.errors import FAILED, EvditError
 from vdit_cli.knobs import to_fraction
 
@@ -37,7 +38,7 @@ Told = tuple[Fraction, tuple[int, int], Iterator[np.ndarray]]
 """A video that is read: frames a second, pixels down and across, the frames one at a time."""
 
 
-def write_gif(path: Path, frames: np.ndarray, fps: Fraction, comment: Mapping[str, str]) -> None:
+def write_gif(path: Path, frames: np.ndarray | Frames, fps: Fraction, comment: Mapping[str, str]) -> None:
     """An endless GIF, each frame with a palette of its own."""
     pictures = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in frames]
     times = durations(len(frames), fps, 10)
@@ -46,7 +47,7 @@ def write_gif(path: Path, frames: np.ndarray, fps: Fraction, comment: Mapping[st
         pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0, comment=text)
 
 
-def write_webp(path: Path, frames: np.ndarray, fps: Fraction, comment: Mapping[str, str]) -> None:
+def write_webp(path: Path, frames: np.ndarray | Frames, fps: Fraction, comment: Mapping[str, str]) -> None:
     """An endless WebP of quality 92."""
     exif = Image.Exif()
     exif[IMAGE_DESCRIPTION] = comment_text(comment, fps, len(frames))
@@ -57,7 +58,7 @@ def write_webp(path: Path, frames: np.ndarray, fps: Fraction, comment: Mapping[s
         pictures[0].save(file, "WEBP", save_all=True, append_images=pictures[1:], **told)
 
 
-def write_folder(path: Path, frames: np.ndarray, fps: Fraction, comment: Mapping[str, str]) -> None:
+def write_folder(path: Path, frames: np.ndarray | Frames, fps: Fraction, comment: Mapping[str, str]) -> None:
     """A folder of 00000.png, 00001.png, ...; the comment stands in the first one."""
     path.mkdir()
     for index, frame in enumerate(frames):
@@ -68,7 +69,7 @@ def write_folder(path: Path, frames: np.ndarray, fps: Fraction, comment: Mapping
 
 
 @contextmanager
-def failures_told(kind: str, frames: np.ndarray) -> Iterator[None]:
+def failures_told(kind: str, frames: np.ndarray | Frames) -> Iterator[None]:
     """Pillow's failures as EvditError (exit 1); what the operating system says, such as a full disk, stays OSError."""
     try:
         yield

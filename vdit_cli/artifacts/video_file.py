@@ -16,6 +16,7 @@ import numpy as np
 
 from vdit_cli.artifacts import mp4, stills
 from vdit_cli.artifacts.atomic import check_writable, replacing_together
+from vdit_cli.artifacts.frames import Frames
 from vdit_cli.errors import EvditError, quoted
 from vdit_cli.knobs import FASTEST, SLOWEST, to_fraction
 
@@ -42,15 +43,21 @@ def write_video(
 
 
 def encode(
-    place: Path, kind: str, frames: np.ndarray, fps: Fraction | float, metadata: Mapping[str, str] | None = None
+    place: Path,
+    kind: str,
+    frames: np.ndarray | Frames,
+    fps: Fraction | float,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a video of the `kind` that `kind_of` tells to exactly `place`, where nothing stands yet.
 
     Looks at no older result and is not whole at once: that is for a caller that puts several files in place together.
+    Of `Frames` a .mp4 and a folder have few in memory at once, a .gif or .webp all.
     Raises EvditError (exit 1) where the encoder fails, OSError where the disk does; ValueError for another array.
     """
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
-        raise ValueError(f"a video is uint8 (T, H, W, 3), not {frames.dtype} {frames.shape}")
+    dtype = frames.dtype if isinstance(frames, np.ndarray) else np.dtype(np.uint8)
+    if dtype != np.uint8 or len(frames.shape) != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"a video is uint8 (T, H, W, 3), not {dtype} {frames.shape}")
     write = {".mp4": mp4.write, ".gif": stills.write_gif, ".webp": stills.write_webp, "": stills.write_folder}[kind]
     comment = {str(key): str(value).replace("\0", "") for key, value in (metadata or {}).items()}
     write(place, frames, rate_of(fps), comment)

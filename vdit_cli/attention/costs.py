@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 SCHEMA = "evdit.cost-table/1"
 KIND = "cost table"
 COSTS_FILE = "costs.json"
+MAKES_ONE = "evdit bench attention, which makes one"
 GATHER = "gather"
 """In place of a kernel, of the full mask: what `measure_gather` measures. No kernel of that name is ever chosen."""
 OF_KIND: Mapping[type, tuple[str, ...]] = {
@@ -200,15 +201,17 @@ class CostTable:
 
         Raises EvditError for what is no whole table.
         """
+        if path.is_dir() and not (path / COSTS_FILE).exists():
+            raise EvditError(f"{path} holds no {COSTS_FILE}", where=str(path), next_steps=[MAKES_ONE])
         path = path / COSTS_FILE if path.is_dir() else path
-        content = parse(read_text(path, KIND), str(path), KIND)
+        try:
+            content = parse(read_text(path, KIND), str(path), KIND)
+        except EvditError as error:
+            raise EvditError(error.what, where=error.where, next_steps=[MAKES_ONE]) from error
         try:
             return cls.from_content(content)
         except (ValueError, TypeError, KeyError) as error:
-            told = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise EvditError(
-                f"not a {KIND}: {told}", where=str(path), next_steps=["evdit bench attention, which makes one"]
-            ) from error
+            raise EvditError(f"not a {KIND}: {_told(error)}", where=str(path), next_steps=[MAKES_ONE]) from error
 
     @classmethod
     def from_content(cls, content: Mapping[str, Any]) -> CostTable:
@@ -228,8 +231,7 @@ class CostTable:
                 if row in rows:
                     raise ValueError("this was timed in an earlier row")
             except (ValueError, TypeError, KeyError) as error:
-                missing = f"{error} is missing" if isinstance(error, KeyError) else error
-                raise ValueError(f"row {place}: {missing}") from error
+                raise ValueError(f"row {place}: {_told(error)}") from error
             rows[row] = seconds
         return cls(Machine(**content["machine"]), rows)
 
@@ -333,6 +335,11 @@ def _median_seconds(call: Callable[[], None], device: torch.device) -> float:
             end_event.record()
         torch.cuda.synchronize()
     return median(start.elapsed_time(end) for start, end in events) / 1000
+
+
+def _told(error: Exception) -> str:
+    """What is wrong, in words: a KeyError holds nothing but the key."""
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _positive(seconds: Any) -> float:

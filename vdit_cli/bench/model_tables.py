@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vdit_cli.artifacts.atomic import replacing
+from vdit_cli.artifacts.figure_file import write_png
 from vdit_cli.bench.facts import machine_line
 from vdit_cli.bench.model_rows import StepRow, compared
 from vdit_cli.bench.model_sizes import DENSE
@@ -104,7 +104,6 @@ def draw_lengths(results: Mapping[str, Any], path: Path) -> bool:
     table = results["tables"].get("lengths")
     if table is None:
         return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     lines: dict[str, list[tuple[int, float]]] = {"dense": [], f"{results['global_frames']} global frames": []}
@@ -119,6 +118,5 @@ def draw_lengths(results: Mapping[str, Any], path: Path) -> bool:
     axes.set(xlabel="latent frames F", ylabel="ms a step", xlim=(0, None), ylim=(0, None))
     axes.set_title(f"{results['machine']['kind']}, {results['dtype']}, {results['date']}", fontsize="medium")
     axes.legend()
-    with replacing(path) as beside:
-        FigureCanvasAgg(figure).print_png(str(beside))
+    write_png(figure, path)
     return True

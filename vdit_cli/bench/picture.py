@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vdit_cli.artifacts.atomic import replacing
+from vdit_cli.artifacts.figure_file import write_png
 
 PANEL_INCHES = 4.2
 COLUMNS = 3
@@ -19,7 +19,6 @@ def draw(results: Mapping[str, Any], path: Path) -> bool:
     panels = {name: lines for name, lines in panels.items() if lines}
     if not panels:
         return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     across = min(COLUMNS, len(panels))
@@ -35,8 +34,7 @@ def draw(results: Mapping[str, Any], path: Path) -> bool:
         axes.set(title=name, xlabel="ideal speed-up (1 / kept share)", ylabel="speed-up over the fastest dense")
         axes.legend(fontsize="small")
     figure.suptitle(f"{results['machine']['kind']}, {results['dtype']}, {results['date']}", fontsize="medium")
-    with replacing(path) as beside:
-        FigureCanvasAgg(figure).print_png(str(beside))
+    write_png(figure, path)
     return True
 
 

@@ -45,6 +45,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("masks", "Show a mask plan, or seal it again after editing"),
     ("bench", "Measure how fast tile attention is on this machine"),
     ("score", "Compare shapes videos with their prompts by image analysis"),
+    ("compare", "Show the videos of runs side by side, where they differ most"),
     ("prepare-data", "Turn clips and captions into data for training"),
     ("search-masks", "Choose a tile mask for each layer by what it changes"),
     ("distill-mlcd", "Train a student that needs few steps"),

@@ -1,4 +1,4 @@
-"""`evdit masks`: look at mask plans and at the front they come from, seal one again, make one over for another size."""
+"""`evdit masks`: look at mask plans and at the front they come from, seal one again, make another one of it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from vdit_cli.recipe import load
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.tiles.plan_json import PLAN_FILE
+from vdit_cli.tiles.relax import DENSE, read_layers
+from vdit_cli.tiles.relax import relax as relaxed
+from vdit_cli.tiles.retarget import MadeOver
 from vdit_cli.tiles.retarget import retarget as retargeted
 
 EXAMPLE = """evdit masks show plan.json -o plan.png
 evdit masks pareto runs/masks -o front.png
 evdit masks seal plan.json
-evdit masks retarget plan.json --frames 93 -o plan-93.json"""
+evdit masks retarget plan.json --frames 93 -o plan-93.json
+evdit masks relax plan.json --layer 7 --to 4:4 -o plan-relaxed.json"""
 COLUMNS = ("layer", "mask", "kept", "skipped", "frames")
 EDITED = "masks seal"
 """What `made_by` calls the making of a plan that was edited."""
@@ -36,7 +40,7 @@ app = typer.Typer(cls=HelpPages, epilog=EXAMPLE, add_completion=False)
 
 @app.callback()
 def masks() -> None:
-    """Show mask plans and what a search could choose, seal a plan after editing it, make one over for another size.
+    """Show mask plans and what a search could choose, seal a plan after editing it, make another one of it.
 
     A plan holds one mask k:m a layer: k global frames that see and are seen by all frames, and m others that see
     themselves and the global ones.
@@ -120,18 +124,20 @@ def pareto(
         console.data("\n".join(lines(found)))
 
 
-def picture_place(output: Path | None, overwrite: bool) -> Path | None:
-    """Where a picture goes. Raises EvditError (exit 2), before any work, for a place that it can't have."""
+def picture_place(output: Path | None, overwrite: bool, flag: str = "-o") -> Path | None:
+    """Where a flag's picture goes. Raises EvditError (exit 2), before any work, for a place that it can't have."""
     if output is None:
         return None
-    where = f"-o {output}"
+    where = f"{flag} {output}"
     if output.suffix != ".png":
-        step = f"-o {quoted(output / 'picture.png' if output.is_dir() else output.with_suffix('.png'))}"
+        step = f"{flag} {quoted(output / 'picture.png' if output.is_dir() else output.with_suffix('.png'))}"
         raise EvditError(f"{output} is no place for a picture: it is written as a .png", where=where, next_steps=[step])
     if output.is_dir():
-        raise EvditError(f"{output} is a folder: a .png is a file", where=where, next_steps=["another name with -o"])
+        raise EvditError(
+            f"{output} is a folder: a .png is a file", where=where, next_steps=[f"another name with {flag}"]
+        )
     if output.exists() and not overwrite:
-        steps = ["--overwrite", "another place with -o"]
+        steps = ["--overwrite", f"another place with {flag}"]
         raise EvditError(f"{output} is there already: it is not replaced", where=where, next_steps=steps)
     check_writable(output, where)
     return output
@@ -206,16 +212,43 @@ def retarget(
     size = (video_frames or usual.video_frames, height or usual.height, width or usual.width)
     made = retargeted(found, backbone.grid(*size, found.grid.text_tokens))
     made.plan.check_fits(backbone.name, backbone.architecture, made.plan.grid)
-    place = output or Path(f"plan-{size[0]}x{size[1]}x{size[2]}.json")
-    place = place / PLAN_FILE if place.is_dir() else place
+    place = plan_place(output or Path(f"plan-{size[0]}x{size[1]}x{size[2]}.json"), overwrite)
+    tell_made(made, place, "evdit.masks-retarget/1" if as_json else None)
+
+
+@app.command("relax", cls=HelpPage, epilog="evdit masks relax plan.json --layer 7 --to 4:4 -o plan-relaxed.json")
+def relax(
+    plan: Annotated[Path, path_argument("PLAN|RUN", "A plan file, or the folder of a run that made one.")],
+    layer: Annotated[list[str], typer.Option("--layer", help="The layer, or several: 7,9; may be repeated.")],
+    to: Annotated[str, typer.Option("--to", help=f"Their mask, of the plan's latent frames: 4:4, or {DENSE}.")],
+    output: Annotated[Path, path_option("-o", "--output", help="The plan to write.")],
+    overwrite: Overwrite = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Give layers of a plan another mask, a denser one where a student loses too much.
+
+    All else stays, but for what was predicted: that was of the masks before. What changes is said.
+    """
+    found = MaskPlan.read(plan)
+    made = relaxed(found, read_layers(layer, len(found.masks)), to)
+    tell_made(made, plan_place(output, overwrite), "evdit.masks-relax/1" if as_json else None)
+
+
+def plan_place(output: Path, overwrite: bool) -> Path:
+    """The file that a plan is written to. Raises EvditError (exit 2) for one that is there, without `overwrite`."""
+    place = output / PLAN_FILE if output.is_dir() else output
     if place.exists() and not overwrite:
         steps = ["--overwrite", "another place with -o"]
         raise EvditError(f"{place} is there already: it is not replaced", where=f"-o {place}", next_steps=steps)
+    return place
+
+
+def tell_made(made: MadeOver, place: Path, schema: str | None) -> None:
+    """Write a plan and say what changed, as JSON of the `schema` where one is given."""
     file = made.plan.write(place)
     console = Console()
-    if as_json:
-        told = {"file": str(file), "digest": made.plan.digest, "changes": list(made.changes)}
-        console.json("evdit.masks-retarget/1", told)
+    if schema:
+        console.json(schema, {"file": str(file), "digest": made.plan.digest, "changes": list(made.changes)})
     else:
         changes = made.changes or ("nothing changes: the plan is for this size",)
         console.data("\n".join([*changes, f"wrote {file}: digest {made.plan.digest}"]))

@@ -62,7 +62,7 @@ def layer_lines(layers: list[TaughtLayer], plan: MaskPlan, place: Path) -> list[
         if each.left <= HARDLY or not denser:
             continue
         costs = ", ".join(f"{other.name} keeps {other.kept_tiles}" for other in denser)
-        relax = f"masks relax {quoted(str(place))} --layer {each.layer} --to {denser[0].name} -o plan.json"
+        relax = f"evdit masks relax {quoted(str(place))} --layer {each.layer} --to {denser[0].name} -o plan.json"
         lines.append(
             f"layer {each.layer}: {each.left:.2f} of its loss is left under {each.mask}, which keeps {mask.kept_tiles} "
             f"of {mask.frames**2} tiles; {costs}: {relax}"

@@ -48,6 +48,7 @@ FIXED = (
     "clips",
     "held_out",
     "lora_rank",
+    "muon_rate",
     "adam",
     "seed",
     "plan",
@@ -105,6 +106,12 @@ def check_student_options(options: StudentOptions, ranks: Ranks = ALONE) -> None
         )
     check_parts(options, ranks.count)
     check_shard(options)
+    if options.shard == "full" and options.muon_rate:
+        raise EvditError(
+            "shard=full can't go with Muon: its step wants a matrix whole, and a rank holds a share of it",
+            where=options.where("muon_rate") or options.where("shard"),
+            next_steps=[f"--set {options.SECTION}.muon_rate=0", f"--set {options.SECTION}.shard=none"],
+        )
 
 
 def check_parts(options: StudentOptions, ranks: int) -> None:

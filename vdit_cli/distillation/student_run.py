@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vdit_cli.artifacts.changes import DONE, differences, has_unplaced, place
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
@@ -100,10 +100,12 @@ def train_student(
 ) -> None:
     """Train what is learned from what it is now, or from its newest checkpoint, and leave it as it is to be kept."""
     options = job.options
+    layers = (module for block in job.pair.student.blocks() for module in block.modules())
+    matrices = {id(layer.weight) for layer in layers if isinstance(layer, nn.Linear)}
     optimisers = build_optimisers(
         learned,
-        lambda name, parameter: False,
-        matrix_rate=0.0,
+        lambda name, parameter: options.muon_rate > 0 and id(parameter) in matrices,
+        matrix_rate=options.muon_rate,
         rate=options.learning_rate,
         betas=(0.9, 0.99),
         matrix_decay=0.0,

@@ -81,7 +81,7 @@ def read_as(*videos: tuple[Path, str]) -> Iterator[None]:
         raise
     for path, digest in videos:
         if path_digest(path) != digest:
-            what = f"{path} changed while it was scored"
+            what = f"{path} changed while it was read"
             steps = ["the same command again, once nothing writes there"]
             raise EvditError(what, where=str(path), next_steps=steps, exit_code=FAILED)
 

@@ -36,7 +36,8 @@ def summary(
     masks = masks_told(plan)
     if dense_steps and plan is not None:
         kept = kept_share(plan.kept_share, dense_steps, spec.steps)
-        masks = f"{counted(dense_steps, 'step')} of full attention, then {masks}, kept {kept:.2f} and skipped "
+        then = f"then {masks}" if dense_steps < spec.steps else f"none under {masks}"
+        masks = f"{counted(dense_steps, 'step')} of full attention, {then}, kept {kept:.2f} and skipped "
         masks += f"{1 - kept:.2f} of all steps' tiles"
     memory = f"about {gib(need_bytes)} of weights and tensors"
     return f"{backbone.name}: {size}, {sampler}, {masks}, {seeds}, {backbone.device} {dtype}, {memory}"

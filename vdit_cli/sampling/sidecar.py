@@ -12,6 +12,7 @@ from vdit_cli.backbones.base import AddsAdapters, Backbone
 from vdit_cli.sampling.dense_steps import Switched, kept_share
 from vdit_cli.sampling.outputs import Clip
 from vdit_cli.sampling.sample import SampleSpec
+from vdit_cli.tiles.mask import mean_kept_share
 from vdit_cli.tiles.plan import MaskPlan
 
 PHASES = ("load", "text", "denoise", "decode", "write")
@@ -56,7 +57,7 @@ def receipt_of(
 ) -> Receipt:
     """The receipt of one video; `values` are the resolved options, `switched` is what denoised."""
     attends = switched.masked or switched.dense
-    in_plan = sum(attend.mask.kept_share for attend in attends) / len(attends)
+    in_plan = mean_kept_share([attend.mask for attend in attends])
     kept = kept_share(in_plan, switched.dense_steps, switched.steps)
     gpus = (torch.cuda.get_device_name(backbone.device),) if backbone.device.type == "cuda" else ()
     return Receipt(

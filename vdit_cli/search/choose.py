@@ -67,7 +67,8 @@ def parse_fixed(text: str, layers: int, masks: Sequence[TileMask], where: str = 
     """
     named = {mask.name: mask for mask in reversed(masks)} | {"dense": masks[0]}
     fixed: dict[int, TileMask] = {}
-    for item in filter(None, (item.strip() for item in text.split(","))):
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    for item in items or ([text] if text else []):
         found = re.fullmatch(r"(\d{1,9})\s*=\s*(\S+)", item, re.ASCII)
         if found is None:
             raise EvditError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdit_cli.artifacts.atomic import replacing
+from vdit_cli.artifacts.figure_file import write_png
 from vdit_cli.errors import printable
 from vdit_cli.search.front_plot import CHOSEN, FRONT, SWEEP, UNIFORM, plans, points, x_label
 from vdit_cli.search.pareto import Pareto, thinned
@@ -24,11 +24,7 @@ NAME_ROOM = 0.022
 
 def draw(found: Pareto, path: Path) -> None:
     """Write the picture of a front to the PNG file `path`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure = figure_of(found)
-    with replacing(path) as beside:
-        FigureCanvasAgg(figure).print_png(str(beside))
+    write_png(figure_of(found), path)
 
 
 def thinning(found: Pareto) -> str:

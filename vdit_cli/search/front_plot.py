@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from vdit_cli.search.choose import Choice
-from vdit_cli.search.pareto import Pareto, kept_share
+from vdit_cli.search.pareto import Pareto
+from vdit_cli.tiles.mask import mean_kept_share
 
 WIDTH, HEIGHT = 64, 16
 """Cells of the plot, which is as wide as a terminal of 80 columns takes."""
@@ -88,6 +89,6 @@ def _table(found: Pareto) -> list[str]:
 
 
 def _row(found: Pareto, name: str, choice: Choice) -> tuple[str, ...]:
-    kept, least = kept_share(choice.masks), found.least_loss(choice.cost)
+    kept, least = mean_kept_share(choice.masks), found.least_loss(choice.cost)
     told = "none" if least is None else f"{least:.4g}"
     return name, f"{kept:.3f}", f"{1 - kept:.3f}", f"{choice.speedup:.2f} x", f"{choice.loss:.4g}", told

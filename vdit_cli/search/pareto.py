@@ -17,6 +17,7 @@ from vdit_cli.errors import EvditError, quoted
 from vdit_cli.search.choose import SLACK, Choice, Masks, PlanFront, by_threshold, judged, plan_front, uniform
 from vdit_cli.search.mask_costs import MaskCosts
 from vdit_cli.search.sensitivity import SensitivityTable
+from vdit_cli.tiles.mask import mean_kept_share
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.tiles.plan_json import PLAN_FILE
 
@@ -77,7 +78,7 @@ class Pareto:
         return {**self._plan(choice.masks, choice.cost, choice.loss), "least_loss": self.least_loss(choice.cost)}
 
     def _plan(self, masks_L: Masks, cost: float, loss: float) -> dict[str, Any]:
-        kept = kept_share(masks_L)
+        kept = mean_kept_share(masks_L)
         return {
             "cost": cost,
             "loss": loss,
@@ -86,11 +87,6 @@ class Pareto:
             "attention_speedup": self.dense_cost / cost,
             "layers": [self.costs.masks.index(mask) for mask in masks_L],
         }
-
-
-def kept_share(masks_L: Masks) -> float:
-    """Share of tiles kept, mean over the layers."""
-    return sum(mask.kept_share for mask in masks_L) / len(masks_L)
 
 
 def thinned(count: int, most: int) -> list[int]:

@@ -28,7 +28,7 @@ from vdit_cli.search.choose import (
 from vdit_cli.search.plan_costs import PlanCosts, call_of, read_costs
 from vdit_cli.search.sensitivity import SensitivityTable
 from vdit_cli.search.steadiness import STEADY, Steadiness, steadiness
-from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.mask import TileMask, mean_kept_share
 from vdit_cli.tiles.plan import MaskPlan
 
 INSTEAD = ("target_speedup", "latency", "max_loss", "uniform")
@@ -170,7 +170,7 @@ def choose(
     rule = read_rule(options, table.masks, layers, costs)
     loss_LM = table.mean(options.by)
     choice = rule.choose(loss_LM)
-    kept = sum(mask.kept_share for mask in choice.masks) / len(choice.masks)
+    kept = mean_kept_share(choice.masks)
     plan = MaskPlan(
         backbone=table.backbone,
         grid=table.grid,

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdit_cli.artifacts.atomic import replacing
+from vdit_cli.artifacts.figure_file import write_png
 from vdit_cli.errors import printable
 from vdit_cli.search.plan_choice import layers_told
 from vdit_cli.tiles.mask import TileMask
@@ -37,11 +37,7 @@ LINE = 12
 
 def draw(plan: MaskPlan, path: Path) -> None:
     """Write the picture of a plan to the PNG file `path`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure = figure_of(plan)
-    with replacing(path) as beside:
-        FigureCanvasAgg(figure).print_png(str(beside))
+    write_png(figure_of(plan), path)
 
 
 def figure_of(plan: MaskPlan) -> Figure:

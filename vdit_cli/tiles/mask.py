@@ -175,6 +175,11 @@ class TileMask:
             raise ValueError(f"a mask of {self.frames} frames does not fit a grid of {grid.frames} frames")
 
 
+def mean_kept_share(masks_L: Sequence[TileMask]) -> float:
+    """Share of tiles kept, mean over layers of these masks."""
+    return sum(mask.kept_share for mask in masks_L) / len(masks_L)
+
+
 def _meet(first: int, last: int, other: tuple[int, int]) -> bool:
     """Whether the frames first..last and those of `other` share one."""
     return first <= other[1] and other[0] <= last

@@ -14,7 +14,7 @@ from vdit_cli.artifacts.json_object import parse, read_text
 from vdit_cli.errors import EvditError
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
-from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.mask import TileMask, mean_kept_share
 from vdit_cli.tiles.plan_json import (
     PLAN_FILE,
     SCHEMA,
@@ -121,7 +121,7 @@ class MaskPlan:
     @property
     def kept_share(self) -> float:
         """Share of tiles kept, mean over the layers."""
-        return sum(mask.kept_share for mask in self.masks) / len(self.masks)
+        return mean_kept_share(self.masks)
 
     @property
     def skipped_share(self) -> float:

@@ -12,8 +12,8 @@ from vdit_cli.tiles.plan import MaskPlan
 
 
 @dataclass(frozen=True)
-class Retargeted:
-    """A plan for another grid, and what differs from the one that it was made of, in lines."""
+class MadeOver:
+    """A plan made of another one, and what differs between the two, in lines."""
 
     plan: MaskPlan
     changes: tuple[str, ...]
@@ -26,7 +26,7 @@ def stride_of(mask: TileMask) -> int | None:
     return stride if mask == TileMask.from_stride(mask.frames, max(stride, 1)) else None
 
 
-def retarget(plan: MaskPlan, grid: VideoGrid) -> Retargeted:
+def retarget(plan: MaskPlan, grid: VideoGrid) -> MadeOver:
     """The plan with the same stride in each layer on another `grid`: 2:6 of 8 frames is 6:18 of 24, and 1:7 is 3:21.
 
     A mask of one global frame has the stride F, as its name says. What was predicted is left out, since it was for the
@@ -34,7 +34,7 @@ def retarget(plan: MaskPlan, grid: VideoGrid) -> Retargeted:
     have no stride.
     """
     if plan.grid == grid:
-        return Retargeted(plan, ())
+        return MadeOver(plan, ())
     strides = [stride_of(mask) for mask in plan.masks]
     for layer, (mask, stride) in enumerate(zip(plan.masks, strides, strict=True)):
         if stride is None:
@@ -52,7 +52,12 @@ def retarget(plan: MaskPlan, grid: VideoGrid) -> Retargeted:
         "made_by": dict(plan.made_by),
     }
     made = replace(plan, grid=grid, masks=masks, made_by=made_by, predicted={}, origin=None)
-    return Retargeted(made, tuple(_changes(plan, made)))
+    return MadeOver(made, tuple(_changes(plan, made)))
+
+
+def shares_told(of: TileMask | MaskPlan) -> str:
+    """The shares of tiles that a mask or a plan keeps and skips, in words."""
+    return f"{100 * of.kept_share:.1f} % kept, {100 * of.skipped_share:.1f} % skipped"
 
 
 def _changes(old: MaskPlan, made: MaskPlan) -> list[str]:
@@ -64,10 +69,7 @@ def _changes(old: MaskPlan, made: MaskPlan) -> list[str]:
             plural = "" if count == 1 else "s"
             lines.append(f"{before.name} becomes {after.name} in {count} layer{plural} (stride {stride_of(before)})")
     if old.kept_share != made.kept_share:
-        shares = [
-            f"{100 * plan.kept_share:.1f} % kept, {100 * plan.skipped_share:.1f} % skipped" for plan in (old, made)
-        ]
-        lines.append(f"tiles: {shares[0]} become {shares[1]}")
+        lines.append(f"tiles: {shares_told(old)} become {shares_told(made)}")
     if old.predicted:
         lines.append(f"left out, as it was predicted for the other size: {', '.join(old.predicted)}")
     return lines
