@@ -202,7 +202,8 @@ def begun(out: Path | None, request: Request) -> RunDir:
 
 def fed(recipe: Recipe, name: str, made: Mapping[str, Path]) -> Any:
     """The section of a stage with what the stages before made, wherever it names nothing else; the model likewise."""
-    options, shared = getattr(recipe, name, recipe.run), recipe.run
+    options: Any = getattr(recipe, name, recipe.run)
+    shared = recipe.run
     if name == "search_masks" and options.sensitivity is not None:
         return options  # a table that was measured already needs no model
     given = {key: str(made[key]) for key in STAGES[name].takes if key in made}
