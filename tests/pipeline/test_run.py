@@ -213,10 +213,10 @@ def fed(monkeypatch: pytest.MonkeyPatch, *sets: str, stages: str) -> dict[str, A
     """The options with which each stage is called, none of them carried out."""
     seen: dict[str, Any] = {}
     for name, stage in pipeline.STAGES.items():
-        record = replace(stage, carry_out=lambda work, name=name: seen.update({name: work.options}))
+        record = replace(stage, carry_out=lambda work, _: seen.update({work.name: work.options}))
         monkeypatch.setitem(pipeline.STAGES, name, record)
     Path("prompts.txt").write_text("a red circle", encoding="utf-8")
-    given = [f"run.stages=[{stages}]", "run.prompts_file=prompts.txt", *sets]
+    given = ["prepare_data.source=shapes", f"run.stages=[{stages}]", "run.prompts_file=prompts.txt", *sets]
     pipeline.run(load(None, given), Path("run"), Silent())
     return seen
 
@@ -257,6 +257,12 @@ def test_a_section_that_names_another_input_keeps_it(monkeypatch: pytest.MonkeyP
         ("score", (), "score needs videos"),
         ("generate", ("run.prompts_file=null",), "generate needs prompts"),
         ("generate", ("run.prompts_file=gone.txt",), "gone.txt can't be read"),
+        ("prepare_data,generate", ("prepare_data.source=films",), "unknown source 'films'"),
+        ("prepare_data,distill_mlcd", ("distill_mlcd.steps=few",), "steps is 'few'"),
+        ("prepare_data,distill_mlcd", ("distill_mlcd.kernel=flash",), "unknown kernel 'flash'"),
+        ("prepare_data,search_masks", ("search_masks.kernel=flash",), "unknown kernel 'flash'"),
+        ("prepare_data,distill_kd", ("distill_kd.kernel=flash",), "unknown kernel 'flash'"),
+        ("prepare_data,generate", ("generate.scheduler=euler",), "unknown scheduler 'euler'"),
     ],
 )
 def test_stages_that_do_not_fit_are_refused_first(

@@ -7,102 +7,26 @@ What a stage takes from the one before is a path; by which content its result st
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.changes import RUN_FILE
-from vdit_cli.artifacts.digest import content_digest
 from vdit_cli.artifacts.receipt import kept
 from vdit_cli.artifacts.run_dir import SCHEMA, Request, RunDir
-from vdit_cli.data.prepare_data import prepare_data
-from vdit_cli.distillation.distill_kd import distill_kd
-from vdit_cli.distillation.distill_mlcd import distill_mlcd
 from vdit_cli.errors import EvditError, Interrupted, quoted, unknown_name
-from vdit_cli.evaluation.score import score
 from vdit_cli.knobs import origins_told
 from vdit_cli.parallel.environment import is_rank, number_of
+from vdit_cli.pipeline.stages import STAGES, Work
 from vdit_cli.recipe import Recipe
-from vdit_cli.sampling.generate import Asked, generate
 from vdit_cli.sampling.prompts import collect_prompts
-from vdit_cli.search.choose_again import choose_again
-from vdit_cli.search.search_masks import search_masks
 from vdit_cli.timing import Progress
 
 COMMAND = "run"
-READINGS, SCORE = "readings.jsonl", "score.json"
 KEPT = ("started", "stages")
 """Keys of a run.json that stay where the same folder is gone on with under another recipe: each stage judges it."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A stage at hand: its section with what the stages before made filled in, its folder, and the whole's wishes."""
-
-    options: Any
-    folder: Path
-    progress: Progress
-    recipe: Recipe
-    videos: Path | None
-    allow_changed: bool
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a stage takes of what the stages before made, of that what it can't do without, what it makes, and how."""
-
-    takes: tuple[str, ...]
-    needs: tuple[str, ...]
-    makes: str
-    carry_out: Callable[[Work], Any]
-
-
-def _search(work: Work) -> None:
-    search = search_masks if work.options.sensitivity is None else choose_again
-    search(work.options, work.folder, work.progress)
-
-
-def _score(work: Work) -> None:
-    """Score the videos of the stage before into `score.json`, a run by the digests of these videos."""
-    assert work.videos is not None, "checked before any stage began"
-    made = RunDir.open(work.videos).manifest["outputs"]
-    values = {"videos": content_digest({role: each["sha256"] for role, each in made.items()})}
-    run = RunDir.start(work.folder, Request("score", work.recipe.run.model, values))
-    if run.is_done():
-        work.progress.say(f"{run.path} is done already")
-        return
-    with run:
-        found = score([work.videos], progress=work.progress, kept=run.path / READINGS)
-        write_json(run.path / SCORE, {"schema": "evdit.score/1", **found.content()})
-        run.add_output("score", SCORE)
-
-
-def _generate(work: Work) -> None:
-    generate(work.options, Asked(prompts_file=Path(work.recipe.run.prompts_file or ""), out=work.folder), work.progress)
-
-
-STAGES: dict[str, Stage] = {
-    "prepare_data": Stage((), (), "data", lambda work: prepare_data(work.options, work.folder, work.progress)),
-    "distill_mlcd": Stage(
-        ("data", "checkpoint", "masks"),
-        ("data",),
-        "checkpoint",
-        lambda work: distill_mlcd(work.options, work.folder, work.progress, work.allow_changed),
-    ),
-    "search_masks": Stage(("checkpoint",), (), "masks", _search),
-    "distill_kd": Stage(
-        ("data", "checkpoint", "masks"),
-        ("data",),
-        "checkpoint",
-        lambda work: distill_kd(work.options, work.folder, work.progress, work.allow_changed),
-    ),
-    "generate": Stage(("checkpoint", "masks"), (), "videos", _generate),
-    "score": Stage((), ("videos",), "score", _score),
-}
-"""By section, in the order of the method."""
 
 
 def run(recipe: Recipe, out: Path | None, progress: Progress, allow_changed: bool = False) -> Path:
@@ -118,33 +42,41 @@ def run(recipe: Recipe, out: Path | None, progress: Progress, allow_changed: boo
             next_steps=["the stage's own command on them, with -o RUN/STAGE; evdit run goes on from there"],
         )
     check_stages(recipe)
-    names = recipe.run.stages
     whole = begun(out, request_of(recipe))
-    made: dict[str, Path] = {}
-    folders = [whole.path / name.replace("_", "-") for name in names]
-    whole.manifest["stages"] = [as_noted(each) for each in folders]
+    works = works_of(recipe, whole.path, allow_changed)
+    folders = [work.folder for work in works]
+    whole.manifest["stages"] = [as_noted(folder) for folder in folders]
     with whole:
-        for number, (name, folder) in enumerate(zip(names, folders, strict=True)):
-            stage = STAGES[name]
-            options = fed(recipe, name, made)
-            progress.say(f"stage {number + 1} of {len(names)}: {folder.name} in {folder}")
+        for number, work in enumerate(works):
+            progress.say(f"stage {number + 1} of {len(works)}: {work.folder.name} in {work.folder}")
             try:
-                with refusal_told(folders[number:]), origins_told(options):
-                    work = Work(options, folder, progress, recipe, made.get("videos"), allow_changed)
-                    stage.carry_out(work)
+                with refusal_told(folders[number:]), origins_told(work.options):
+                    STAGES[work.name].carry_out(work, progress)
             finally:
                 progress.end_stage()
-                noted = [as_noted(each) for each in folders]
+                noted = [as_noted(folder) for folder in folders]
                 if noted != whole.manifest["stages"]:
                     whole.before = None  # what was made now stays, also where a later stage refuses it
                 whole.manifest["stages"] = noted
                 whole.save()
-            if progress.should_stop() and number + 1 < len(names):
-                raise Interrupted(f"stopped after {folder.name}", next_steps=["the same command again"])
-            made[stage.makes] = folder
-            if stage.makes == "checkpoint":
-                made.pop("masks", None)  # the student has the plan that it was trained under in its folder
+            if progress.should_stop() and work is not works[-1]:
+                raise Interrupted(f"stopped after {work.folder.name}", next_steps=["the same command again"])
     return whole.path
+
+
+def works_of(recipe: Recipe, place: Path, allow_changed: bool) -> list[Work]:
+    """The stages in order, each fed. Raises EvditError (2) for options of any of them that mean nothing."""
+    made: dict[str, Path] = {}
+    works = []
+    for name in recipe.run.stages:
+        stage, folder, options = STAGES[name], place / name.replace("_", "-"), fed(recipe, name, made)
+        with origins_told(options):
+            stage.check(options)
+        works.append(Work(name, options, folder, recipe, made.get("videos"), allow_changed))
+        made[stage.makes] = folder
+        if stage.makes == "checkpoint":
+            made.pop("masks", None)  # the student has the plan that it was trained under in its folder
+    return works
 
 
 def check_stages(recipe: Recipe) -> None:
