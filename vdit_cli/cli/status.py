@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from vdit_cli.pipeline.status import Status
 
 EXAMPLE = "evdit status runs/shapes"
-FEW = 2
-"""Of so many results at most each is named; of more, the folder is."""
 
 
 def command(
@@ -43,7 +41,7 @@ def lines(found: Status) -> list[str]:
         at = each.progress
         counted = f"{at.done}/{at.of} {at.unit}" if at else "-"
         spent = "-" if each.seconds is None else duration(each.seconds)
-        made = ", ".join(each.outputs) if len(each.outputs) <= FEW else each.folder
-        rows.append((each.command, each.state, counted, spent, made or "-"))
+        made = each.folder if len(each.outputs) > 1 else next(iter(each.outputs), "-")
+        rows.append((each.command, each.state, counted, spent, made))
     why = [f"why: {found.failure}"] if found.failure else []
     return [f"{found.path}: {found.state}", *table(rows), *why, f"next: {found.next_command}"]
