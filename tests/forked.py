@@ -21,6 +21,7 @@ IMPORTED = [
     "vdit_cli.sampling.generate",
     "vdit_cli.distillation.distill_mlcd",
     "vdit_cli.distillation.distill_kd",
+    "vdit_cli.pipeline.run",
     "vdit_cli.backbones.open_sora_plan.backbone",
 ]
 PRINTED = ("out", "err")

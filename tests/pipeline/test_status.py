@@ -142,3 +142,12 @@ def test_looking_needs_no_torch(whole: Whole):
 def test_what_is_no_run_is_refused(tmp_path: Path, evdit):
     code, out, err = evdit("status", "nowhere")
     assert (code, out) == (2, "") and "nowhere is no run: it has no run.json" in err
+
+
+def test_a_stage_outside_the_run_is_refused(whole: Whole):
+    """No path of a run.json leads out of its folder."""
+    run = whole.copied()
+    manifest = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (run / "run.json").write_text(json.dumps({**manifest, "stages": [{"folder": "../other"}]}), encoding="utf-8")
+    with pytest.raises(EvditError, match="leaves the run's folder"):
+        status(run)

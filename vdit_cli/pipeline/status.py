@@ -64,11 +64,11 @@ def status(path: Path) -> Status:
     """Where the run at `path` stands: of `evdit run` or of any other command.
 
     A process that works on it is told from one that died by the lock, which the system lets go of. Raises EvditError
-    for a folder that is no run, or whose run.json is damaged.
+    for a folder that is no run, or whose run.json is damaged or names stages outside.
     """
     run = RunDir.open(path)
     command = run.manifest["command"]
-    stages = tuple(stage_state(path / each["folder"], each["folder"]) for each in run.manifest.get("stages", []))
+    stages = tuple(stage_state(run.inside(each["folder"]), each["folder"]) for each in run.manifest.get("stages", []))
     if command != SEVERAL:
         stages = (stage_state(path, command),)
     return Status(str(path), command, run.state(), stages, next_command(run), run.manifest.get("failure"))
