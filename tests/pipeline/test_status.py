@@ -82,6 +82,7 @@ def test_a_live_run_is_told_from_a_dead_one_by_its_lock(tmp_path: Path):
         assert live.next_command == f"evdit status {path}"
     (path / "run.json").write_bytes(left)
     dead = status(path)
+    assert dead.stages[0].state == "interrupted"
     assert (dead.state, dead.next_command) == ("interrupted", f"evdit analyze --at 0 -o {path}")
     with pytest.raises(EvditError), RunDir.open(path):
         raise EvditError("no luck", exit_code=1)
