@@ -28,6 +28,7 @@ def student_card(job: Job, start: str, sampler: Sampler, metrics: Path, changes:
     asked = options.segment_shares if len(options.segment_shares) == sampler.steps else ()
     shares = f"| samples for each step | {' : '.join(f'{share:g}' for share in asked)} |\n" if asked else ""
     changed = f"| changed on the way | {'; '.join(changes)} |\n" if changes else ""
+    substeps = f", {options.teacher_substeps} substeps to each" if options.teacher_substeps > 1 else ""
     return f"""# A student of {teacher}: {steps}, {how}
 
 Made by `evdit distill-mlcd` (multi-step latent consistency distillation, arXiv 2403.06807 and 2502.06155).
@@ -41,7 +42,7 @@ It is a transformer alone: VAE, text encoder and tokenizer are {teacher}'s.
 | trained | {weights}, {masks_told(job.plan)}, {options.iterations} iterations of {options.batch_size} clips |
 | data | {data} |
 | start | {printable(start)} |
-| teacher points a segment | {", ".join(map(str, options.teacher_points))} |
+| teacher points a segment | {", ".join(map(str, options.teacher_points))}{substeps} |
 {shares}{changed}| loss at the end | {loss} |
 
 `sampler.json` holds the sampler: `evdit generate` takes steps, timesteps and guidance from it.

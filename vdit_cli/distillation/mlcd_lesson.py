@@ -87,6 +87,7 @@ class Lesson:
             times_in(path, segment_B, samples),
             cap=options.weight_cap,
             c=options.huber_c,
+            substeps=options.teacher_substeps,
         )
 
     def path_at(self, iteration: int) -> Milestones:
