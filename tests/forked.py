@@ -20,6 +20,7 @@ IMPORTED = [
     "vdit_cli.__main__",
     "vdit_cli.sampling.generate",
     "vdit_cli.distillation.distill_mlcd",
+    "vdit_cli.distillation.distill_kd",
     "vdit_cli.backbones.open_sora_plan.backbone",
 ]
 PRINTED = ("out", "err")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vdit_cli.knobs import FASTEST, SLOWEST, Section, flat, knob, read, section
-from vdit_cli.recipe_training import DistillMlcdOptions, TrainShapesOptions
+from vdit_cli.recipe_training import DistillKdOptions, DistillMlcdOptions, TrainShapesOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +238,7 @@ class Recipe(Section):
     train_shapes: TrainShapesOptions = section(TrainShapesOptions, "the embedded model from nothing")
     prepare_data: PrepareDataOptions = section(PrepareDataOptions, "clips and captions to data for training")
     distill_mlcd: DistillMlcdOptions = section(DistillMlcdOptions, "a student of few steps")
+    distill_kd: DistillKdOptions = section(DistillKdOptions, "a student that is right under its masks")
     bench: BenchOptions = section(BenchOptions, "how fast it is here")
 
     def resolved(self, name: str) -> dict[str, dict[str, Any]]:

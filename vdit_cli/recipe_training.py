@@ -196,3 +196,26 @@ class DistillMlcdOptions(StudentOptions):
         5.0, "most that an error in x0 weighs: min(SNR + 1, this), times alpha for eps", at_least=0
     )
     huber_c: float = knob(1e-3, "errors below it count squared, above it by their size", at_least=1e-8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillKdOptions(StudentOptions):
+    """`evdit distill-kd`: a student that is right under its masks, taught by itself without them."""
+
+    SECTION = "distill_kd"
+
+    model: str = knob("shapes", "the model: a registered name, a folder, or owner/name on a hub")
+    checkpoint: str | None = knob(
+        None, "a run whose student, or the folder of an adapter, is both teacher and start; else the model is"
+    )
+    masks: str = knob(
+        "auto",
+        "masks that the student learns to wear: a plan file, a run that made one, or k:F-k; auto is the plan that lies "
+        "with the checkpoint or the model; the teacher has full attention",
+    )
+    iterations: int = knob(1000, "optimiser steps", at_least=1)
+    average_keep: float = knob(0.98, "decay of the averaged weights, which are what is kept", at_least=0)
+    attention_weight: float = knob(1.0, "weight of the masked layers' attention outputs in the loss", at_least=0)
+    hidden_weight: float = knob(1.0, "weight of all blocks' outputs in the loss", at_least=0)
+    output_weight: float = knob(1.0, "weight of the network's output in the loss", at_least=0)
+    null_share: float = knob(0.1, "share of the captions emptied where the student is guided", at_least=0)

@@ -77,7 +77,7 @@ def test_the_installed_script_runs():
     assert done.stdout.startswith("evdit ")
 
 
-SECTIONS = ("generate", "analyze", "search_masks", "prepare_data", "distill_mlcd", "train_shapes")
+SECTIONS = ("generate", "analyze", "search_masks", "prepare_data", "distill_mlcd", "distill_kd", "train_shapes")
 SECTIONS += ("bench.attention", "bench.model")
 """Those of the recipe that a command of their name reads."""
 
@@ -85,7 +85,7 @@ SECTIONS += ("bench.attention", "bench.model")
 @pytest.mark.parametrize("section", SECTIONS)
 def test_a_bad_value_is_told_where_it_was_set(evdit, section: str):
     """By `--set`, though what checks it knows it as a flag, which some knobs of some commands are not."""
-    knob = "kernel=flash" if section == "distill_mlcd" else "device=tpu"
+    knob = "kernel=flash" if section.startswith("distill_") else "device=tpu"
     more = {
         "generate": ["a large red circle moving right over a black background"],
         "prepare_data": ["--source", "shapes"],

@@ -23,6 +23,8 @@ COMMANDS = {
     "vdit_cli/data/encoding.py": "prepare-data",
     "vdit_cli/data/prepare_data.py": "prepare-data",
     "vdit_cli/distillation/distill_mlcd.py": "distill-mlcd",
+    "vdit_cli/distillation/distill_kd.py": "distill-kd",
+    "vdit_cli/distillation/kd_memory.py": "distill-kd",
     "vdit_cli/bench/attention.py": "bench attention",
     "vdit_cli/bench/model.py": "bench model",
 }

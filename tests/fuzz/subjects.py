@@ -94,7 +94,10 @@ def write_subjects(folder: Path) -> Mapping[str, Subject]:
     prepared = [word for setting in prepare for word in ("--set", f"prepare_data.{setting}")]
     small = ("--height", "32", "--width", "32")
     distill = ("iterations=4", "batch_size=2", "previews=1", "warmup=1", "log_every=1", "checkpoint_every=2")
-    distilled = [word for setting in distill for word in ("--set", f"distill_mlcd.{setting}")]
+    distilled, masked = (
+        [word for setting in distill for word in ("--set", f"{section}.{setting}")]
+        for section in ("distill_mlcd", "distill_kd")
+    )
     attention = ("--latent-frames", "4", "--frame-tokens", "3", "--heads", "1", "--head-dim", "8", "--masks", "1:3")
     model_size = ("--layers", "1", "--heads", "1", "--head-dim", "6", "--frame-tokens", "4", "--latent-frames", "4")
     single = {
@@ -129,6 +132,11 @@ def write_subjects(folder: Path) -> Mapping[str, Subject]:
         ),
         "distill-mlcd": Subject(
             ("distill-mlcd", "--model", model, "--data", data, "--steps", "4", *cpu, *distilled),
+            weights("student"),
+            other=("--seed", "5"),
+        ),
+        "distill-kd": Subject(
+            ("distill-kd", "--model", model, "--data", data, "--masks", "1:2", *cpu, *masked),
             weights("student"),
             other=("--seed", "5"),
         ),

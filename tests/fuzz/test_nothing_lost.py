@@ -31,8 +31,8 @@ from vdit_cli.artifacts.video_file import write_video
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS, SEEDS_OF_THE_SUITE = 100, 20
 NAMES = (
-    *("generate .mp4", "generate .gif", "generate .webp", "generate folder", "generate run", "generate run"),
-    *("analyze", "bench attention", "bench model", "prepare-data", "distill-mlcd", "train-shapes"),
+    *("generate .mp4", "generate .gif", "generate .webp", "generate folder", "generate run"),
+    *("analyze", "bench attention", "bench model", "prepare-data", "distill-mlcd", "train-shapes", "distill-kd"),
 )
 ALIKE = (".bundle.1a2b3c4d.js", "js/.cache.deadbeef/x", ".evdit-deadbeef.mp4", "step-000001-mine/model.safetensors")
 """What others keep where a command works: names that look like its own temporary ones."""

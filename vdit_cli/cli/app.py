@@ -49,6 +49,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("prepare-data", "Turn clips and captions into data for training"),
     ("search-masks", "Choose a tile mask for each layer by what it changes"),
     ("distill-mlcd", "Train a student that needs few steps"),
+    ("distill-kd", "Train a student to make under masks what it makes without"),
     ("train-shapes", "Train the embedded model from nothing"),
 )
 """(name, one line of help) of every command, in the order in which a person needs them."""

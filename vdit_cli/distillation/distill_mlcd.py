@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import astuple
 from pathlib import Path
 
 from vdit_cli.artifacts.changes import changes_within
@@ -64,7 +65,7 @@ def distill_mlcd(
             with PeakMemory(job.device) as memory, out_of_memory_told("train", less_memory(options)):
                 attends = _students(job, run, clock, progress)
             if ranks.is_first:
-                write_receipt(run, job, request, attends, clock, memory.peak, job.sampler(counts[-1]))
+                write_receipt(run, job, request, attends, clock, memory.peak, astuple(job.sampler(counts[-1])))
         ranks.wait()
         return RunDir.open(run.path).find("transformer")
 

@@ -20,15 +20,19 @@ HELD_BYTES = 2 << 30
 """Data up to this size is kept on the device; larger data is read from its files batch by batch."""
 
 
+def held_bytes(clips: Clips) -> int:
+    """Bytes of the clips that are kept on the device, 0 of larger data."""
+    numbers = torch.Size(clips.latent_shape).numel() + clips.text_length * clips.text_width
+    everything = len(clips) * numbers * torch.float32.itemsize
+    return everything if everything <= HELD_BYTES else 0
+
+
 class HeldClips:
     """Latents and texts of clips on the device, all of them kept there where they are small."""
 
     def __init__(self, clips: Clips, device: torch.device) -> None:
         self.clips, self.device = clips, device
-        numbers = torch.Size(clips.latent_shape).numel() + clips.text_length * clips.text_width
-        everything = range(len(clips))
-        is_small = len(clips) * numbers * torch.float32.itemsize <= HELD_BYTES
-        self.kept = self._read(everything) if is_small else None
+        self.kept = self._read(range(len(clips))) if held_bytes(clips) else None
         states, mask = clips.null_text()
         self.null = TextStates(states.to(device), mask.to(device))
 

@@ -73,7 +73,8 @@ class Previews:
 
     def sampled_teacher(self) -> Tensor:
         """Latents of the teacher's videos. Of a network in shards all ranks must ask, for the student's too."""
-        return self._sampled(self.pair.teacher, self.teacher_spec)
+        with self.pair.teaching():
+            return self._sampled(self.pair.teacher, self.teacher_spec)
 
     def sampled_student(self) -> Tensor:
         """Latents of the student's videos of the same prompts and noise, as it is now."""

@@ -74,6 +74,11 @@ class StudentJob:
         return f"{first}{len(self.clips)} ({self.options.held_out} held out)"
 
     @property
+    def weights(self) -> str:
+        """Digest of the teacher's weights."""
+        return self.pair.teacher.weights_digest
+
+    @property
     def trained(self) -> int:
         """How many clips are trained on, from the first."""
         return self.options.clips or len(self.clips) - self.options.held_out

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -41,40 +41,45 @@ class Pair:
     teacher: Trainable
     student: Trainable
 
+    def teaching(self) -> AbstractContextManager[None]:
+        """Inside the block `teacher` answers as the teacher, which it always does where it is a network of its own."""
+        return nullcontext()
+
 
 def open_pair(options: StudentOptions, device: torch.device, progress: Progress) -> Pair:
-    """Open the model twice: as the teacher, and with `options.checkpoint` as the student. Reads no weights.
+    """Open the model twice: as the teacher, and with `options.checkpoint` as the student. Reads no weights."""
+    return Pair(opened(options, device, progress, None), opened(options, device, progress, options.checkpoint))
+
+
+def opened(options: StudentOptions, device: torch.device, progress: Progress, checkpoint: str | None) -> Trainable:
+    """The model, with the transformer of a checkpoint if one is given. Reads no weights.
 
     What is trained is float32. With LoRA all that is frozen has the precision of the matrix products.
     Raises EvditError as `open_backbone` does, and for a model whose backbone is not made for training.
     """
     half = number_format(options.precision, device) == "bfloat16" and bool(options.lora_rank)
-    source = find_source(options.model, where=f"--model {options.model}")
-    made = [
-        open_backbone(
-            source,
-            device=str(device),
-            dtype=torch.bfloat16 if half else torch.float32,
-            text_encoder=options.text_encoder,
-            checkpoint=checkpoint,
-            progress=progress,
-        )
-        for checkpoint in (None, options.checkpoint)
-    ]
-    if not isinstance(made[0], Trains):
+    made = open_backbone(
+        find_source(options.model, where=f"--model {options.model}"),
+        device=str(device),
+        dtype=torch.bfloat16 if half else torch.float32,
+        text_encoder=options.text_encoder,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    if not isinstance(made, Trains):
         raise EvditError(
-            f"{made[0].name} can't be trained: its backbone does not offer what training needs (`Trains`)",
+            f"{made.name} can't be trained: its backbone does not offer what training needs (`Trains`)",
             where=f"--model {options.model}",
             next_steps=["docs/adding-a-backbone.md"],
         )
-    return Pair(*cast("list[Trainable]", made))
+    return cast(Trainable, made)
 
 
-def add_lora(student: Trainable, options: StudentOptions) -> None:
+def add_lora(student: Trainable, options: StudentOptions, name: str = ADAPTER) -> None:
     """Put low-rank pairs, float32, beside every linear layer of the student's blocks; its own weights are frozen.
 
-    A pair starts as zero, scaled by alpha / rank = 1. Raises EvditError (3) without the package peft.
-    Source: LoRA, arXiv 2106.09685.
+    A pair starts as zero, scaled by alpha / rank = 1; peft keeps it under `name`. Raises EvditError (3) without
+    the package peft. Source: LoRA, arXiv 2106.09685.
     """
     rank = options.lora_rank
     if importlib.util.find_spec("peft") is None:
@@ -87,10 +92,14 @@ def add_lora(student: Trainable, options: StudentOptions) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     blocks = nn.ModuleList(student.blocks())
-    linear = [name for name, module in blocks.named_modules() if type(module) is nn.Linear]
+    linear = [
+        layer.removesuffix(".base_layer")  # of one that has pairs of another name already
+        for layer, module in blocks.named_modules()
+        if type(module) is nn.Linear and ".lora_" not in layer
+    ]
     torch.manual_seed(options.seed)
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=linear, init_lora_weights=True)
-    inject_adapter_in_model(config, blocks, adapter_name=ADAPTER)
+    inject_adapter_in_model(config, blocks, adapter_name=name)
     for parameter in trained_parameters(student).values():
         parameter.data = parameter.data.float()
 
@@ -183,13 +192,15 @@ def write_student(
     student: Trainable,
     folder: Path,
     trained: Mapping[str, Tensor],
-    sampler: Sampler,
+    sampler: Sampler | None,
     card: str,
     lineage: tuple[str, ...],
     below: tuple[str, ...],
     plan: MaskPlan | None,
 ) -> None:
     """Write the student's transformer, its sampler, its card and its plan as one folder, whole or not at all.
+
+    Without a sampler it is sampled as its model is.
 
     `trained` are its trained parameters by name; what LoRA pairs add is merged into the weights as they are stored, and
     the pairs lie beside in a folder of their own, which is a student too: the weights that it started from, and these.
@@ -204,7 +215,8 @@ def write_student(
         if pairs:
             write_adapter(beside / ADAPTER_FOLDER, pairs, told_of_pairs)
         for each in (beside, beside / ADAPTER_FOLDER) if pairs else (beside,):
-            sampler.write(each)
+            if sampler is not None:
+                sampler.write(each)
             if plan is not None:
                 plan.write(each)
         (beside / "README.md").write_text(card, encoding="utf-8", newline="\n")

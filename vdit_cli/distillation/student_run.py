@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from vdit_cli.artifacts.changes import DONE, differences, has_unplaced, place
 from vdit_cli.artifacts.receipt import Ran, Receipt, this_machine
 from vdit_cli.artifacts.run_dir import Request, RunDir
-from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.attention.bind import Attend
 from vdit_cli.backbones.base import Trainable
 from vdit_cli.distillation.checkpoints import check_goes_on, newest_iteration
@@ -166,21 +165,24 @@ def write_receipt(
     attends: tuple[Attend, ...],
     clock: Stopwatch,
     peak: int,
-    sampler: Sampler,
+    sampled: tuple[str, Sequence[float], float],
 ) -> None:
-    """Write the run's receipt: what was asked, what ran, and how the last student is sampled."""
-    device = job.device
+    """Write the run's receipt: what was asked, what ran, and how the last student is sampled.
+
+    `sampled` is its scheduler, its timesteps and its guidance.
+    """
+    device, (scheduler, timesteps, guidance) = job.device, sampled
     kept = sum(attend.mask.kept_share for attend in attends) / len(attends) if attends else 1.0
     Receipt(
         asked=dict(request.values),
         ran=Ran(
             model=job.pair.teacher.name,
-            weights=job.pair.teacher.weights_digest,
+            weights=job.weights,
             device=str(device),
             dtype=number_format(job.options.precision, device),
-            scheduler=sampler.scheduler,
-            timesteps=sampler.timesteps,
-            guidance=sampler.guidance,
+            scheduler=scheduler,
+            timesteps=tuple(timesteps),
+            guidance=guidance,
             layers=tuple(attend.receipt() for attend in attends),
             kept_share=kept,
             skipped_share=1 - kept,
