@@ -87,6 +87,7 @@ def step_counts(options: DistillMlcdOptions) -> tuple[int, ...]:
 def idle_options(options: DistillMlcdOptions) -> list[str]:
     """Options that were set and change nothing beside the others, each with the reason."""
     idle = {
+        "truth_steps": "no clip is held out" if options.held_out == 0 else None,
         "null_share": "no caption is emptied where guidance is distilled" if options.guidance == "distilled" else None,
         "collapse_factor": "without previews nothing is watched" if options.previews == 0 else None,
         "allow_other_weights": "there is no plan"
