@@ -81,9 +81,8 @@ class Lesson:
 
         def squares_of(samples: Samples, items: range) -> LossTerms:
             x0, text = self.clips.batch(items)
-            eps = samples.normal("noise", *x0.shape[1:])
-            kind = self.pair.teacher.prediction
-            return segment_squares(self._networks(text), kind, self.schedule, x0, eps, times, truth)
+            noise, kind = samples.normal("noise", *x0.shape[1:]), self.pair.teacher.prediction
+            return segment_squares(self._networks(text), kind, self.schedule, x0, noise, times, truth)
 
         squares = held_out_terms(self.options, self.clips, self.ranks, squares_of)
         means = self.ranks.sum(torch.stack(list(squares.values())))
