@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("vdit_cli", "tests", "pyproject.toml")
+COPIED = ("vdit_cli", "tests", "recipes", "pyproject.toml")
 PASSED, FAILED = 0, 1
 """What pytest exits with; anything else means that tests did not run."""
 

@@ -229,6 +229,18 @@ class BenchOptions(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunOptions(Section):
+    """`evdit run`: which stages, in which order, and what all of them share."""
+
+    stages: tuple[str, ...] = knob(
+        ("prepare_data", "distill_mlcd", "search_masks", "distill_kd", "generate", "score"),
+        "the stages in order, by their sections; score has none",
+    )
+    model: str = knob("shapes", "the model of every stage whose section names none")
+    prompts_file: str | None = knob(None, "a UTF-8 file with a prompt a line: what the videos of generate show")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe(Section):
     """One section a stage; the key of a value is its path, `generate.steps`."""
 
@@ -240,6 +252,7 @@ class Recipe(Section):
     distill_mlcd: DistillMlcdOptions = section(DistillMlcdOptions, "a student of few steps")
     distill_kd: DistillKdOptions = section(DistillKdOptions, "a student that is right under its masks")
     bench: BenchOptions = section(BenchOptions, "how fast it is here")
+    run: RunOptions = section(RunOptions, "several stages, one after another")
 
     def resolved(self, name: str) -> dict[str, dict[str, Any]]:
         """Every key of the section `name`, dotted, with its value and its origin ("default" where nothing set it)."""

@@ -17,6 +17,9 @@ class Progress(Protocol):
     def advance(self, note: str = "") -> None:
         """One unit is done; `note` stands beside the bar (step time, loss)."""
 
+    def end_stage(self) -> None:
+        """End the part at hand, if there is one."""
+
     def say(self, line: str) -> None:
         """A line for the person, on stderr."""
 
@@ -37,6 +40,9 @@ class Silent:
         """Shows nothing."""
 
     def advance(self, note: str = "") -> None:
+        """Shows nothing."""
+
+    def end_stage(self) -> None:
         """Shows nothing."""
 
     def say(self, line: str) -> None:

@@ -21,6 +21,8 @@ CHANGES = "changes"
 """Key of the changes that a person insisted on, oldest first."""
 FINISHED = "finished"
 """Key of what run.json said when the run was done that is being made longer now."""
+SECONDS = "seconds"
+"""Key of the time spent in a run, all starts of it together but for those that were killed."""
 
 Changed = Mapping[str, tuple[Any, Any]]
 """By key what a value was and what it is."""

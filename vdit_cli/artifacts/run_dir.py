@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import count
@@ -25,6 +26,7 @@ from vdit_cli.artifacts.changes import (
     INTERRUPTED,
     RUN_FILE,
     RUNNING,
+    SECONDS,
     Changed,
     check_may_change,
     differences,
@@ -40,7 +42,7 @@ SCHEMA = "evdit.run/1"
 
 REPLACES = "replaces"
 """Key of the outputs of the run before, in the same folder, that have no successor yet."""
-CARRIED = ("outputs", REPLACES, CHANGES, FINISHED)
+CARRIED = ("outputs", REPLACES, CHANGES, FINISHED, SECONDS)
 """Keys of a run that stay where it goes on with other values."""
 NEEDED = {"command", "model", "values", "key", "inputs", "lineage", "state", "outputs", "versions", "machine"}
 """Keys without which a run.json is damaged."""
@@ -95,6 +97,7 @@ class RunDir:
         self.manifest = manifest
         self.lock = FolderLock(path)
         self.waits = False
+        self.entered = 0.0
         self.before: dict[str, Any] | None = None
         """What run.json said before `--allow-changed` insisted on other values."""
         self.since = since
@@ -196,9 +199,8 @@ class RunDir:
         alike = re.compile(r"\d{4}-\d\d-\d\d" + re.escape(today.name[10:]) + r"(-\d+)?")
         folders = sorted(today.parent.iterdir(), reverse=True) if today.parent.is_dir() else []
         for folder in folders:
-            known: dict[str, Any] | None = (
-                kept(folder / RUN_FILE, SCHEMA, dict) if alike.fullmatch(folder.name) else None
-            )
+            is_alike = alike.fullmatch(folder.name)
+            known: dict[str, Any] | None = kept(folder / RUN_FILE, SCHEMA, dict) if is_alike else None
             is_todays = folder.name.startswith(today.name[:10])
             keys = (known.get("key"), known.get(FINISHED, {}).get("key")) if known else ()
             if known and key in keys and (is_todays or known.get("state") != DONE):
@@ -234,6 +236,7 @@ class RunDir:
             raise readable(error, self.path) from error
         self.lock.take()
         unfinished.clear(self.path)
+        self.entered = time.monotonic()
         self.manifest["state"] = RUNNING
         for told in ("failure", "ended"):
             self.manifest.pop(told, None)
@@ -261,6 +264,7 @@ class RunDir:
                 self.manifest["state"] = FAILED
                 self.manifest["failure"] = str(error) or type(error).__name__
             self.manifest["ended"] = now()
+            self.manifest[SECONDS] = round(self.manifest.get(SECONDS, 0.0) + time.monotonic() - self.entered, 3)
             write_card(self.path, self.manifest)
             self.save()
         finally:

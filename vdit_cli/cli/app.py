@@ -50,6 +50,8 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("search-masks", "Choose a tile mask for each layer by what it changes"),
     ("distill-mlcd", "Train a student that needs few steps"),
     ("distill-kd", "Train a student to make under masks what it makes without"),
+    ("run", "Carry out all stages of a recipe, one after another"),
+    ("status", "Show where a run stands, and what to type next"),
     ("train-shapes", "Train the embedded model from nothing"),
 )
 """(name, one line of help) of every command, in the order in which a person needs them."""

@@ -269,10 +269,11 @@ def seeds_text(options: GenerateOptions, prompts: int) -> str:
 def request_of(job: Job, prompts: Sequence[str]) -> Request:
     """What decides the videos of a folder: the prompts, and the options but for `HOW` with the defaults filled in."""
     values = {name: value for name, value in job.values.items() if name not in HOW}
+    digests = {"plan": job.plan.digest, "weights": job.backbone.weights_digest}
     return Request(
         command=COMMAND,
         model=job.options.model,
-        values={**values, "lora": loras_of(job.backbone), "plan": job.plan.digest, "prompts": list(prompts)},
+        values={**values, **digests, "lora": loras_of(job.backbone), "prompts": list(prompts)},
         origins=dict(job.options.origins),
         lineage=(job.backbone.weights_digest, *job.backbone.lineage),
     )

@@ -82,6 +82,10 @@ class Taps(Progress):
         self.place()
         self.progress.advance(note)
 
+    def end_stage(self) -> None:
+        """Passed on."""
+        self.progress.end_stage()
+
     def say(self, line: str) -> None:
         """A line; told on."""
         self.progress.say(line)
