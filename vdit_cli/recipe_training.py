@@ -176,6 +176,15 @@ class DistillMlcdOptions(StudentOptions):
     average_keep: float = knob(0.98, "decay of the averaged weights, which are what is kept", at_least=0)
     teacher_points: tuple[int, ...] = knob((2, 5, 25), "steps of the teacher in each of the student's, coarse to fine")
     teacher_shares: tuple[float, ...] = knob((), "share of the iterations for each of them; empty: alike")
+    teacher_substeps: int = knob(
+        1, "steps that the teacher takes from one of these points to the next, each of them a run of it", at_least=1
+    )
+    truth_steps: int = knob(
+        0,
+        "steps of the teacher in each segment that the finished student's one is held against, on held-out clips; "
+        "0: it is not",
+        at_least=0,
+    )
     milestones: tuple[int, ...] = knob(
         (), "where the student's steps begin, noisiest first, as in [999,749,499,249]; empty: even"
     )

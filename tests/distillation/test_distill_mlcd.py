@@ -66,6 +66,17 @@ def test_a_student_learns(made: tuple[Path, Path], tmp_path: Path):
     assert not torch.equal(made_now["proj_out.weight"], teacher["proj_out.weight"])
 
 
+def test_substeps_of_the_teacher_move_the_target(made: tuple[Path, Path], tmp_path: Path):
+    """With one point a segment the student is held against where the teacher leads, in one step of it or in several."""
+    first = {}
+    for substeps in (1, 5):
+        run = tmp_path / str(substeps)
+        distill_small(*made, run, iterations=1, teacher_points=(1,), teacher_substeps=substeps, teacher_guidance=1.0)
+        first[substeps] = _lines(run)[0]["loss"]
+    assert first[1] * 1000 < first[5]  # it starts as its teacher
+    assert "| teacher points a segment | 1, 5 substeps to each |" in (run / "student" / "README.md").read_text()
+
+
 def test_a_finished_run_tells_what_it_made(made: tuple[Path, Path], student: Path):
     """Sampler, card, receipt and lineage; the same again is done already."""
     folder = student / "student"

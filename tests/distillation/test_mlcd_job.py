@@ -58,6 +58,18 @@ def test_ranks_are_to_blame_where_nothing_was_set():
             "teacher_points",
             ["teacher_points=[2,3]", "--steps 200"],
         ),
+        (
+            {"steps": "4", "teacher_points": "[5]", "teacher_substeps": "51"},
+            "4 steps of 5 teacher points with 51 substeps each are 1020: the noise schedule has 1000",
+            "teacher_substeps",
+            ["teacher_substeps=50"],
+        ),
+        (
+            {"steps": "4", "teacher_points": "[300]", "teacher_substeps": "2"},
+            "4 steps of 300 teacher points are 1200 points",
+            "teacher_points",
+            ["teacher_points=[125]", "--steps 1"],
+        ),
         ({"steps": "4", "teacher_points": "[2000]"}, "are 8000 points", "teacher_points", ["teacher_points=[250]"]),
     ],
 )

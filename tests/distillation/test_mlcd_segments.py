@@ -111,6 +111,13 @@ def test_the_losses_of_segments_have_no_gradients():
         ),
         (
             "milestones",
+            "[999,749,499,49]",
+            {"teacher_points": "[10]", "teacher_substeps": "6"},
+            "leave 50 timesteps to a segment of 10 teacher points with 6 substeps each",
+            ["teacher_substeps=5"],
+        ),
+        (
+            "milestones",
             "[3,2,1,0]",
             {"teacher_shares": "[1,1,1]"},
             "leave 1 timestep to a segment",

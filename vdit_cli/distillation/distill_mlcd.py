@@ -16,6 +16,7 @@ from vdit_cli.distillation.held_clips import HeldClips
 from vdit_cli.distillation.mlcd_card import student_card
 from vdit_cli.distillation.mlcd_job import Job, announce, check_options, lineage_of, prepare, request_of, step_counts
 from vdit_cli.distillation.mlcd_lesson import Lesson
+from vdit_cli.distillation.segment_errors import FILE, SegmentError, error_lines, write_errors
 from vdit_cli.distillation.student_job import bind_student
 from vdit_cli.distillation.student_networks import Learned, add_lora, trained_parameters, write_student
 from vdit_cli.distillation.student_run import (
@@ -104,14 +105,14 @@ def _students(job: Job, run: RunDir, clock: Stopwatch, progress: Progress) -> tu
         role = "transformer" if is_last else f"transformer-{steps}"
         if job.ranks.is_first:
             place_changes(run, folder, label_of(steps), options.iterations, is_last)
-        learned = _student(job, clips, steps, folder, clock, progress)
+        learned, errors = _student(job, clips, steps, folder, clock, progress)
         # A student that others start from stays as it was written, whatever has changed for those.
         if job.ranks.any(job.ranks.is_first and (is_last or not run.is_whole(role)))[0]:
             kept = whole_on_first(learned.part("student"), job.ranks)
             if job.ranks.is_first:
                 sampler = job.sampler(steps)
                 changes = changes_within(run.manifest, label_of(steps))
-                card = student_card(job, start, sampler, folder / "metrics.jsonl", changes)
+                card = student_card(job, start, sampler, folder / "metrics.jsonl", changes, errors)
                 write_student(pair.student, folder / STUDENT, kept, sampler, card, lineage, below, job.plan)
                 run.add_output(role, (folder / STUDENT).relative_to(run.path).as_posix())
         if job.ranks.is_first:
@@ -125,8 +126,10 @@ def label_of(steps: int) -> str:
     return f"student of {counted(steps, 'step')}"
 
 
-def _student(job: Job, clips: HeldClips, steps: int, folder: Path, clock: Stopwatch, progress: Progress) -> Learned:
-    """Train the student of `steps` steps from what it is now, and leave it as it is to be kept."""
+def _student(
+    job: Job, clips: HeldClips, steps: int, folder: Path, clock: Stopwatch, progress: Progress
+) -> tuple[Learned, list[SegmentError]]:
+    """Train the student of `steps` steps from what it is now, leave it as it is to be kept, and look how near it is."""
     options, pair, sampler = job.options, job.pair, job.sampler(steps)
     learned = Learned(trained_parameters(pair.student), options.target == "average")
     schedule = job.schedule.to(job.device)
@@ -136,4 +139,12 @@ def _student(job: Job, clips: HeldClips, steps: int, folder: Path, clock: Stopwa
     watch = watch_of(job, learned, folder, label_of(steps), specs, ("fewer teacher_points first",), progress)
     with clock.phase(f"train {steps}"):
         train_student(job, learned, lesson.of, lesson.held_out, label_of(steps), folder, progress, watch)
-    return learned
+    if not (options.truth_steps and options.held_out):
+        return learned, []
+    with clock.phase(f"look at {steps}"):
+        errors = lesson.segment_errors()
+    if job.ranks.is_first:
+        write_errors(errors, folder / FILE)
+    for line in error_lines(errors):
+        progress.say(f"{label_of(steps)}, {line}")
+    return learned, errors

@@ -33,8 +33,8 @@ class TaughtLayer:
 
     @property
     def left(self) -> float:
-        """The share of the error that is left; 1 where there was none."""
-        return self.after / self.before if self.before else 1.0
+        """The share of the error that is left; of none, 0 where there still is none."""
+        return self.after / self.before if self.before else float(self.after > 0)
 
 
 def taught_layers(plan: MaskPlan, before: Mapping[int, float], after: Mapping[int, float]) -> list[TaughtLayer]:

@@ -53,10 +53,12 @@ def mlcd_losses(
     *,
     cap: float = 5.0,
     c: float = 1e-3,
+    substeps: int = 1,
 ) -> dict[str, Tensor]:
     """The losses (B,) of latents x0 and noise eps (B, C, F, h, w) at `times` (t, u, tau), each (B,).
 
-    With f(x, t) the x0 that a network tells: x_t = a_t x0 + s_t eps; x_u = D(x_t, f_teacher(x_t, t), t, u);
+    With f(x, t) the x0 that a network tells: x_t = a_t x0 + s_t eps; x_u = D(x_t, f_teacher(x_t, t), t, u), or so many
+    `substeps` of that kind;
     x_ref = `reference` of the teacher and f_target(x_u, u), no gradient; loss = mean of `x0_weight` of this kind times
     pseudo-Huber_c(f_student(x_t, t) - x_ref). `distance` is the same without the weight, in the mean of |d|.
     """
@@ -67,8 +69,7 @@ def mlcd_losses(
     a_t, s_t, a_u, s_u = (each.to(x0) for each in (a_t, s_t, a_u, s_u))
     x_t = a_t * x0 + s_t * eps
     with torch.no_grad():
-        from_teacher = x0_from(kind, networks.teacher(x_t, t).to(x0), x_t, a_t, s_t)
-        x_u = step(x_t, from_teacher, a_t, s_t, a_u, s_u)
+        from_teacher, x_u = straight(networks.teacher, kind, schedule, x_t, t, u, substeps)
         # No network knows clean data's own time; where u is that, the target's share is 0.
         from_target = x0_from(kind, networks.target(x_u, u.clamp(min=0)).to(x0), x_u, a_u, s_u)
         x_ref = reference(from_teacher, from_target, share)
@@ -77,3 +78,22 @@ def mlcd_losses(
         "loss": (weight * pseudo_huber(difference, c)).flatten(1).mean(1),
         "distance": difference.detach().abs().flatten(1).mean(1),
     }
+
+
+def straight(
+    predict: Predict, kind: str, schedule: NoiseSchedule, x_t: Tensor, t_B: Tensor, u_B: Tensor, substeps: int
+) -> tuple[Tensor, Tensor]:
+    """Where so many DDIM steps lead from x_t (B, C, F, h, w) to times u, and the x0 whose one step from t lands there.
+
+    The steps are as even as whole timesteps can be; t - u must be at least as many. Each is taken from the x before,
+    and the two x0 of neighbouring steps become one as those of teacher and target do in `reference`.
+    """
+    times = [t_B - (2 * i * (t_B - u_B) + substeps) // (2 * substeps) for i in range(substeps + 1)]
+    shares = [signal_and_noise(schedule, each) for each in times]
+    (a_t, s_t), x, x0 = shares[0], x_t, x_t
+    for i, (time, (a, s), (a_next, s_next)) in enumerate(zip(times, shares, shares[1:], strict=False)):
+        told = x0_from(kind, predict(x, time).to(x_t), x, a.to(x_t), s.to(x_t))
+        none = torch.zeros_like(a, dtype=torch.bool)
+        x0 = reference(x0, told, target_share(a_t, s_t, a, s, a_next, s_next, none).to(x_t)) if i else told
+        x = step(x, told, *(each.to(x_t) for each in (a, s, a_next, s_next)))
+    return x0, x

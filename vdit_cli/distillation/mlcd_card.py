@@ -8,11 +8,14 @@ from pathlib import Path
 
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.distillation.mlcd_job import Job
+from vdit_cli.distillation.segment_errors import SegmentError, told_worth
 from vdit_cli.errors import printable, quoted
 from vdit_cli.sampling.announcement import masks_told
 
 
-def student_card(job: Job, start: str, sampler: Sampler, metrics: Path, changes: Sequence[str]) -> str:
+def student_card(
+    job: Job, start: str, sampler: Sampler, metrics: Path, changes: Sequence[str], errors: Sequence[SegmentError]
+) -> str:
     """The card of a student that began as `start`; its last loss is read from the metrics of its training.
 
     `changes` are the values that changed on the way, in words; what the card says besides are the last ones.
@@ -28,6 +31,9 @@ def student_card(job: Job, start: str, sampler: Sampler, metrics: Path, changes:
     asked = options.segment_shares if len(options.segment_shares) == sampler.steps else ()
     shares = f"| samples for each step | {' : '.join(f'{share:g}' for share in asked)} |\n" if asked else ""
     changed = f"| changed on the way | {'; '.join(changes)} |\n" if changes else ""
+    substeps = f", {options.teacher_substeps} substeps to each" if options.teacher_substeps > 1 else ""
+    worth = ", ".join(told_worth(each) for each in errors)
+    near = f"| a step is worth, of the teacher's | {worth} (by segment, on held-out clips) |\n" if errors else ""
     return f"""# A student of {teacher}: {steps}, {how}
 
 Made by `evdit distill-mlcd` (multi-step latent consistency distillation, arXiv 2403.06807 and 2502.06155).
@@ -41,8 +47,8 @@ It is a transformer alone: VAE, text encoder and tokenizer are {teacher}'s.
 | trained | {weights}, {masks_told(job.plan)}, {options.iterations} iterations of {options.batch_size} clips |
 | data | {data} |
 | start | {printable(start)} |
-| teacher points a segment | {", ".join(map(str, options.teacher_points))} |
+| teacher points a segment | {", ".join(map(str, options.teacher_points))}{substeps} |
 {shares}{changed}| loss at the end | {loss} |
-
+{near}
 `sampler.json` holds the sampler: `evdit generate` takes steps, timesteps and guidance from it.
 """

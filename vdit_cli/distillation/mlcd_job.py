@@ -87,6 +87,7 @@ def step_counts(options: DistillMlcdOptions) -> tuple[int, ...]:
 def idle_options(options: DistillMlcdOptions) -> list[str]:
     """Options that were set and change nothing beside the others, each with the reason."""
     idle = {
+        "truth_steps": "no clip is held out" if options.held_out == 0 else None,
         "null_share": "no caption is emptied where guidance is distilled" if options.guidance == "distilled" else None,
         "collapse_factor": "without previews nothing is watched" if options.previews == 0 else None,
         "allow_other_weights": "there is no plan"
@@ -117,16 +118,23 @@ def check_options(options: DistillMlcdOptions, ranks: Ranks = ALONE) -> None:
 
 def check_times(options: DistillMlcdOptions, counts: Sequence[int], timesteps: int) -> None:
     """Raise EvditError (2) where students of `counts` steps, or the teacher in each of these, need more `timesteps`."""
-    steps, points = max(counts), max(options.teacher_points)
-    most = timesteps // steps
-    if points <= most:
+    steps, points, substeps = max(counts), max(options.teacher_points), options.teacher_substeps
+    if steps * points * substeps <= timesteps:
         return
-    if not most:
+    if steps > timesteps:
         raise EvditError(
             f"steps is {options.steps!r}: the noise schedule has {timesteps} timesteps",
             where=options.where("steps") or "distill_mlcd.steps",
             next_steps=["--steps 20"],
         )
+    if steps * points <= timesteps:
+        raise EvditError(
+            f"{steps} steps of {points} teacher points with {substeps} substeps each are {steps * points * substeps}: "
+            f"the noise schedule has {timesteps} timesteps",
+            where=options.where("teacher_substeps") or "distill_mlcd.teacher_substeps",
+            next_steps=[f"--set distill_mlcd.teacher_substeps={timesteps // (steps * points)}"],
+        )
+    most = max(1, timesteps // (steps * substeps))
     fitting = [min(each, most) for each in options.teacher_points]
     fitting = fitting if options.teacher_shares else list(dict.fromkeys(fitting))
     raise EvditError(
@@ -135,7 +143,7 @@ def check_times(options: DistillMlcdOptions, counts: Sequence[int], timesteps: i
         where=options.where("teacher_points") or options.where("steps") or "distill_mlcd.teacher_points",
         next_steps=[
             f"--set distill_mlcd.teacher_points=[{','.join(map(str, fitting))}]",
-            *([f"--steps {timesteps // points}"] if points <= timesteps else []),
+            *([f"--steps {timesteps // (points * substeps)}"] if points * substeps <= timesteps else []),
         ],
     )
 

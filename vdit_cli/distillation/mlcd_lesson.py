@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vdit_cli.backbones.base import TextStates
-from vdit_cli.diffusion.milestones import Milestones, points_at
+from vdit_cli.diffusion.milestones import CLEAN, Milestones, points_at
 from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.distillation.held_clips import HeldClips, held_out_terms
 from vdit_cli.distillation.mlcd import Networks, guided, mlcd_losses
@@ -26,6 +26,7 @@ from vdit_cli.distillation.mlcd_segments import (
     times_in,
 )
 from vdit_cli.distillation.samples import LossTerms, Samples
+from vdit_cli.distillation.segment_errors import SegmentError, segment_errors, segment_squares
 from vdit_cli.distillation.student_networks import Learned, Pair, predicting, predicting_with
 from vdit_cli.parallel.groups import ALONE, Ranks
 from vdit_cli.recipe_training import DistillMlcdOptions
@@ -72,6 +73,21 @@ class Lesson:
 
         return held_out_terms(self.options, self.clips, self.ranks, terms_of)
 
+    @torch.no_grad()
+    def segment_errors(self) -> list[SegmentError]:
+        """How near the student is to its teacher in each segment, on the held clips; all ranks must ask."""
+        path = segments_of(self.options, self.steps, self.schedule.timesteps)
+        times, truth = (*path.sampled, CLEAN), self.options.truth_steps
+
+        def squares_of(samples: Samples, items: range) -> LossTerms:
+            x0, text = self.clips.batch(items)
+            noise, kind = samples.normal("noise", *x0.shape[1:]), self.pair.teacher.prediction
+            return segment_squares(self._networks(text), kind, self.schedule, x0, noise, times, truth)
+
+        squares = held_out_terms(self.options, self.clips, self.ranks, squares_of)
+        means = self.ranks.sum(torch.stack(list(squares.values())))
+        return segment_errors(dict(zip(squares, means.tolist(), strict=True)), times)
+
     def _losses(self, samples: Samples, items: Sequence[int], segment_B: Tensor, path: Milestones) -> dict[str, Tensor]:
         options = self.options
         x0, text = self.clips.batch(items)
@@ -87,6 +103,7 @@ class Lesson:
             times_in(path, segment_B, samples),
             cap=options.weight_cap,
             c=options.huber_c,
+            substeps=options.teacher_substeps,
         )
 
     def path_at(self, iteration: int) -> Milestones:

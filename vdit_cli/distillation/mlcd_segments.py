@@ -92,7 +92,14 @@ def check_segments(options: DistillMlcdOptions, counts: Sequence[int], timesteps
     fix = f"--set distill_mlcd.milestones=[{even}]"
     if any(above <= below for above, below in pairwise((*placed, CLEAN))) or placed[0] >= timesteps:
         raise _refused(options, "milestones", f"must fall from at most {timesteps - 1} to at least 0", fix)
-    room = shortest(placed)
+    room, substeps = shortest(placed), options.teacher_substeps
+    if points <= room < points * substeps:
+        raise _refused(
+            options,
+            "milestones",
+            f"leave {counted(room, 'timestep')} to a segment of {points} teacher points with {substeps} substeps each",
+            f"--set distill_mlcd.teacher_substeps={room // points}",
+        )
     if room < points:
         fitting = [min(each, room) for each in options.teacher_points]
         fitting = fitting if options.teacher_shares else list(dict.fromkeys(fitting))
