@@ -138,6 +138,18 @@ def test_a_folder_from_elsewhere_is_refused(whole: Whole, evdit):
     assert code == 2 and "videos is a run of evdit generate: evdit run leaves it alone" in err
 
 
+def test_a_stage_that_its_own_command_made_is_one_of_the_whole(tmp_path: Path, evdit):
+    """As where it was made on several GPUs: it is the same run, and is done."""
+    words = write_inputs(tmp_path)
+    assert evdit(*words, "--set", "run.stages=[prepare_data]")[0] == 0
+    own = [word for at, word in enumerate(words) if words[at - 1] == "--set" and word.startswith("search_masks")]
+    sets = [word for each in own for word in ("--set", each)]
+    flags = ["--config", words[1], *sets, "--model", str(tmp_path / "model"), "-o", "run/search-masks"]
+    assert evdit("search-masks", *flags)[0] == 0
+    code, _, err = evdit(*words, "--set", "run.stages=[prepare_data,search_masks]")
+    assert code == 0 and err.count("is done already") == 2
+
+
 def killed_in_the_search(words: list[str]) -> int:
     """The command in this process, which is killed once the first trajectory's file is there."""
     write = PairNumbers.write
