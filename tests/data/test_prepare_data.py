@@ -16,7 +16,7 @@ import torch
 from tests.closeness import assert_close
 from tests.tiny_pipeline import VIDEO_FRAMES, write_pipeline
 from vdit_cli.artifacts.receipt import Receipt
-from vdit_cli.artifacts.run_dir import RunDir
+from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.artifacts.video_file import read_metadata, read_video
 from vdit_cli.backbones.base import Backbone
 from vdit_cli.backbones.registry import find_source, open_backbone
@@ -160,6 +160,12 @@ def test_a_stop_keeps_whole_shards_and_the_rest_is_made_later(model: Path, tmp_p
     options = {"count": 7, "shard_clips": 2}
     with pytest.raises(Interrupted, match="stopped: 4 of 7 clips are on the disk"):
         prepared(model, tmp_path / "data", StopsAfter(5), **options)
+    other = RunDir.start(tmp_path / "other", Request("distill-kd", "tiny", {}))
+    with other:
+        pass
+    with pytest.raises(EvditError, match="holds no prepared data: it is a run of evdit distill-kd") as told:
+        open_data(tmp_path / "other")
+    assert [step.split(" -o ")[0] for step in told.value.next_steps] == ["evdit prepare-data --source shapes"]
     with pytest.raises(EvditError, match="its run is interrupted, not done") as told:
         open_data(tmp_path / "data")
     assert "run.json again" in told.value.next_steps[0]

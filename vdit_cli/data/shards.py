@@ -227,8 +227,11 @@ def open_data(folder: Path | str, wanted: DataFacts | None = None) -> Clips:
     """
     folder = Path(folder)
     if not (folder / INDEX).is_file():
-        state = RunDir.open(folder).state() if (folder / "run.json").is_file() else None
+        run = RunDir.open(folder) if (folder / "run.json").is_file() else None
+        is_other = run is not None and run.manifest["command"] != "prepare-data"
+        state = run.state() if run and not is_other and not run.is_done() else None
         why = "it has no index.json" if state is None else f"its run is {state}, not done"
+        why = f"it is a run of evdit {run.manifest['command']}" if run and is_other else why
         place = folder if state is None and is_free(folder) else free_name(folder)
         steps = [f"evdit prepare-data --source shapes -o {quoted(place)}"]
         if state is not None:

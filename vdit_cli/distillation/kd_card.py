@@ -27,6 +27,7 @@ def kd_card(job: KdJob, losses: Sequence[float], layers: Sequence[TaughtLayer], 
     shares = ", ".join(f"{each.layer}: {each.left:.2f}" for each in layers)
     left = f"| attention loss left, by layer | {shares} |\n" if layers else ""
     changed = f"| changed on the way | {'; '.join(changes)} |\n" if changes else ""
+    loss = ", ".join(f"{each:.4g}" for each in dict.fromkeys((losses[0], losses[-1])))
     return f"""# A student of {job.start.name} under {masks_told(job.plan)}: {counted(own.steps, "step")}, {how}
 
 Made by `evdit distill-kd` (knowledge distillation under tile masks, arXiv 2502.06155): the teacher is its start, dense.
@@ -42,7 +43,7 @@ It is a transformer alone: VAE, text encoder and tokenizer are {job.start.name}'
 | data | {data} |
 | start | {printable(options.checkpoint or job.start.name)} |
 | loss | {terms} |
-{changed}| loss at first and at the end | {losses[0]:.4g}, {losses[-1]:.4g} |
+{changed}| loss {"at first and " if len(losses) > 1 else ""}at the end | {loss} |
 {left}
 `plan.json` holds the masks: `evdit generate --checkpoint` wears them unasked, `--masks none` is full attention.
 """

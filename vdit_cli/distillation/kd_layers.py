@@ -50,23 +50,28 @@ def write_layers(layers: list[TaughtLayer], file: Path) -> None:
 def layer_lines(layers: list[TaughtLayer], plan: MaskPlan, place: Path) -> list[str]:
     """The report as lines of text; a layer that learnt hardly anything is told with what denser masks would cost.
 
-    `place` is where the plan lies.
+    `place` is where the plan lies. The commands that give such layers a denser mask work one after another.
     """
     lines = ["attention loss of held-out clips", "layer  mask    before     after      after/before"]
     for each in layers:
         told = f"{each.layer:5d}  {each.mask:6s}  {each.before:<9.4g}  {each.after:<9.4g}  {each.left:.2f}"
         lines.append(told)
+    same: dict[TileMask, list[int]] = {}
     for each in layers:
-        mask = plan.masks[each.layer]
-        denser = denser_masks(mask)
-        if each.left <= HARDLY or not denser:
+        if each.left > HARDLY:
+            same.setdefault(plan.masks[each.layer], []).append(each.layer)
+    source, overwrite = quoted(str(place)), ""
+    for mask, which in same.items():
+        if not (denser := denser_masks(mask)):
             continue
-        costs = ", ".join(f"{other.name} keeps {other.kept_tiles}" for other in denser)
-        relax = f"evdit masks relax {quoted(str(place))} --layer {each.layer} --to {denser[0].name} -o plan.json"
+        numbers, costs = ",".join(map(str, which)), ", ".join(f"{each.name} {each.kept_tiles}" for each in denser)
+        names = f"layer {numbers} has" if len(which) == 1 else f"layers {numbers} have"
+        relax = f"evdit masks relax {source} --layer {numbers} --to {denser[0].name} -o plan.json{overwrite}"
         lines.append(
-            f"layer {each.layer}: {each.left:.2f} of its loss is left under {each.mask}, which keeps {mask.kept_tiles} "
-            f"of {mask.frames**2} tiles; {costs}: {relax}"
+            f"{names} more than {HARDLY:g} of the loss under {mask.name}, which keeps {mask.kept_tiles} of "
+            f"{mask.frames**2} tiles; denser masks keep more ({costs}): {relax}"
         )
+        source, overwrite = "plan.json", " --overwrite"
     return lines
 
 

@@ -272,9 +272,11 @@ def classed(pairs: Sequence[Pair]) -> list[Pair]:
 def chosen(pairs: Sequence[Pair], limit: int) -> list[Pair]:
     """At most `limit` of pairs that are sorted already: half of large motion, as far as there are, behind the others.
 
-    Of each class those that differ most; what one class has too few for goes to the other.
+    Of each class those that differ most; what one class has too few for goes to the other. A single one is of either.
     """
     large, others = ([pair for pair in pairs if pair.is_large is wanted] for wanted in (True, False))
+    if limit == 1:
+        return list(pairs[:1])
     room = max(min(limit // 2, len(large)), limit - len(others))
     return [*others[: max(limit - room, 0)], *large[:room]]
 

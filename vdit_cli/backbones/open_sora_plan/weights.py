@@ -52,12 +52,15 @@ class Weights:
         """Digest of the weights and of what is added to them. Raises EvditError (2) for an adapter to other weights."""
         trained_on = self._lineage.weights[:1] if self.adapter else ()
         if trained_on not in ((), (self.stored_digest,)):
+            # An adapter lies in the folder of the student that has it merged.
+            merged, adapter = Path(str(self.adapter)).parent, quoted(str(self.adapter))
+            steps = [f"--checkpoint START --lora {adapter}  (evdit generate; START is what its training started from)"]
+            if (merged / "config.json").is_file():
+                steps.append(f"--checkpoint {quoted(str(merged))}  (the student with the adapter merged)")
             raise EvditError(
                 f"the adapter was trained on weights {trained_on[0][:12]}, the model's are {self.stored_digest[:12]}",
                 where=f"--checkpoint {self.adapter}",
-                next_steps=[
-                    f"--checkpoint START --lora {quoted(str(self.adapter))}  (START is what its training started from)"
-                ],
+                next_steps=steps,
             )
         return self._digest_with(self.loras)
 
