@@ -153,8 +153,12 @@ def seal(
     Its content is checked and its digest written anew, so that commands take it. What was predicted before the edit is
     left out, and made_by says that it was edited. A plan that is not whole and consistent is refused and left as it is.
     """
-    found, console = MaskPlan.read(plan, sealed=False), Console()
-    if not is_sealed(found):
+    console = Console()
+    try:
+        found, is_sealed = MaskPlan.read(plan), True
+    except EvditError:
+        found, is_sealed = MaskPlan.read(plan, sealed=False), False
+    if not is_sealed:
         if found.predicted:
             console.say(f"left out, as it was predicted before the edit: {', '.join(found.predicted)}")
         again = found.made_by.get("command") == EDITED
@@ -169,15 +173,6 @@ def seal(
         console.json("evdit.masks-seal/1", {"file": str(file), "digest": found.digest})
     else:
         console.data(f"sealed {file}: digest {found.digest}")
-
-
-def is_sealed(plan: MaskPlan) -> bool:
-    """Whether the plan's file holds the digest of its content."""
-    try:
-        MaskPlan.read(plan.origin or "")
-    except EvditError:
-        return False
-    return True
 
 
 @app.command("retarget", cls=HelpPage, epilog="evdit masks retarget plan.json --frames 93 -o plan-93.json")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from vdit_cli.artifacts.run_dir import Request
@@ -18,9 +18,9 @@ from vdit_cli.distillation.kd_networks import open_kd, start_adapter
 from vdit_cli.distillation.student_job import (
     HOW,
     StudentJob,
-    check_clips,
     check_data,
     check_student_options,
+    fitted_to,
     trains_nothing,
 )
 from vdit_cli.errors import EvditError, quoted
@@ -121,9 +121,7 @@ def prepare(options: DistillKdOptions, clips: Clips, ranks: Ranks, progress: Pro
             where=f"--masks {options.masks}",
             next_steps=[f"evdit search-masks --model {quoted(options.model)}{of_start} -o masks", "--masks masks"],
         )
-    previews, held_out = min(options.previews, len(clips)), min(options.held_out, len(clips) // 8)
-    options = replace(options, previews=previews, held_out=held_out)
-    check_clips(options, clips)
+    options = fitted_to(clips, options)
     schedule = NoiseSchedule.from_config(start.scheduler_config)
     adapter = start_adapter(start, options)
     return KdJob(options, clips, pair, plan, schedule, device, ranks, start, adapter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from vdit_cli.artifacts.run_dir import Request
@@ -17,9 +17,9 @@ from vdit_cli.distillation.mlcd_segments import check_segments, segments_of
 from vdit_cli.distillation.student_job import (
     HOW,
     StudentJob,
-    check_clips,
     check_data,
     check_student_options,
+    fitted_to,
     trains_nothing,
 )
 from vdit_cli.distillation.student_networks import Pair, open_pair
@@ -177,9 +177,7 @@ def prepare(options: DistillMlcdOptions, counts: Sequence[int], clips: Clips, ra
         for points in options.teacher_points:
             segments_of(options, steps, schedule.timesteps, points)
     plan = find_plan(options.masks, pair.student, spec, options.allow_other_weights)
-    previews, held_out = min(options.previews, len(clips)), min(options.held_out, len(clips) // 8)
-    options = replace(options, previews=previews, held_out=held_out)
-    check_clips(options, clips)
+    options = fitted_to(clips, options)
     worn = None if plan.is_dense else plan
     return Job(options, clips, pair, worn, schedule, device, ranks, tuple(counts))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -26,6 +27,7 @@ from vdit_cli.sampling.plans import check_kernel
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.tiles.plan import MaskPlan
 
+Options = TypeVar("Options", bound=StudentOptions)
 HOW = (
     "device",
     "kernel",
@@ -150,8 +152,13 @@ def check_data(options: StudentOptions, clips: Clips, teacher: Backbone) -> Samp
     return SampleSpec(size["video_frames"], size["height"], size["width"], 1, 1.0, "milestones")
 
 
-def check_clips(options: StudentOptions, clips: Clips) -> None:
-    """Raise EvditError (2) where more clips are to be trained on than are not held out."""
+def fitted_to(clips: Clips, options: Options) -> Options:
+    """The options with no more previews than there are clips, and at most an eighth of these held out.
+
+    Raises EvditError (2) where more clips are to be trained on than are not held out.
+    """
+    previews, held_out = min(options.previews, len(clips)), min(options.held_out, len(clips) // 8)
+    options = replace(options, previews=previews, held_out=held_out)
     most = len(clips) - options.held_out
     if options.clips is not None and options.clips > most:
         raise EvditError(
@@ -159,6 +166,7 @@ def check_clips(options: StudentOptions, clips: Clips) -> None:
             where=options.where("clips") or f"{options.SECTION}.clips",
             next_steps=[f"--set {options.SECTION}.clips={most}"],
         )
+    return options
 
 
 def trains_nothing(options: StudentOptions, keys: Sequence[str]) -> list[str]:

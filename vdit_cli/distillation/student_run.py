@@ -28,6 +28,7 @@ from vdit_cli.errors import quoted
 from vdit_cli.parallel.groups import Ranks
 from vdit_cli.sampling.plans import fallbacks
 from vdit_cli.sampling.sample import SampleSpec
+from vdit_cli.tiles.mask import mean_kept_share
 from vdit_cli.timing import Progress, Stopwatch
 
 STUDENT = "student"
@@ -172,7 +173,7 @@ def write_receipt(
     `sampled` is its scheduler, its timesteps and its guidance.
     """
     device, (scheduler, timesteps, guidance) = job.device, sampled
-    kept = sum(attend.mask.kept_share for attend in attends) / len(attends) if attends else 1.0
+    kept = mean_kept_share([attend.mask for attend in attends]) if attends else 1.0
     Receipt(
         asked=dict(request.values),
         ran=Ran(
