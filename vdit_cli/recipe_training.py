@@ -177,7 +177,7 @@ class DistillMlcdOptions(StudentOptions):
     teacher_points: tuple[int, ...] = knob((2, 5, 25), "steps of the teacher in each of the student's, coarse to fine")
     teacher_shares: tuple[float, ...] = knob((), "share of the iterations for each of them; empty: alike")
     teacher_substeps: int = knob(
-        1, "steps that the teacher takes from one of these points to the next, each of them a run of it", at_least=1
+        1, "steps of second order that the teacher takes from a point to the next, each of them a run of it", at_least=1
     )
     truth_steps: int = knob(
         0,

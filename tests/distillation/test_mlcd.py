@@ -8,9 +8,10 @@ from torch import Tensor
 
 from tests.closeness import assert_close
 from vdit_cli.diffusion.milestones import CLEAN, Milestones, signal_and_noise
-from vdit_cli.diffusion.prediction import target
+from vdit_cli.diffusion.prediction import target, x0_from
 from vdit_cli.diffusion.schedules import NoiseSchedule
-from vdit_cli.distillation.mlcd import Networks, guided, mlcd_losses
+from vdit_cli.diffusion.solvers import make_scheduler, set_steps
+from vdit_cli.distillation.mlcd import Networks, guided, mlcd_losses, straight
 
 MEAN, VARIANCE = 0.7, 0.25
 SCHEDULES = {
@@ -73,18 +74,15 @@ class Gaussian:
 
         return predict
 
-    def terms(self, bias: float | Tensor = 0.0, *, times=None, teacher=None, **settings: float) -> dict[str, Tensor]:
-        """The loss on every grid point once, the student `bias` away from the exact consistency function.
-
-        `times` are those of another grid, `teacher` one whose grid has the times that its substeps come by.
-        """
-        times = times or self.path.at(torch.arange(1, len(self.path.grid)))
+    def terms(self, bias: float | Tensor = 0.0) -> dict[str, Tensor]:
+        """The loss on every grid point once, the student `bias` away from the exact consistency function."""
+        times = self.path.at(torch.arange(1, len(self.path.grid)))
         generator = torch.Generator().manual_seed(0)
         x0 = MEAN + VARIANCE**0.5 * torch.randn(len(times[0]), *SHAPE, generator=generator, dtype=torch.float64)
         eps = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
         student = self.network(self.consistency, bias)
-        networks = Networks(student, student, (teacher or self).network(self.denoiser))
-        losses = mlcd_losses(networks, self.kind, self.schedule, x0, eps, times, **settings)
+        networks = Networks(student, student, self.network(self.denoiser))
+        losses = mlcd_losses(networks, self.kind, self.schedule, x0, eps, times)
         return {name: each.mean() for name, each in losses.items()}
 
 
@@ -101,14 +99,63 @@ def test_the_exact_consistency_function_has_no_loss(kind, steps, points):
 
 @pytest.mark.numerical
 @pytest.mark.parametrize("kind", SCHEDULES)
-@pytest.mark.parametrize(("steps", "points", "substeps"), [(4, 1, 5), (4, 1, 25), (2, 5, 5), (20, 1, 2), (5, 2, 3)])
-def test_substeps_of_the_teacher_lead_where_as_many_points_do(kind, steps, points, substeps):
-    """The exact function of the finer grid has no loss on the coarser one, and that of the coarser one has."""
-    fine, coarse = (Gaussian(kind, Milestones(steps, each)) for each in (points * substeps, points))
-    assert set(coarse.path.grid) < set(fine.path.grid)
-    times = coarse.path.at(torch.arange(1, len(coarse.path.grid)))
-    right, wrong = (exact.terms(times=times, substeps=substeps, teacher=fine) for exact in (fine, coarse))
-    assert_close({"loss": right["loss"]}, {"loss": 0}, planted={"loss": wrong["loss"]})
+@pytest.mark.parametrize(("segments", "steps"), [(4, 1), (4, 5), (4, 25), (20, 2)])
+def test_steps_of_first_order_lead_where_as_many_points_do(kind, segments, steps):
+    """The exact function of a grid of so many points tells the x0 of as many DDIM steps, on its way and past it."""
+    exact, coarse = Gaussian(kind, Milestones(segments, steps)), Milestones(segments, 1)
+    t_B, u_B, _ = coarse.at(torch.arange(1, segments + 1))
+    x = torch.randn(segments, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (a, s), (a_u, s_u) = (signal_and_noise(exact.schedule, each) for each in (t_B, u_B))
+    x0, end = straight(exact.network(exact.denoiser), kind, exact.schedule, x, t_B, u_B, steps, order=1)
+    told = exact.network(exact.consistency)(x, t_B)
+    other = exact.network(exact.consistency, 0.01)(x, t_B)
+    expected, planted = (x0_from(kind, each, x, a, s) for each in (told, other))
+    assert_close({"x0": x0}, {"x0": expected}, planted={"x0": planted})
+    assert_close({"end": end}, {"end": a_u * expected + s_u / s * (x - a * expected)}, planted={"end": end + 1e-3})
+
+
+@pytest.mark.numerical
+@pytest.mark.parametrize("kind", ["eps", "v"])
+@pytest.mark.parametrize("end", [499, CLEAN])
+def test_steps_of_second_order_lead_where_dpm_solver_does(kind, end):
+    """diffusers' DPM++ 2M over the same timesteps; its last step before clean data is of first order, as ours."""
+    config = {"prediction_type": {"eps": "epsilon", "v": "v_prediction"}[kind]}
+    times = (999, 874, 749, 624, 499) if end == 499 else (249, 199, 149, 99, 49)
+    exact = Gaussian(kind, Milestones(1000, 1))
+    solver = make_scheduler("dpm++2m", config, ",".join(map(str, times)))
+    set_steps(solver, len(times))
+    first = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, network = first, exact.network(exact.denoiser)
+    for t in times[: 4 if end == 499 else 5]:
+        x = solver.step(network(x, torch.full((2,), t)), t, x).prev_sample
+    steps = 4 if end == 499 else 5
+    t_B, u_B = torch.full((2,), times[0]), torch.full((2,), end)
+    (x0, found), (_, plain) = (
+        straight(network, kind, exact.schedule, first, t_B, u_B, steps, order=order) for order in (2, 1)
+    )
+    assert_close({"end": found}, {"end": x}, rtol=1e-5, atol=1e-5, planted={"end": plain})
+    (a, s), (a_u, s_u) = (signal_and_noise(exact.schedule, each) for each in (t_B, u_B))
+    assert_close({"one step": a_u * x0 + s_u / s * (first - a * x0)}, {"one step": found}, planted={"one step": plain})
+
+
+@pytest.mark.numerical
+def test_substeps_of_the_loss_are_of_second_order():
+    """A student that tells where they lead has no loss, one that tells where DDIM's lead has; at pure noise too."""
+    for kind in SCHEDULES:
+        exact, path = Gaussian(kind, Milestones(1000, 1)), Milestones(4, 1)
+        times, network = path.at(torch.arange(1, 5)), exact.network(exact.denoiser)
+        x0 = torch.full((4, *SHAPE), MEAN, dtype=torch.float64)
+        losses = {}
+        for order in (2, 1):
+
+            def student(x: Tensor, t_B: Tensor, order=order, exact=exact, network=network, times=times) -> Tensor:
+                (a, s), u_B = signal_and_noise(exact.schedule, t_B), times[1]
+                told, _ = straight(network, exact.kind, exact.schedule, x, t_B, u_B, 5, order=order)
+                return target(exact.kind, told, (x - a * told) / s, a, s)
+
+            networks = Networks(student, None, network)
+            losses[order] = mlcd_losses(networks, kind, exact.schedule, x0, x0, times, substeps=5)["loss"]
+        assert_close({"loss": losses[2]}, {"loss": torch.zeros(4, dtype=torch.float64)}, planted={"loss": losses[1]})
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)

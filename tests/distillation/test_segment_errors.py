@@ -33,11 +33,13 @@ def teacher(x: Tensor, t_B: Tensor) -> Tensor:
 
 
 def worth_so_many(steps: int) -> Predict:
-    """A student whose step from each of TIMES lands where so many of the teacher's do."""
+    """A student whose step from each of TIMES lands where so many of the teacher's DDIM steps do, or the truth's."""
 
     def predict(x: Tensor, t_B: Tensor) -> Tensor:
         end = TIMES[TIMES.index(int(t_B[0])) + 1]
-        x0, _ = straight(teacher, "v", SCHEDULE, x, t_B, torch.full_like(t_B, end), steps)
+        x0, _ = straight(
+            teacher, "v", SCHEDULE, x, t_B, torch.full_like(t_B, end), steps, order=2 if steps == TRUTH else 1
+        )
         a, s = signal_and_noise(SCHEDULE, t_B)
         return target("v", x0, (x - a * x0) / s, a, s)
 

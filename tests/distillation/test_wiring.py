@@ -189,6 +189,22 @@ def test_the_target_is_asked_where_the_guided_teacher_leads(told: tuple[str, Les
 
 
 @pytest.mark.numerical
+@pytest.mark.parametrize("target", ["average", "student"])
+def test_with_one_point_the_teacher_alone_is_asked(tmp_path: Path, target: str):
+    """Its point is the segment's end: nobody stands in for what comes after, and the loss is as it was."""
+    made = lesson(tmp_path, teacher_points=(1, 2), teacher_shares=(0.5, 0.5), guidance="kept", target=target)
+    first, rest = made.calls[:4], [call.who for call in made.calls[4:]]
+    assert [call.who for call in first] == ["teacher", "student"] * 2 and rest == ["teacher", "student", "student"] * 2
+    for (teacher, student), told in zip((first[:2], first[2:]), made.metrics, strict=False):
+        below, tau = times_of(student.t, 1)
+        assert below == tau
+        (a, s), (a_u, s_u) = shares(student.t), shares(below)
+        x0 = told_x0(teacher, teacher.table, teacher.texts)
+        leads = student._replace(x=a_u * x0 + s_u / s * (student.x - a * x0))
+        assert_close(told["loss"], losses_of(leads, student, below, tau).mean().item(), rtol=1e-3)
+
+
+@pytest.mark.numerical
 def test_whose_parameters_each_call_has(told: tuple[str, Lesson]):
     """The teacher's never change; the student's do; the target's are their moving average; only the student learns."""
     made = told[1]

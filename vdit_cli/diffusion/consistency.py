@@ -6,6 +6,9 @@ Source: multi-step consistency models, arXiv 2403.06807; latent consistency with
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from vdit_cli.diffusion.prediction import x0_gain
@@ -17,6 +20,18 @@ def step(x: Tensor, x0: Tensor, a_t: Tensor, s_t: Tensor, a_u: Tensor, s_u: Tens
     A DDIM step without noise (Eq. 12 of arXiv 2010.02502 at sigma = 0); with a = 1 - s it is an Euler step.
     """
     return a_u * x0 + (s_u / s_t) * (x - a_t * x0)
+
+
+def ahead(x0: Tensor, before: Tensor, shares: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """The clean data that a step of second order takes: the one told, moved on as it has moved since the step before.
+
+    x0 + h / (2 h_before) (x0 - before), h the way in log(a / s); `shares` are (a, s) at the time before, now and next.
+    A way that begins at pure noise or ends on clean data has no length: there the step is of first order.
+    Source: DPM-Solver++ 2M, arXiv 2211.01095, Eq. 9 and its final step.
+    """
+    last, now, after = (a.log() - s.log() for a, s in shares)
+    share = (after - now) / (2 * (now - last))
+    return x0 + share.where(share.isfinite(), torch.zeros_like(share)).to(x0) * (x0 - before)
 
 
 def span(a_t: Tensor, s_t: Tensor, a_tau: Tensor, s_tau: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class Lesson:
         def squares_of(samples: Samples, items: range) -> LossTerms:
             x0, text = self.clips.batch(items)
             noise, kind = samples.normal("noise", *x0.shape[1:]), self.pair.teacher.prediction
-            return segment_squares(self._networks(text), kind, self.schedule, x0, noise, times, truth)
+            return segment_squares(self._networks(text, path.points), kind, self.schedule, x0, noise, times, truth)
 
         squares = held_out_terms(self.options, self.clips, self.ranks, squares_of)
         means = self.ranks.sum(torch.stack(list(squares.values())))
@@ -95,7 +95,7 @@ class Lesson:
             text = self.clips.some_emptied(text, samples, options.null_share)
         eps = samples.normal("noise", *x0.shape[1:])
         return mlcd_losses(
-            self._networks(text),
+            self._networks(text, path.points),
             self.pair.teacher.prediction,
             self.schedule,
             x0,
@@ -112,11 +112,11 @@ class Lesson:
         points = points_at(iteration, options.iterations, options.teacher_points, options.teacher_shares)
         return segments_of(options, self.steps, self.schedule.timesteps, points)
 
-    def _networks(self, text: TextStates) -> Networks:
+    def _networks(self, text: TextStates, points: int) -> Networks:
         options, pair = self.options, self.pair
         student = predicting(pair.student, text, options.precision)
-        target = student
-        if options.target == "average":
+        target = None if points == 1 else student  # with one point all targets are the teacher's own
+        if points > 1 and options.target == "average":
             target = predicting_with(pair.student, self.learned.part("target"), text, options.precision)
         if options.guidance == "kept" or self.teacher_guidance == 1.0:
             return Networks(student, target, predicting(pair.teacher, text, options.precision))
