@@ -71,6 +71,9 @@ class GenerateOptions(Section):
     compile: Literal["auto", "blocks", "none"] = knob(
         "auto", "compile the transformer's blocks; auto does on a GPU for long videos, never on the CPU"
     )
+    files: Literal["mp4", "gif", "webp", "png"] = knob(
+        "mp4", "what each of several videos is written as; png: a folder of PNGs, whose frames no codec blurs"
+    )
     metadata: bool = knob(True, "write prompt, seed and model into the video file")
 
 

@@ -165,6 +165,32 @@ def test_several_prompts_go_into_a_folder_that_the_same_command_goes_on_from(bac
     assert made[0].path.stat().st_mtime_ns == times[made[0].path]
 
 
+def test_several_videos_can_be_folders_of_pngs_or_another_kind(backbone, tmp_path):
+    """Exact frames; a lost one is made again, what somebody put into one of them stays."""
+    made = _make(tmp_path / "png", "1", "2", files="png")
+    assert [video.path.name for video in made] == ["0000-1", "0001-2"]
+    frames = read_video(made[1].path)[0]
+    assert np.array_equal(frames, read_video(_make(tmp_path / "alone", "2", seed=1)[0].path)[0])
+    (made[1].path / "00002.png").unlink()
+    (made[1].path / "note.txt").write_text("mine", encoding="utf-8")
+    progress = Silent()
+    _make(tmp_path / "png", "1", "2", files="png", progress=progress)
+    assert any("0001-2 or its receipt is gone or damaged" in line for line in progress.lines)
+    assert np.array_equal(read_video(made[1].path)[0], frames)
+    assert [file.read_text(encoding="utf-8") for file in (tmp_path / "png").rglob("note.txt")] == ["mine"]
+    with pytest.raises(EvditError, match="files"):
+        _make(tmp_path / "png", "1", "2", files="gif")
+    names = [video.path.name for video in _make(tmp_path / "gif", "1", "2", files="gif")]
+    assert names == ["0000-1.gif", "0001-2.gif"] and read_video(tmp_path / "gif" / names[0])[0].shape == frames.shape
+
+
+def test_one_video_is_written_as_its_name_tells(backbone, tmp_path):
+    progress = Silent()
+    _make(tmp_path / "out.gif", "1", files="png", progress=progress)
+    assert (tmp_path / "out.gif").is_file()
+    assert any(line.startswith("generate.files has no effect") for line in progress.lines)
+
+
 def test_a_folder_of_another_command_is_refused_with_what_differs(backbone, tmp_path):
     _make(tmp_path / "out", "1", "2", steps=2)
     with pytest.raises(EvditError, match=r"steps: was 2, is 3") as caught:

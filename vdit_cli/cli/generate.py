@@ -63,6 +63,7 @@ def command(
     vae_tiling: Annotated[bool | None, knob_option("generate.vae_tiling")] = None,
     kernel: Annotated[str | None, knob_option("generate.kernel")] = None,
     strict: Annotated[bool | None, knob_option("generate.strict")] = None,
+    files: Annotated[str | None, knob_option("generate.files", metavar="mp4|gif|webp|png")] = None,
     metadata: Annotated[bool | None, knob_option("generate.metadata")] = None,
     config: Config = None,
     sets: Set = None,

@@ -77,17 +77,20 @@ def generate(options: GenerateOptions, asked: Asked, progress: Progress) -> list
     if out is not None and is_single(out, prompts, options.num, asked.prompts_file is not None):
         clip = Clip(prompts[0], options.seed, out)
         check_file(clip, asked.overwrite)
+        if options.files != "mp4":
+            where = options.where("files") or "generate.files"
+            progress.say(f"{where} has no effect: the name of a single video tells what it is written as")
         with clock.phase("load"):
             job = prepare(options, prompts, progress)
         finished = Making(job, [clip], None, asked.overwrite, clock, progress).videos()
         return [Made(clip.path, Receipt.read(clip.sidecar)) for clip in finished]
     if out is not None:
         check_folder(out, asked.overwrite)
-    check_encoder(".mp4")
+    check_encoder(f".{options.files}")
     with clock.phase("load"):
         job = prepare(options, prompts, progress)
     with open_run(out, request_of(job, prompts), asked.overwrite) as run:
-        clips = clips_in(run.path, prompts, options.num, options.seed)
+        clips = clips_in(run.path, prompts, options.num, options.seed, options.files)
         left = waiting(run, clips)
         if len(left) < len(clips):
             progress.say(f"{len(clips) - len(left)} of {len(clips)} videos in {run.path} are done already")
@@ -269,6 +272,8 @@ def seeds_text(options: GenerateOptions, prompts: int) -> str:
 def request_of(job: Job, prompts: Sequence[str]) -> Request:
     """What decides the videos of a folder: the prompts, and the options but for `HOW` with the defaults filled in."""
     values = {name: value for name, value in job.values.items() if name not in HOW}
+    if values["files"] == "mp4":
+        del values["files"]  # folders of an evdit that wrote nothing else go on
     digests = {"plan": job.plan.digest, "weights": job.backbone.weights_digest}
     return Request(
         command=COMMAND,

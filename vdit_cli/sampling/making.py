@@ -220,7 +220,7 @@ class Making:
                 self.progress.say(f"warning: {error.what}, made by another while this was computed: see {free.path}")
                 return free
             return clip
-        for place in (clip.path, clip.sidecar):
+        for place in (clip.path, clip.sidecar) if clip.path.suffix else (clip.sidecar,):
             aside = step_aside(place)
             if aside is not None:
                 self.progress.say(f"{place} was a folder: it is now {aside}")

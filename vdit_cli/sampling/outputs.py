@@ -58,10 +58,11 @@ def is_single(out: Path, prompts: Sequence[str], num: int, from_file: bool) -> b
     return False
 
 
-def clips_in(folder: Path, prompts: Sequence[str], num: int, seed: int) -> list[Clip]:
-    """The clips of `num` videos a prompt, video i with seed + i, named by number and prompt."""
+def clips_in(folder: Path, prompts: Sequence[str], num: int, seed: int, files: str) -> list[Clip]:
+    """The clips of `num` videos a prompt, video i with seed + i, named by number and prompt; "png" are folders."""
     every = [prompt for prompt in prompts for _ in range(num)]
-    return [Clip(prompt, seed + i, folder / f"{i:04d}-{slug(prompt)}.mp4") for i, prompt in enumerate(every)]
+    suffix = "" if files == "png" else f".{files}"
+    return [Clip(prompt, seed + i, folder / f"{i:04d}-{slug(prompt)}{suffix}") for i, prompt in enumerate(every)]
 
 
 def slug(prompt: str) -> str:

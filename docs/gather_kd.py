@@ -1,0 +1,176 @@
+"""Gather what KD brings back of a masked student's videos into docs/data/kd.json: the tables of docs/results.md.
+
+The scores lie in one folder: `dense` is the student that was masked, and NAME a plan of docs/mask_plans.py: `NAME` has
+the student with these masks put on, `NAME-kd` the student that KD made of it, `NAME-kd-first` one of KD, then MLCD.
+
+evdit search-masks --checkpoint runs/trained/student-4 --by output -o runs/masks/student-4
+python docs/mask_plans.py runs/masks/student-4 runs/plans/student-4
+KD="evdit distill-kd --config recipes/distill-kd.yaml --data data/shapes-20128"
+MLCD="evdit distill-mlcd --config recipes/distill-mlcd.yaml --data data/shapes-20128"
+SHOW="evdit generate --prompts-file recipes/prompts/shapes-held-out.txt --batch 64 --seed 0 --files png"
+$SHOW --checkpoint runs/trained/student-4 -o runs/kd/dense
+for NAME in uniform-4:4 uniform-2:6 uniform-1:7 r-1 r-2 r-3 r-4 r-5 random-3-0 random-3-1 budget-output-3; do
+  PLAN=runs/plans/student-4/$NAME.json
+  $KD --checkpoint runs/trained/student-4 --masks $PLAN -o runs/trained/kd-$NAME
+  $SHOW --checkpoint runs/trained/student-4 --masks $PLAN -o runs/kd/$NAME
+  $SHOW --checkpoint runs/trained/kd-$NAME -o runs/kd/$NAME-kd
+done
+$KD --masks runs/plans/student-4/r-3.json -o runs/trained/first-r-3
+$MLCD --checkpoint runs/trained/first-r-3 -o runs/trained/then-r-3
+$SHOW --checkpoint runs/trained/then-r-3 -o runs/kd/r-3-kd-first
+evdit score runs/kd/dense --json > runs/scores/kd/dense.json
+evdit score runs/kd/NAME --against runs/kd/dense --json > runs/scores/kd/NAME.json
+evdit bench attention --preset open-sora-plan-29 --batch 1 -o runs/attention
+python docs/gather_kd.py runs/scores/kd runs/plans/student-4 runs/masks/student-4 runs/attention
+
+PNG folders, so that PSNR and SSIM are not those of a video's encoding. Plans without a score are counted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gather_masks import Scored, Table, at_equal_cost, read_scores, told
+from script import folder_at, read_json, run
+
+from vdit_cli.data.shapes_prompts import MOTIONS
+from vdit_cli.errors import EvditError
+from vdit_cli.recipe import SearchMasksOptions
+from vdit_cli.search.mask_costs import MaskCosts
+from vdit_cli.search.plan_costs import call_of, read_costs
+from vdit_cli.search.sensitivity import SensitivityTable
+from vdit_cli.tiles.mask import mean_kept_share
+from vdit_cli.tiles.plan import MaskPlan
+
+DATA = Path(__file__).parent / "data" / "kd.json"
+DENSE, AFTER, FIRST = "dense", "-kd", "-kd-first"
+FIVE = "all five"
+
+
+def plan_of(name: str) -> str:
+    """The plan that a score's name tells."""
+    return name.removesuffix(FIRST).removesuffix(AFTER)
+
+
+def brought_back(scores: Mapping[str, Scored], plans: Mapping[str, MaskPlan], costs: MaskCosts) -> Table:
+    """A row a plan, dense first, then by what it keeps: right before and after KD, and after less dense."""
+    dense = scores[DENSE]
+    rows: list[dict[str, Any]] = [{"name": DENSE, "kept": 1.0, "speedup": 1.0, "before": told(dense.mean(FIVE))}]
+    for name, plan in sorted(plans.items(), key=lambda each: -mean_kept_share(each[1].masks)):
+        before, after = scores.get(name), scores.get(name + AFTER)
+        if name == DENSE or after is None:
+            continue
+        rows.append(
+            {
+                "name": name,
+                "kept": mean_kept_share(plan.masks),
+                "speedup": costs.speedup(plan.masks),
+                "before": before and told(before.mean(FIVE)),
+                "after": told(after.mean(FIVE)),
+                "differs": told(after.more_than([dense], FIVE), "+"),
+            }
+        )
+    columns = [["plan", "name", ""], ["kept", "kept", ".3f"], ["attention, times faster", "speedup", ".2f"]]
+    columns += [["all five before KD, 95 %", "before", ""], ["after KD, 95 %", "after", ""]]
+    return {"columns": [*columns, ["after, less the dense one's", "differs", ""]], "rows": rows if rows[1:] else []}
+
+
+def measures(contents: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What the accuracies do not show, a row a set of videos: nearness to the dense student's, motion and flicker."""
+    rows = []
+    for name, content in contents.items():
+        near = content.get("against", {}).get("closeness", {})
+        rows.append(
+            {
+                "name": name,
+                "motion": content["accuracy"]["motion"]["share"],
+                **{key: content["measures"][key] for key in ("overlap", "residual", "frame motion", "flicker")},
+                **{key: near[key]["value"] for key in ("psnr", "ssim") if near.get(key)},
+                "frechet": content["frechet"] and content["frechet"]["distance"],
+            }
+        )
+    columns = [["videos", "name", ""], ["motion", "motion", ".3f"], ["mean IoU", "overlap", ".3f"]]
+    columns += [["off the track, px", "residual", ".2f"], ["frame motion", "frame motion", ".5f"]]
+    columns += [["flicker", "flicker", ".5f"], ["PSNR to dense, dB", "psnr", ".1f"], ["SSIM", "ssim", ".3f"]]
+    return {"columns": [*columns, ["Frechet distance", "frechet", ".3g"]], "rows": rows}
+
+
+def motions(contents: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The share of right motions by what was asked for, a column a set of videos: dense and after KD."""
+    taken = [name for name in contents if name == DENSE or name.endswith(AFTER)]
+    rows = []
+    for motion in MOTIONS:
+        shares = {name: contents[name]["estimates"].get(f"motion: {motion}") for name in taken}
+        rows.append({"motion": motion, **{name: each and each["value"] for name, each in shares.items()}})
+    return {"columns": [["motion", "motion", ""], *([name, name, ".3f"] for name in taken)], "rows": rows}
+
+
+def orders(scores: Mapping[str, Scored]) -> Table:
+    """MLCD then KD beside KD then MLCD, where both were scored."""
+    rows = []
+    for name in scores:
+        if name.endswith(FIRST) and (usual := scores.get(plan_of(name) + AFTER)):
+            first = scores[name]
+            row = {"name": plan_of(name), "usual": told(usual.mean(FIVE)), "first": told(first.mean(FIVE))}
+            rows.append({**row, "differs": told(first.more_than([usual], FIVE), "+")})
+    columns = [["plan", "name", ""], ["MLCD, then KD", "usual", ""], ["KD, then MLCD", "first", ""]]
+    return {"columns": [*columns, ["more of all five, 95 %", "differs", ""]], "rows": rows}
+
+
+def gather(folder: Path, plans: Path, search: Path, costs: str) -> dict[str, Any]:
+    """The file's content from scores, plans, the search and a cost table. Raises EvditError for what does not fit."""
+    scores, table = read_scores(folder), SensitivityTable.read(search)
+    known = {path.stem: MaskPlan.read(path) for path in sorted(plans.glob("*.json"))}
+    if DENSE not in scores:
+        raise EvditError(
+            f"{folder} has no {DENSE}.json: differences are to the student's videos without masks",
+            where=str(folder),
+            next_steps=[f"evdit score runs/kd/{DENSE} --json > {folder / DENSE}.json"],
+        )
+    for name in scores:
+        if plan_of(name) not in known:
+            raise EvditError(f"{plan_of(name)} is no plan of {plans}", where=str(folder / f"{name}.json"))
+    sys.stderr.write(f"{len(scores)} scores, {len(set(known) - set(map(plan_of, scores)))} plans without one\n")
+    options = SearchMasksOptions(costs=costs, costs_at="open-sora-plan-29")
+    found = read_costs(options, table.masks, table.architecture.layers, partial(call_of, table))
+    contents = {
+        name: read_json(folder / f"{name}.json") for name in [DENSE, *(each for each in scores if each != DENSE)]
+    }
+    try:
+        told_by = {"measures": measures(contents), "motions": motions(contents)}
+    except (KeyError, TypeError) as error:
+        raise EvditError(f"a file is no score of `evdit score --json`: {error}", where=str(folder)) from error
+    after = {plan_of(name): scored for name, scored in scores.items() if name.endswith(AFTER)}
+    tables = {
+        "plans": brought_back(scores, known, found.masks),
+        **told_by,
+        "equal": at_equal_cost(after, known),
+        "orders": orders(scores),
+    }
+    return {
+        "costs": found.told,
+        "command": "the lines at the top of docs/gather_kd.py",
+        "tables": {name: each for name, each in tables.items() if each["rows"]},
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read folders of scores and plans, a search and costs; write docs/data/kd.json. Raises EvditError."""
+    if len(arguments) != 4:
+        raise EvditError(
+            f"the script takes SCORES, PLANS, SEARCH and a cost table: {len(arguments)} words were given",
+            next_steps=[
+                "python docs/gather_kd.py runs/scores/kd runs/plans/student-4 runs/masks/student-4 runs/attention"
+            ],
+        )
+    content = gather(*map(folder_at, arguments[:3]), arguments[3])
+    DATA.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
