@@ -96,22 +96,22 @@ def parse(text: str, origin: str, kind: str) -> dict[str, Any]:
         return content
 
     if not text.strip():
-        raise EvditError(f"{Path(origin).name} is empty: a {kind} is a JSON object", where=origin)
+        raise EvditError(f"{Path(origin).name} is empty: {a(kind)} is a JSON object", where=origin)
     try:
         document = json.loads(
             text, parse_constant=refuse_number, parse_float=finite, parse_int=whole, object_pairs_hook=once
         )
         json.dumps(document, ensure_ascii=False).encode("utf-8")  # a lone surrogate can be escaped, but not written
     except (ValueError, RecursionError) as error:
-        raise EvditError(f"not a {kind}: it is not JSON ({error})", where=origin) from error
+        raise EvditError(f"not {a(kind)}: it is not JSON ({error})", where=origin) from error
     if not isinstance(document, dict):
-        raise EvditError(f"not a {kind}: it is a JSON {type(document).__name__}, a {kind} is an object", where=origin)
+        raise EvditError(f"not {a(kind)}: it is a JSON {type(document).__name__}, {a(kind)} is an object", where=origin)
     level: list[Any] = [document]
     for _ in range(DEEPEST):
         level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
         level = [each for each in level if isinstance(each, dict | list)]
     if level:
-        raise EvditError(f"not a {kind}: it is nested in more than {DEEPEST} levels", where=origin)
+        raise EvditError(f"not {a(kind)}: it is nested in more than {DEEPEST} levels", where=origin)
     return document
 
 
@@ -119,9 +119,9 @@ def check_schema(document: dict[str, Any], schema: str, origin: str, kind: str) 
     """Raise EvditError (2) for a document of another schema, or of none."""
     if document.get("schema") != schema:
         raise EvditError(
-            f"unknown schema {brief(document.get('schema'))}: a {kind} of this version must have the schema {schema!r}",
+            f"unknown schema {brief(document.get('schema'))}: {a(kind)} must have the schema {schema!r}",
             where=origin,
-            next_steps=[f"a {kind} made by this version of evdit", "a newer evdit"],
+            next_steps=[f"{a(kind)} made by this version of evdit", "a newer evdit"],
         )
 
 
@@ -146,7 +146,7 @@ def shaped(form: type[T], document: Any, origin: str, kind: str, *, is_open: boo
         told = f"unknown key {steps[-1]!r}: it is none of {', '.join(known)}"
         raise EvditError(told, where=above.rstrip(), next_steps=nearest(str(steps[-1]), known, 1))
     if fault_type == "missing":
-        raise EvditError(f"{steps[-1]} is missing: a {kind} needs it", where=above.rstrip())
+        raise EvditError(f"{steps[-1]} is missing: {a(kind)} needs it", where=above.rstrip())
     if fault_type == "value_error":
         raise EvditError(str(context["error"]), where=place)
     name = " ".join(map(str, steps[-2:] if steps and isinstance(steps[-1], int) else steps[-1:])) or f"the {kind}"
@@ -188,6 +188,11 @@ def advising(next_steps: Sequence[str], exit_code: int = USAGE) -> Iterator[None
         error.next_steps = (*error.next_steps, *next_steps)
         error.exit_code = exit_code
         raise
+
+
+def a(kind: str) -> str:
+    """A kind of file with its article."""
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def brief(value: Any, said: Any = repr) -> str:
