@@ -26,13 +26,20 @@ DEEPEST = 64
 """Levels of lists and objects inside one another."""
 MOST, MOST_SIZE, MOST_SEED, MOST_TEXT = 10**6, 1 << 16, (1 << 63) - 1, 10**4
 """Upper bounds: of counts, of frames and pixels, of seeds, and of the signs of a text."""
+MOST_LAYERS = 1000
+"""Of a network, of its heads, or of steps inside one another [ours; ten times those of published ones]."""
 Count = Annotated[int, Ge(1), Le(MOST)]
 Index = Annotated[int, Ge(0), Le(MOST)]
 Seed = Annotated[int, Ge(0), Le(MOST_SEED)]
+Size = Annotated[int, Ge(1), Le(MOST_SIZE)]
+Layers = Annotated[int, Ge(1), Le(MOST_LAYERS)]
 Text = Annotated[str, MaxLen(MOST_TEXT)]
 Amount = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
 UNKNOWN = "unexpected_keyword_argument"
-"""pydantic's error for a key that a form does not have: it is told first, since a missing one may be that misspelt."""
+"""pydantic's error for a key that a form does not have."""
+ORDER = {UNKNOWN: 0, "missing": 2}
+"""What of several faults is told: a key that is missing may be one that is misspelt."""
 RULES = {
     "int": "a whole number",
     "float": "a number",
@@ -48,18 +55,25 @@ RULES = {
 
 def read_bytes(file: Path, kind: str, where: str | None = None) -> bytes:
     """The content of `file`, which is to hold a `kind` ("plan"). Raises EvditError where it can't be read."""
-    where = where or str(file)
+    check_regular(file, kind, where)
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise EvditError(f"{file} can't be read: {error.strerror or error}", where=where or str(file)) from error
+
+
+def check_regular(file: Path, kind: str, where: str | None = None) -> None:
+    """Raise EvditError for a pipe or a device, which may have no end, and for a file of more than MOST_BYTES."""
     try:
         status = file.stat()
-        if not stat.S_ISREG(status.st_mode) and not file.is_dir():  # a device or a pipe may have no end
-            raise EvditError(f"{file} is no {kind}: it is no regular file", where=where)
-        if status.st_size > MOST_BYTES:
-            told = f"it has {status.st_size} bytes, and {MOST_BYTES} is the most"
-            raise EvditError(f"{file} is no {kind}: {told}", where=where)
-        return file.read_bytes()
     except (OSError, ValueError) as error:  # a zero byte in the name is a ValueError
         why = getattr(error, "strerror", None) or error
-        raise EvditError(f"{file} can't be read: {why}", where=where) from error
+        raise EvditError(f"{file} can't be read: {why}", where=where or str(file)) from error
+    why = f"it has {status.st_size} bytes, and {MOST_BYTES} is the most" if status.st_size > MOST_BYTES else ""
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        why = "it is no regular file"
+    if why:
+        raise EvditError(f"{file} is no {kind}: {why}", where=where or str(file))
 
 
 def read_text(file: Path, kind: str, where: str | None = None) -> str:
@@ -136,7 +150,7 @@ def shaped(form: type[T], document: Any, origin: str, kind: str, *, is_open: boo
     try:
         return _adapter(form, is_open).validate_json(json.dumps([document]))[0]  # type: ignore[arg-type]
     except ValidationError as error:
-        fault = min(error.errors(include_url=False), key=lambda each: each["type"] != UNKNOWN)
+        fault = min(error.errors(include_url=False), key=lambda each: ORDER.get(each["type"], 1))
     steps = fault["loc"][1:]
     place = (f"{origin} " + "".join(f".{s}" if isinstance(s, str) else f" {s}" for s in steps).lstrip(". ")).rstrip()
     fault_type, context = fault["type"], fault.get("ctx", {})
