@@ -1,4 +1,4 @@
-"""The one reader of files from outside: regular ones of a size that such a file has, strict JSON, checked types.
+"""The one reader of files from outside: regular ones of some size, strict JSON and YAML, types that are checked.
 
 A file's form is a frozen dataclass, whose fields say the keys, their types and bounds. What does not fit is refused
 with the file, the key and what it must be. No torch.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_type_hints
 
+import yaml
 from annotated_types import Ge, Le, MaxLen
 
 from vdit_cli.errors import USAGE, EvditError, nearest
@@ -202,6 +204,60 @@ def advising(next_steps: Sequence[str], exit_code: int = USAGE) -> Iterator[None
         error.next_steps = (*error.next_steps, *next_steps)
         error.exit_code = exit_code
         raise
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """Safe YAML whose plain scalars are those of YAML 1.2: 1e-4 is a number; 1:7, no and 010 are text."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+
+for name, pattern, starts in (
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", "[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+):
+    RecipeLoader.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(f"^(?:{pattern})$"), starts)
+
+
+TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
+"""What a node of a recipe may be: what plain YAML resolves to."""
+
+
+def compose(text: str, where: str) -> yaml.Node | None:
+    """The node tree of YAML text, with its line marks. Raises EvditError for text that is not one YAML document."""
+    try:
+        return yaml.compose(text, RecipeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{where}:{mark.line + 1}" if mark else where
+        raise EvditError(f"not YAML: {getattr(error, 'problem', None) or error}", where=place) from error
+
+
+def check_tag(node: yaml.Node, where: str) -> None:
+    """Raise EvditError for a node with a tag of its own: what it asks for would not be done."""
+    if node.tag not in TAGS:
+        raise EvditError(f"the tag {node.tag!r} can't be read: write the value without it", where=where)
+
+
+def walk(node: yaml.Node, where: str) -> Iterator[yaml.Node]:
+    """A node and all the nodes inside it. Raises EvditError for an alias: a few lines of them say a billion values."""
+    seen, waiting = set(), [node]
+    while waiting:
+        at = waiting.pop()
+        if id(at) in seen:
+            raise EvditError("an alias stands inside this value: write out what it stands for", where=where)
+        seen.add(id(at))
+        yield at
+        if isinstance(at, yaml.SequenceNode):
+            waiting += at.value
+        elif isinstance(at, yaml.MappingNode):
+            waiting += [inner for pair in at.value for inner in pair]
 
 
 def a(kind: str) -> str:
