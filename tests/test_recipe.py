@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdit_cli.errors import EvditError
-from vdit_cli.knobs import flat, origins_told
+from vdit_cli.errors import USAGE, EvditError
+from vdit_cli.knobs import find_knob, flat, members, origins_told
 from vdit_cli.recipe import GenerateOptions, Recipe, load
 
 
@@ -112,7 +113,7 @@ def test_scalars_mean_what_they_look_like(recipe_file):
         ("generate: [1]\n", 1, "must be a mapping"),
         ("generate:\n\tsteps: 1\n", 2, "not YAML"),
         ("a: 1\n---\nb: 2\n", 2, "not YAML"),
-        ("generate: &a\n  steps: *a\n", 1, "generate.steps"),
+        ("generate: &a\n  steps: *a\n", 1, "an alias stands inside this value"),
     ],
 )
 def test_what_a_file_may_not_say(recipe_file, text: str, line: int, told: str):
@@ -188,7 +189,7 @@ def test_files_that_can_not_be_read(tmp_path: Path, content: object):
         path.mkdir()
     elif isinstance(content, bytes):
         path.write_bytes(content)
-    with pytest.raises(EvditError, match="can't be read"):
+    with pytest.raises(EvditError, match="can't be read|it is not UTF-8"):
         load(path)
 
 
@@ -251,3 +252,69 @@ def test_a_value_that_may_be_unset_is(recipe_file):
     """And text may be quoted, or tagged as text."""
     options = load(recipe_file("generate: {checkpoint: null, model: !!str 12, negative: 'null'}")).generate
     assert (options.checkpoint, options.model, options.negative) == (None, "12", "null")
+
+
+def numbers_of(kind: Any) -> set[Any]:
+    """The types of numbers that a knob takes, by itself or in a list."""
+    return {int, float, Fraction} & {each for member in members(kind) for each in (member, *get_args(member))}
+
+
+NUMBERS = [key for key, _ in flat(Recipe()) if numbers_of(find_knob(Recipe, key, key)[0])]
+"""Every knob that takes a number, or several."""
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_every_number_has_an_upper_bound(key: str):
+    """Told with the bound, as a recipe, a setting and a flag: no machine holds ten to the thirtieth of anything."""
+    is_list = get_origin(find_knob(Recipe, key, key)[0]) is tuple
+    for huge in (10**30, 10**400, 1e300):
+        with pytest.raises(EvditError, match=f"{key} is .* it must be .*at most") as caught:
+            load(None, (), {key: (huge,) if is_list else huge})
+        assert caught.value.exit_code == USAGE and len(caught.value.text()) < 20_000
+    with pytest.raises(EvditError, match="at most|can't be read"):
+        load(None, [f"{key}={[10**30] if is_list else 10**30}"])
+
+
+@pytest.mark.parametrize(
+    ("key", "most"),
+    [
+        ("generate.seed", 2**63 - 1),
+        ("generate.num", 10**6),
+        ("generate.video_frames", 2**16),
+        ("generate.height", 2**16),
+        ("distill_mlcd.iterations", 10**6),
+        ("train_shapes.text.layers", 1000),
+        ("bench.model.heads", 1000),
+    ],
+)
+def test_bounds_are_those_that_a_machine_could_hold(key: str, most: int):
+    """The bound itself is taken, one more is not."""
+    assert dict(flat(load(None, (), {key: most})))[key] == most
+    with pytest.raises(EvditError, match=f"{key} is {most + 1}: it must be .* at most {most}$"):
+        load(None, (), {key: most + 1})
+
+
+BOMB = "generate.scheduler=[" + "&a0 [x]," + ",".join(f"&a{i} [*a{i - 1},*a{i - 1}]" for i in range(1, 40)) + "]"
+SETTINGS = [
+    (BOMB, "an alias stands inside this value"),
+    ("distill_mlcd.milestones=" + "[" * 100_000, "not YAML"),
+    ("generate.negative=" + "x" * 10_001, "text of at most 10000 signs"),
+    ('generate.negative="\\ud800"', "text of at most 10000 signs that UTF-8 can write"),
+    ("generate.negative=\udcff", "unacceptable character"),
+    ("distill_mlcd.segment_shares=[" + "1," * 10_001 + "]", "a list"),
+]
+
+
+@pytest.mark.parametrize(("setting", "words"), SETTINGS, ids=[words for _, words in SETTINGS])
+def test_settings_without_an_end_are_refused(setting: str, words: str, tmp_path: Path):
+    """By --set and, where YAML can hold it, by a recipe: aliases of aliases, brackets, long text, what UTF-8 lacks."""
+    with pytest.raises(EvditError, match=words) as caught:
+        load(None, [setting])
+    assert caught.value.exit_code == USAGE and (caught.value.where or "").startswith("--set ")
+    key, _, text = setting.partition("=")
+    section, _, name = key.partition(".")
+    (tmp_path / "r.yaml").write_text(f"{section}:\n  {name}: {text}\n", encoding="utf-8", errors="replace")
+    if "\udcff" not in text:
+        with pytest.raises(EvditError, match=f"{words}|not YAML") as caught:
+            load(tmp_path / "r.yaml")
+        assert f"{tmp_path / 'r.yaml'}:2" in (caught.value.where or "") or "not YAML" in caught.value.what

@@ -7,10 +7,10 @@ is the dotted path of a knob, `generate.steps`.
 from __future__ import annotations
 
 import json
-import math
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
@@ -21,11 +21,13 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from vdit_cli.errors import EvditError, nearest
+from vdit_cli.reader import MOST, MOST_TEXT, RecipeLoader, brief, check_tag, compose, read_text, walk
 
 SLOWEST, FASTEST = Fraction(1, 600), Fraction(1000)
 """Frames a second: a GIF shows no picture for longer than eleven minutes, a WebP none for less than a millisecond."""
 LARGEST_PART = 10**6
 """Of a fraction, above or below its line: an mp4 counts time in whole numbers of 31 bits."""
+SURROGATE = re.compile("[\ud800-\udfff]")
 FRACTION = re.compile(r"[-+]?\d+(?:\.\d*)?|[-+]?\d+/0*[1-9]\d*", re.ASCII)
 
 
@@ -41,8 +43,9 @@ def knob(
 ) -> Any:
     """A field of a section: its default, its help, its flag if that is not `--<field>`, and the bounds of its value.
 
-    Text must not be empty, as it is where a variable of a shell is not set, unless it `may_be_empty`. Text that
-    `takes_numbers` is as good as a list of them: [800, 400] is "800,400".
+    A number, or each of a list, is at most MOST unless `at_most` says otherwise. Text must not be empty, as it is where
+    a variable of a shell is not set, unless it `may_be_empty`. Text that `takes_numbers` is as good as a list of them:
+    [800, 400] is "800,400".
     """
     notes = {"help": help, "flag": flag, "at_least": at_least, "at_most": at_most, "may_be_empty": may_be_empty}
     notes["takes_numbers"] = takes_numbers
@@ -151,53 +154,15 @@ def is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Section)
 
 
-class RecipeLoader(yaml.SafeLoader):
-    """Safe YAML whose plain scalars are those of YAML 1.2: 1e-4 is a number; 1:7, no and 010 are text."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}
-
-
-for name, pattern, starts in (
-    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", "[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-):
-    RecipeLoader.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(f"^(?:{pattern})$"), starts)
-
-
-TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
-"""What a node of a recipe may be: what plain YAML resolves to."""
-
-
 def read_file(root: type[Section], path: Path) -> dict[str, tuple[Any, str]]:
     """(value, origin) by dotted key of a recipe file; an empty file sets nothing. Raises EvditError (exit 2)."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise EvditError(f"the recipe {path} can't be read: {why}", where=f"--config {path}") from error
-    node = compose(text, str(path))
+    node = compose(read_text(path, "recipe", f"--config {path}"), str(path))
     found: dict[str, tuple[Any, str]] = {}
     for key, (value, where) in [] if node is None else entries(root, node, "", str(path), path):
         if key in found:
             raise EvditError(f"{key!r} stands twice: in {found[key][1]} too", where=where)
         found[key] = value, where
     return found
-
-
-def compose(text: str, where: str) -> yaml.Node | None:
-    """The node tree of YAML text, with its line marks. Raises EvditError for text that is not one YAML document."""
-    try:
-        return yaml.compose(text, RecipeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{where}:{mark.line + 1}" if mark else where
-        raise EvditError(f"not YAML: {getattr(error, 'problem', None) or error}", where=place) from error
 
 
 def entries(
@@ -235,23 +200,17 @@ def mapping_items(node: yaml.Node, what: str, where: str, path: Path | None) -> 
         yield name.value, child
 
 
-def check_tag(node: yaml.Node, where: str) -> None:
-    """Raise EvditError for a node with a tag of its own: what it asks for would not be done."""
-    if node.tag not in TAGS:
-        raise EvditError(f"the tag {node.tag!r} can't be read: write the value without it", where=where)
-
-
 def plain(node: yaml.Node | None, kind: Any, where: str) -> Any:
     """The Python value of a leaf; a scalar for a knob of text is taken as it is written (1:7 stays "1:7")."""
     if node is None:
         return None
-    for inner in walk(node):
+    for inner in walk(node, where):
         check_tag(inner, where)
     if isinstance(node, yaml.ScalarNode):
         takes_text = any(member is str or isinstance(member, str) for member in members(kind))
         if takes_text and node.tag != "tag:yaml.org,2002:null":
             return node.value
-    for inner in walk(node):
+    for inner in walk(node, where):
         if isinstance(inner, yaml.MappingNode):
             list(mapping_items(inner, "a mapping", where, None))
     try:
@@ -262,21 +221,6 @@ def plain(node: yaml.Node | None, kind: Any, where: str) -> Any:
         ) from error
 
 
-def walk(node: yaml.Node) -> Iterator[yaml.Node]:
-    """A node and all the nodes inside it, each once."""
-    seen, waiting = set(), [node]
-    while waiting:
-        at = waiting.pop()
-        if id(at) in seen:
-            continue
-        seen.add(id(at))
-        yield at
-        if isinstance(at, yaml.SequenceNode):
-            waiting += at.value
-        elif isinstance(at, yaml.MappingNode):
-            waiting += [inner for pair in at.value for inner in pair]
-
-
 def members(kind: Any) -> tuple[Any, ...]:
     """The types of a union, the values of a Literal, else the type itself."""
     return get_args(kind) if get_origin(kind) in (UnionType, Union, Literal) else (kind,)
@@ -285,25 +229,40 @@ def members(kind: Any) -> tuple[Any, ...]:
 def checked(root: type[Section], value: Any, key: str, where: str) -> Any:
     """`value` in the type of the knob `key`. Raises EvditError for another type, for NaN, infinity, or too little."""
     kind, found = find_knob(root, key, where)
-    if "" in (value if isinstance(value, list | tuple) else [value]) and not found.metadata.get("may_be_empty"):
+    if "" in items(value) and not found.metadata.get("may_be_empty"):
         name = where.partition(" ")[0] if where.startswith(flag_name(root, key)) else key
         name = f"--set {key}" if where.startswith("--set ") else name
         raise EvditError(f"{key} is empty: it must say something", where=where, next_steps=[f"no {name}"])
     if found.metadata.get("takes_numbers") and value and fit(value, tuple[int, ...])[0]:
         value = ",".join(map(str, value))
+    if any(isinstance(each, str) and (len(each) > MOST_TEXT or SURROGATE.search(each)) for each in items(value)):
+        rule = f"text of at most {MOST_TEXT} signs that UTF-8 can write"
+        raise EvditError(f"{key} is {brief(value)}: it must be {rule}", where=where)
     least, most = found.metadata.get("at_least"), found.metadata.get("at_most")
+    most = MOST if most is None and "number" in describe(kind) else most
     for member in members(kind):
         fits, cast = fit(value, member)
-        if fits and (cast is None or ((least is None or cast >= least) and (most is None or cast <= most))):
+        if fits and is_within(cast, least, MOST if most is None else most):
             return cast
     rule = describe(kind) + (f", at least {least}" if least is not None else "")
     rule += f", at most {most}" if most is not None else ""
-    raise EvditError(f"{key} is {'null' if value is None else repr(value)}: it must be {rule}", where=where)
+    raise EvditError(f"{key} is {'null' if value is None else brief(value)}: it must be {rule}", where=where)
+
+
+def items(value: Any) -> Sequence[Any]:
+    """The items of a list, or the one value."""
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def is_within(value: Any, least: Any, most: Any) -> bool:
+    """Whether each number of a value is within its bounds; lists are as short as texts."""
+    numbers = [each for each in items(value) if isinstance(each, int | float | Fraction) and not isinstance(each, bool)]
+    return len(numbers) <= MOST_TEXT and all(each <= most and (least is None or each >= least) for each in numbers)
 
 
 def fit(value: Any, kind: Any) -> tuple[bool, Any]:
     """Whether a value is of one plain type (or is that one value of a Literal), and the value in it."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if kind is float:
         return number, float(value) if number else value
     if kind is int:
@@ -344,10 +303,9 @@ def as_json(value: Any) -> Any:
 def is_json(value: Any) -> bool:
     """Whether JSON can say a value and its numbers are finite."""
     try:
-        json.dumps(value, allow_nan=False)
+        return bool(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError):
         return False
-    return True
 
 
 def describe(kind: Any) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vdit_cli.knobs import FASTEST, SLOWEST, Section, flat, knob, read, section
+from vdit_cli.reader import MOST_LAYERS, MOST_SEED, MOST_SIZE
 from vdit_cli.recipe_training import DistillKdOptions, DistillMlcdOptions, TrainShapesOptions
 
 
@@ -47,12 +48,12 @@ class GenerateOptions(Section):
     )
     guidance: float | None = knob(None, "strength of classifier-free guidance; 1 is without", at_least=0)
     negative: str | None = knob(None, "what the video should not show", may_be_empty=True)
-    seed: int = knob(0, "the first video's noise; video i takes seed + i", at_least=0)
+    seed: int = knob(0, "the first video's noise; video i takes seed + i", at_least=0, at_most=MOST_SEED)
     num: int = knob(1, "videos a prompt", at_least=1)
     batch: int = knob(1, "videos denoised at once", at_least=1)
-    video_frames: int | None = knob(None, "frames of the video: 4k+1", flag="--frames", at_least=1)
-    height: int | None = knob(None, "pixels, a multiple of 16", at_least=16)
-    width: int | None = knob(None, "pixels, a multiple of 16", at_least=16)
+    video_frames: int | None = knob(None, "frames of the video: 4k+1", flag="--frames", at_least=1, at_most=MOST_SIZE)
+    height: int | None = knob(None, "pixels, a multiple of 16", at_least=16, at_most=MOST_SIZE)
+    width: int | None = knob(None, "pixels, a multiple of 16", at_least=16, at_most=MOST_SIZE)
     fps: Fraction | None = knob(
         None, "frames a second of the file: 24, 23.976 or 24000/1001", at_least=SLOWEST, at_most=FASTEST
     )
@@ -93,9 +94,9 @@ class LookingOptions(Section):
     steps: int | None = knob(None, "denoising steps", at_least=1)
     scheduler: str | None = knob(None, "sampler: ddim, euler-ancestral, dpm++2m, unipc or milestones")
     guidance: float | None = knob(None, "strength of classifier-free guidance; 1 is without", at_least=0)
-    video_frames: int | None = knob(None, "frames of the video: 4k+1", flag="--frames", at_least=1)
-    height: int | None = knob(None, "pixels, a multiple of 16", at_least=16)
-    width: int | None = knob(None, "pixels, a multiple of 16", at_least=16)
+    video_frames: int | None = knob(None, "frames of the video: 4k+1", flag="--frames", at_least=1, at_most=MOST_SIZE)
+    height: int | None = knob(None, "pixels, a multiple of 16", at_least=16, at_most=MOST_SIZE)
+    width: int | None = knob(None, "pixels, a multiple of 16", at_least=16, at_most=MOST_SIZE)
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = knob(
         "auto", "numbers of the model; auto suits the device"
@@ -156,14 +157,14 @@ class PrepareDataOptions(Section):
     text_encoder: str | None = knob(None, "folder or hub id of the text encoder, where the model has none inside")
     source: str | None = knob(None, "where the clips come from: shapes, the procedural world, drawn from the seed")
     count: int = knob(2000, "clips, from the first on", at_least=1)
-    seed: int = knob(0, "of the scenes; none shows a held-out combination", at_least=0)
+    seed: int = knob(0, "of the scenes; none shows a held-out combination", at_least=0, at_most=MOST_SEED)
     two_objects: float = knob(0.25, "share of the scenes of shapes with a second object", at_least=0, at_most=1)
     left_out: float = knob(
         0.15, "share of captions of shapes that leave out a size, a motion or a background", at_least=0, at_most=1
     )
-    video_frames: int | None = knob(None, "frames of a clip: 4k+1", flag="--frames", at_least=1)
-    height: int | None = knob(None, "pixels, a multiple of 16", at_least=16)
-    width: int | None = knob(None, "pixels, a multiple of 16", at_least=16)
+    video_frames: int | None = knob(None, "frames of a clip: 4k+1", flag="--frames", at_least=1, at_most=MOST_SIZE)
+    height: int | None = knob(None, "pixels, a multiple of 16", at_least=16, at_most=MOST_SIZE)
+    width: int | None = knob(None, "pixels, a multiple of 16", at_least=16, at_most=MOST_SIZE)
     shard_clips: int = knob(64, "clips of a file, which is what an interruption loses at most", at_least=1)
     batch: int | None = knob(None, "clips that the VAE encodes at once: 1, or as many as suit a GPU", at_least=1)
     previews: int = knob(4, "clips decoded back into previews/, to look at", at_least=0)
@@ -180,9 +181,9 @@ class BenchAttentionOptions(Section):
     preset: str = knob("shapes", "a model's attention by name; sizes set beside it win")
     every: bool = knob(False, "measure every table of docs/benchmarks.md, in order", flag="--all")
     table: int | None = knob(None, "measure the rows of a table of the paper (1) and print its figures beside")
-    latent_frames: int | None = knob(None, "latent frames, if not the preset's", at_least=2)
+    latent_frames: int | None = knob(None, "latent frames, if not the preset's", at_least=2, at_most=MOST_SIZE)
     frame_tokens: int | None = knob(None, "tokens a latent frame, if not the preset's", at_least=1)
-    heads: int | None = knob(None, "heads, if not the preset's", at_least=1)
+    heads: int | None = knob(None, "heads, if not the preset's", at_least=1, at_most=MOST_LAYERS)
     head_dim: int | None = knob(None, "width of a head, if not the preset's", at_least=1)
     text: int | None = knob(None, "text tokens beside the video's, if not the preset's", at_least=0)
     batch: int = knob(1, "videos at once", at_least=1)
@@ -193,7 +194,7 @@ class BenchAttentionOptions(Section):
     device: str = knob("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one")
     seconds: float = knob(1.0, "time spent on each mask's calls once they are warm", at_least=0)
     least_repeats: int = knob(5, "repeats of each call even where they take longer than that", at_least=1)
-    seed: int = knob(0, "of the random inputs", at_least=0)
+    seed: int = knob(0, "of the random inputs", at_least=0, at_most=MOST_SEED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,17 +211,17 @@ class BenchModelOptions(Section):
     videos: bool = knob(False, "seconds a video: steps x measured step, one video run whole, VAE and text apart")
     lengths: str | None = knob(None, "latent frames with commas between them, for the time against the length")
     global_frames: int = knob(3, "global frames of the mask at each of the lengths", at_least=1)
-    layers: int | None = knob(None, "transformer layers, if not the preset's", at_least=1)
-    heads: int | None = knob(None, "heads, if not the preset's", at_least=1)
+    layers: int | None = knob(None, "transformer layers, if not the preset's", at_least=1, at_most=MOST_LAYERS)
+    heads: int | None = knob(None, "heads, if not the preset's", at_least=1, at_most=MOST_LAYERS)
     head_dim: int | None = knob(None, "width of a head, a multiple of 6, if not the preset's", at_least=6)
-    latent_frames: int | None = knob(None, "latent frames, if not the preset's", at_least=2)
+    latent_frames: int | None = knob(None, "latent frames, if not the preset's", at_least=2, at_most=MOST_SIZE)
     frame_tokens: int | None = knob(None, "tokens a latent frame, if not the preset's", at_least=1)
     text_width: int | None = knob(None, "width of the text states, if not the preset's", at_least=1)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = knob("auto", "bfloat16 on a GPU, float32 elsewhere")
     device: str = knob("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one")
     seconds: float = knob(1.0, "time spent on each step once it is warm", at_least=0)
     least_repeats: int = knob(3, "repeats of each step even where they take longer than that", at_least=1)
-    seed: int = knob(0, "of weights, noise and text", at_least=0)
+    seed: int = knob(0, "of weights, noise and text", at_least=0, at_most=MOST_SEED)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from vdit_cli.knobs import Section, knob, section
+from vdit_cli.reader import MOST_LAYERS, MOST_SEED, MOST_SIZE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +74,8 @@ class ShapesTextOptions(TrainingOptions):
     left_out: float = knob(
         0.15, "share of captions that leave out a size, a motion or a background", at_least=0, at_most=1
     )
-    layers: int = knob(2, "layers", at_least=1)
-    width: int = knob(192, "width, a multiple of 6", at_least=6)
+    layers: int = knob(2, "layers", at_least=1, at_most=MOST_LAYERS)
+    width: int = knob(192, "width, a multiple of 6", at_least=6, at_most=MOST_SIZE)
     length: int = knob(32, "tokens of a prompt, padding included", at_least=1)
 
 
@@ -105,8 +106,8 @@ class ShapesTransformerOptions(TrainingOptions):
     clips: int = knob(32768, "encoded clips held in memory, a multiple of fresh_clips", at_least=1)
     fresh_clips: int = knob(64, "clips encoded anew each time", at_least=1)
     fresh_every: int = knob(16, "steps between fresh clips", at_least=1)
-    layers: int = knob(8, "transformer layers", at_least=1)
-    heads: int = knob(6, "attention heads", at_least=1)
+    layers: int = knob(8, "transformer layers", at_least=1, at_most=MOST_LAYERS)
+    heads: int = knob(6, "attention heads", at_least=1, at_most=MOST_LAYERS)
     head_dim: int = knob(48, "width of a head, a multiple of 6", at_least=6)
 
 
@@ -114,7 +115,7 @@ class ShapesTransformerOptions(TrainingOptions):
 class TrainShapesOptions(Section):
     """`evdit train-shapes`: the embedded model from nothing."""
 
-    seed: int = knob(0, "of data, initial weights and noise", at_least=0)
+    seed: int = knob(0, "of data, initial weights and noise", at_least=0, at_most=MOST_SEED)
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps")
     vae: ShapesVaeOptions = section(ShapesVaeOptions, "the autoencoder")
     text: ShapesTextOptions = section(ShapesTextOptions, "the text encoder")
@@ -159,7 +160,7 @@ class StudentOptions(RankedTrainingOptions):
     collapse_factor: float = knob(
         4.0, "stop where sharpness, motion or the gap to the teacher is off by this factor", at_least=1
     )
-    seed: int = knob(0, "of data order, times and noise", at_least=0)
+    seed: int = knob(0, "of data order, times and noise", at_least=0, at_most=MOST_SEED)
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps")
     kernel: str = knob("auto", "attention kernel of the masks; auto takes the first that can")
     compile: Literal["auto", "blocks", "none"] = knob("auto", "compile the transformers' blocks; auto does on a GPU")

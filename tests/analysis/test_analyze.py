@@ -140,7 +140,7 @@ def test_the_file_holds_everything(found: Analysis, tmp_path: Path):
     assert content["schema"] == "evdit.analysis/1"
     for key in ("layers", "samples", "grid"):
         (tmp_path / "less.json").write_text(json.dumps({k: v for k, v in content.items() if k != key}), "utf-8")
-        with pytest.raises(EvditError, match="no whole analysis"):
+        with pytest.raises(EvditError, match=f"{key} is missing: an analysis needs it"):
             Analysis.read(tmp_path / "less.json")
 
 

@@ -94,7 +94,7 @@ def test_folders_that_are_no_runs(tmp_path: Path, request_of):
         RunDir.start(tmp_path / "home", request_of())
     with pytest.raises(EvditError, match="no run"):
         RunDir.open(tmp_path / "home")
-    for content, why in [({"schema": "evdit.run/9"}, "evdit.run/9"), ({"schema": "evdit.run/1"}, "lacks")]:
+    for content, why in [({"schema": "evdit.run/9"}, "evdit.run/9"), ({"schema": "evdit.run/1"}, "command is missing")]:
         write_json(tmp_path / "home" / "run.json", content)
         with pytest.raises(EvditError, match=why):
             RunDir.open(tmp_path / "home")
@@ -306,7 +306,7 @@ def test_a_receipt_comes_back(tmp_path: Path):
     assert Receipt.read(tmp_path / "out.json") == receipt
     assert receipt.versions["evdit"] and receipt.machine.cores
     write_json(tmp_path / "other.json", {"schema": "evdit.receipt/1", "ran": {}})
-    with pytest.raises(EvditError, match="no whole receipt"):
+    with pytest.raises(EvditError, match="asked is missing: a receipt needs it"):
         Receipt.read(tmp_path / "other.json")
 
 

@@ -1,6 +1,7 @@
 """Measured times: written, read, left out where they are broken, and what `auto` makes of them."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,11 +107,11 @@ def test_a_time_that_is_none_makes_the_file_broken(seconds: object) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"mask": "4:4"}, "row 1: global frames .* are the mask 2:6, not 4:4"),
-        ({"kernel": None}, "row 1: kernel is None, not of type str"),
-        ({"batch": "2"}, "row 1: batch is '2', not of type int"),
-        ({"needs_grad": 0}, "row 1: needs_grad is 0, not of type bool"),
-        ({"seconds": -1}, "row 1: -1 is no time"),
+        ({"mask": "4:4"}, "row 1 mask '4:4' and global_frames .* disagree: these frames make 2:6"),
+        ({"kernel": None}, "rows 1.kernel kernel is None: it must be a text"),
+        ({"batch": "2"}, "rows 1.batch batch is '2': it must be a whole number"),
+        ({"needs_grad": 0}, "rows 1.needs_grad needs_grad is 0: it must be true or false"),
+        ({"seconds": -1}, "rows 1.seconds seconds is -1: it must be a number of at least 1e-12"),
     ],
 )
 def test_a_damaged_row_is_named(change: dict[str, object], told: str) -> None:
@@ -119,19 +120,20 @@ def test_a_damaged_row_is_named(change: dict[str, object], told: str) -> None:
     document = json.loads(file.read_text(encoding="utf-8"))
     document["rows"][1].update(change)
     file.write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(EvditError, match=f"not a cost table: {told}") as caught:
+    with pytest.raises(EvditError) as caught:
         CostTable.load(file)
-    assert "evdit bench attention" in caught.value.next_steps[0]
+    assert re.fullmatch(f".*costs.*json {told}", f"{caught.value.where} {caught.value.what}")
+    assert "evdit bench attention" in caught.value.next_steps[-1]
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"rows": {}}, "its rows are no list"),
-        ({"rows": None}, "its rows are no list"),
-        ({"machine": None}, "its machine is not told in words"),
-        ({"machine": {"device": 5}}, "its machine is not told in words"),
-        ({"rows": [{}]}, "row 0: 'dtype' is missing"),
+        ({"rows": {}}, "rows is {}: it must be a list"),
+        ({"rows": None}, "rows is None: it must be a list"),
+        ({"machine": None}, "machine is None: it must be an object"),
+        ({"machine": {"device": 5}}, "device is 5: it must be a text"),
+        ({"rows": [{}]}, "mask is missing: a cost table needs it"),
     ],
 )
 def test_a_damaged_table_is_told_in_words(change: dict[str, object], told: str) -> None:
@@ -147,8 +149,9 @@ def test_a_row_that_is_there_twice_is_refused() -> None:
     file = TABLE.write()
     content["rows"].append({**content["rows"][0], "seconds": 0.5})
     file.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(EvditError, match=f"row {len(TABLE.rows)}: this was timed in an earlier row"):
+    with pytest.raises(EvditError, match="this was timed in an earlier row") as caught:
         CostTable.load(file)
+    assert caught.value.where == f"{file} row {len(TABLE.rows)}"
 
 
 def test_what_is_not_there_has_a_next_step(tmp_path: Path) -> None:

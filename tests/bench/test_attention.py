@@ -178,8 +178,8 @@ def test_no_kernels_print_the_shares_only(tmp_path: Path):
 def test_what_does_not_fit_the_memory_is_refused_before_anything_is_made(tmp_path: Path):
     """Exit 4 with smaller sizes to try, and no folder left behind."""
     with pytest.raises(EvditError, match="all operands must fit") as caught:
-        bench_attention(options(frame_tokens=10**9), tmp_path / "run", Silent())
-    assert (caught.value.exit_code, caught.value.where) == (OUT_OF_MEMORY, "--frame-tokens 1000000000")
+        bench_attention(options(frame_tokens=10**6, heads=1000), tmp_path / "run", Silent())
+    assert (caught.value.exit_code, caught.value.where) == (OUT_OF_MEMORY, "--frame-tokens 1000000")
     assert not (tmp_path / "run").exists()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -59,3 +61,18 @@ def test_panels_on_a_terminal_only(evdit, monkeypatch: pytest.MonkeyPatch):
     _, panels, _ = evdit("models", "--help")
     assert "╭" not in plain and "╭" in panels
     assert plain.split("Example:")[1] == panels.split("Example:")[1]
+
+
+def test_a_flag_that_is_no_knob_has_a_range():
+    """Knobs have theirs in the recipe; any other whole number says what is the least and the most."""
+    ranges = 0
+    for file in Path(app.__file__).parent.glob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            inside = node.slice.elts if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple) else []
+            if len(inside) == 2 and ast.unparse(inside[0]) in ("int", "int | None", "float", "float | None"):
+                call = inside[1]
+                if ast.unparse(call.func) == "typer.Option":
+                    ranges += 1
+                    assert {"min", "max"} <= {each.arg for each in call.keywords}, f"{file.name}:{node.lineno}"
+    assert ranges >= 5

@@ -50,4 +50,4 @@ def test_a_recipe_is_asked_for(evdit):
     code, _, err = evdit("run")
     assert code == 2 and "RECIPE" in err
     code, _, err = evdit("run", "gone.yaml")
-    assert code == 2 and "the recipe gone.yaml can't be read" in err
+    assert code == 2 and "gone.yaml can't be read" in err

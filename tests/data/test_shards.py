@@ -95,8 +95,8 @@ def test_what_is_no_data_is_refused(tmp_path: Path):
     write(tmp_path)
     index = json.loads((tmp_path / INDEX).read_text(encoding="utf-8"))
     for key, value, why in (
-        ("shards", [{"path": "x"}], "is damaged"),
-        ("schema", "evdit.data/9", "must be evdit.data/1"),
+        ("shards", [{"path": "x"}], "is missing: an index of data needs it"),
+        ("schema", "evdit.data/9", "must have the schema 'evdit.data/1'"),
         ("shards", [index["shards"][0] | {"path": "../x.safetensors"}], "leaves the data folder"),
     ):
         (tmp_path / INDEX).write_text(json.dumps(index | {key: value}), encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vdit_cli.errors import USAGE, EvditError
-from vdit_cli.sampling.prompts import read_prompts
+from vdit_cli.sampling.prompts import collect_prompts, read_prompts
 
 TEXT = "a large red circle\nein großer Kreis\n"
 LINES = ("a large red circle", "ein großer Kreis")
@@ -80,3 +80,25 @@ def test_zero_bytes_are_no_text(tmp_path: Path):
     """Chinese in UTF-16 without a mark, where few signs are ASCII: refused, not guessed."""
     Path("p.txt").write_bytes("一只\u3000猫在\u4e00跑\u4e00".encode("utf-16-le"))
     assert "is not UTF-8" in refused(Path("p.txt")).what
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"), [("x" * 10_001, "has 10001 signs, and 10000 is the most"), ("\udcff", "is no text")]
+)
+def test_a_prompt_that_no_model_reads_is_refused(prompt: str, words: str, tmp_path: Path):
+    """A megabyte without a space was cleaned for minutes; what UTF-8 can't write failed where it was written."""
+    with pytest.raises(EvditError, match=words) as caught:
+        collect_prompts(["a", prompt], None)
+    assert (caught.value.where, caught.value.exit_code) == ("prompt 2", 2)
+    if prompt.isascii():
+        (tmp_path / "p.txt").write_text(f"a\n\n{prompt}\n", encoding="utf-8")
+        with pytest.raises(EvditError, match=words) as caught:
+            read_prompts(tmp_path / "p.txt")
+        assert (caught.value.where or "").endswith("p.txt line 3")
+
+
+def test_a_prompts_file_without_an_end_is_refused(tmp_path: Path):
+    """A device; nothing of it is read."""
+    (tmp_path / "p.txt").symlink_to("/dev/zero")
+    with pytest.raises(EvditError, match="no regular file"):
+        read_prompts(tmp_path / "p.txt")

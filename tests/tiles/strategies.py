@@ -2,6 +2,7 @@
 
 from hypothesis import strategies as st
 
+from vdit_cli.reader import MOST
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
@@ -42,7 +43,7 @@ def plans(draw: st.DrawFn) -> MaskPlan:
     """Any plan of up to six layers."""
     grid = draw(grids())
     layers = tuple(draw(st.lists(masks(grid.frames), min_size=1, max_size=6)))
-    architecture = st.builds(Architecture, st.text(), st.just(len(layers)), st.integers(1), st.integers(1))
+    architecture = st.builds(Architecture, st.text(), st.just(len(layers)), st.integers(1, MOST), st.integers(1, MOST))
     return MaskPlan(
         draw(st.text(min_size=1)),
         grid,

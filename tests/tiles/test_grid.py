@@ -42,3 +42,10 @@ def test_a_grid_reads_as_words() -> None:
     """The size as errors print it."""
     assert str(VideoGrid(8, 45, 80)) == "8 frames of 45 x 80 tokens"
     assert str(VideoGrid(1, 2, 3, 4, 5)) == "1 frame of 2 x 3 tokens and 9 text tokens"
+
+
+@pytest.mark.parametrize("name", ["frames", "rows", "cols", "text_before", "text_after"])
+def test_a_size_that_no_machine_holds_is_refused(name: str) -> None:
+    """Before anything is counted by it."""
+    with pytest.raises(ValueError, match=f"{name} is {10**10}: a grid needs a whole number of at most"):
+        VideoGrid(**{"frames": 1, "rows": 1, "cols": 1, name: 10**10})

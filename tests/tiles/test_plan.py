@@ -201,9 +201,13 @@ BROKEN = [
     (put("architecture", value="OpenSoraT2V"), " architecture", "must be an object or null"),
     (put("architecture", "width", value=3), " architecture", "unknown key 'width'"),
     (drop("architecture", "heads"), " architecture", "heads is missing"),
-    (put("architecture", "transformer", value=7), " architecture", "transformer is 7: it must be a text"),
-    (put("architecture", "heads", value=0), " architecture", "heads is 0: it must be a whole number above 0"),
-    (put("architecture", "head_dim", value=48.0), " architecture", "head_dim is 48.0: it must be a whole number"),
+    (put("architecture", "transformer", value=7), " architecture.transformer", "transformer is 7: it must be a text"),
+    (put("architecture", "heads", value=0), " architecture.heads", "heads is 0: it must be a whole number above 0"),
+    (
+        put("architecture", "head_dim", value=48.0),
+        " architecture.head_dim",
+        "head_dim is 48.0: it must be a whole number",
+    ),
     (put("architecture", "layers", value=5), " architecture", "layers is 5: the plan lists 4"),
     (drop("schema"), "", "unknown schema None"),
     (put("schema", value=["evdit.mask-plan/2"]), "", "unknown schema"),
@@ -214,28 +218,32 @@ BROKEN = [
     (put("layrs", value=[]), "", "unknown key 'layrs'"),
     (put("layer_count", value=5), " layers", "layer_count is 5 and 4 layers are listed"),
     (put("layer_count", value=True), " layer_count", "must be a whole number"),
-    (lambda content: content.update(layers=[], layer_count=0), " layers", "at least one layer"),
+    (lambda content: content.update(layers=[], layer_count=0), " layer_count", "a whole number above 0"),
     (put("layers", value={}), " layers", "must be a list"),
     (put("grid", value=None), " grid", "must be an object"),
     (put("grid", "rows", value=0), " grid", "rows is 0"),
-    (put("grid", "rows", value=4.0), " grid", "rows is 4.0"),
+    (put("grid", "rows", value=4.0), " grid.rows", "rows is 4.0"),
     (put("grid", "depth", value=4), " grid", "unknown key 'depth'"),
     (drop("grid", "cols"), " grid", "cols is missing"),
     (put("grid", "frames", value=7), " layer 0", "global frame 7 is out of range"),
     (put("grid", "frames", value=9), " layer 0", "disagree"),
-    (put("layers", 2, value="2:6"), " layer 2", "must be an object"),
+    (put("layers", 2, value="2:6"), " layers 2", "must be an object"),
     (put("layers", 2, "mask", value="1:7"), " layer 2", "these frames make 2:6"),
-    (put("layers", 2, "mask", value=None), " layer 2", "these frames make 2:6"),
-    (drop("layers", 2, "mask"), " layer 2", "mask is missing"),
-    (put("layers", 2, "stride", value=4), " layer 2", "unknown key 'stride'"),
+    (put("layers", 2, "mask", value=None), " layers 2.mask", "must be a text"),
+    (drop("layers", 2, "mask"), " layers 2", "mask is missing"),
+    (put("layers", 2, "stride", value=4), " layers 2", "unknown key 'stride'"),
     (put("layers", 2, "global_frames", value=[0, 8]), " layer 2", "global frame 8 is out of range"),
     (put("layers", 2, "global_frames", value=[-1, 4]), " layer 2", "global frame -1 is out of range"),
     (put("layers", 2, "global_frames", value=[4, 4]), " layer 2", "duplicates"),
     (put("layers", 2, "global_frames", value=[4, 0]), " layer 2", "not in order"),
     (put("layers", 2, "global_frames", value=[]), " layer 2", "no global frame"),
-    (put("layers", 2, "global_frames", value=[0, 4.0]), " layer 2", "global frame 4.0"),
-    (put("layers", 2, "global_frames", value=[[0], 4]), " layer 2", "global frame"),
-    (put("layers", 2, "global_frames", value="04"), " layer 2", "must be a list"),
+    (
+        put("layers", 2, "global_frames", value=[0, 4.0]),
+        " layers 2.global_frames 1",
+        "is 4.0: it must be a whole number",
+    ),
+    (put("layers", 2, "global_frames", value=[[0], 4]), " layers 2.global_frames 0", "must be a whole number"),
+    (put("layers", 2, "global_frames", value="04"), " layers 2.global_frames", "must be a list"),
 ]
 
 
@@ -320,6 +328,6 @@ def test_a_file_without_permission_is_refused(tmp_path: Path, monkeypatch: pytes
         """What a read does where it is not allowed (root may read everything, so it is played)."""
         raise PermissionError(13, "Permission denied", str(file))
 
-    monkeypatch.setattr(Path, "read_text", deny)
+    monkeypatch.setattr(Path, "read_bytes", deny)
     assert "Permission denied" in refused(file).what
     assert stat.S_ISREG(file.stat().st_mode)

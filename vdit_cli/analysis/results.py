@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from vdit_cli.artifacts.atomic import write_json
-from vdit_cli.artifacts.receipt import Machine, read_object
-from vdit_cli.errors import EvditError
+from vdit_cli.artifacts.receipt import Machine
+from vdit_cli.reader import read
 from vdit_cli.tiles.grid import VideoGrid
 
 SCHEMA = "evdit.analysis/1"
@@ -171,41 +171,7 @@ class Analysis:
     def read(path: Path | str) -> Analysis:
         """The analysis of a file, or of the run folder that holds it. Raises EvditError for another file."""
         path = Path(path) / FILE if Path(path).is_dir() else Path(path)
-        content = read_object(path, SCHEMA)
-        del content["schema"]
-        try:
-            return _from_json(content)
-        except (KeyError, TypeError, ValueError) as error:
-            raise EvditError(f"{path} is no whole analysis: {error}", where=str(path)) from error
-
-
-def _from_json(content: dict[str, Any]) -> Analysis:
-    """Raises KeyError, TypeError or ValueError for content that is no analysis."""
-    settings = _tuples(content["settings"])
-    settings["machine"] = Machine(**_tuples(settings["machine"]))
-    layers = [_tuples(layer) for layer in content["layers"]]
-    for layer in layers:
-        layer["stability"] = tuple(Stability(**each) for each in layer["stability"])
-    whole = {
-        **_tuples(content),
-        "grid": VideoGrid(**content["grid"]),
-        "settings": Settings(**settings),
-        "samples": tuple(Sample(**each) for each in content["samples"]),
-        "layers": tuple(LayerAnalysis(**layer) for layer in layers),
-    }
-    lost = {each.name for each in fields(Analysis)} - whole.keys()
-    if lost:
-        raise KeyError(f"it lacks {', '.join(sorted(lost))}")
-    return Analysis(**whole)
-
-
-def _tuples(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same mapping with lists of every depth as tuples; mappings inside stay as they are."""
-    return {key: _frozen(value) for key, value in content.items()}
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(each) for each in value) if isinstance(value, list) else value
+        return read(Analysis, path, "analysis", SCHEMA)
 
 
 def to_json(analysis: Analysis) -> str:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 
 from vdit_cli import __version__
 from vdit_cli.artifacts.atomic import write_json
-from vdit_cli.errors import EvditError
+from vdit_cli.reader import read
 
-T = TypeVar("T")
 SCHEMA = "evdit.receipt/1"
 ONCE = ("load", "text")
 """Phases whose seconds are those of the whole command so far."""
@@ -104,24 +102,7 @@ class Receipt:
     @staticmethod
     def read(path: Path | str) -> Receipt:
         """The receipt of a JSON file. Raises EvditError for another file."""
-        content = read_object(Path(path), SCHEMA)
-        try:
-            ran = Ran(
-                **{
-                    **content["ran"],
-                    **tuples(content["ran"], ("timesteps", "layers", "fallbacks", "warnings", "loras")),
-                }
-            )
-            machine = Machine(**{**content["machine"], **tuples(content["machine"], ("accelerators",))})
-            del content["schema"]
-            return Receipt(**{**content, "ran": ran, "machine": machine})
-        except (KeyError, TypeError) as error:
-            raise EvditError(f"{path} is no whole receipt: {error}", where=str(path)) from error
-
-
-def tuples(content: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
-    """The lists at `keys`, as tuples, of those that are there."""
-    return {key: tuple(content[key]) for key in keys if key in content}
+        return read(Receipt, Path(path), "receipt", SCHEMA)
 
 
 def versions() -> dict[str, str]:
@@ -144,29 +125,3 @@ def this_machine(accelerators: tuple[str, ...] = ()) -> Machine:
         memory_bytes=psutil.virtual_memory().total,
         accelerators=accelerators,
     )
-
-
-def kept(path: Path, schema: str, make: Callable[..., T]) -> T | None:
-    """What `make` makes of the keys in a file of this run, but for the schema; None where it is missing or damaged.
-
-    For files whose content can be had again.
-    """
-    try:
-        content = read_object(path, schema)
-        del content["schema"]
-        return make(**content)
-    except (EvditError, TypeError):
-        return None
-
-
-def read_object(path: Path, schema: str) -> dict[str, Any]:
-    """The JSON object of a file, which must carry `schema`. Raises EvditError for anything else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else f"it is not JSON ({error})"
-        raise EvditError(f"{path} can't be read: {why}", where=str(path)) from error
-    found = content.get("schema") if isinstance(content, dict) else None
-    if found != schema:
-        raise EvditError(f"{path} has the schema {found}: it must be {schema}", where=str(path))
-    return content

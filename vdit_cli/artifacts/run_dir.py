@@ -7,6 +7,7 @@ the inputs, decides what "the same" is. Paths in run.json are relative and stay 
 from __future__ import annotations
 
 import datetime
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -34,18 +35,18 @@ from vdit_cli.artifacts.changes import (
 )
 from vdit_cli.artifacts.digest import content_digest, file_digest, file_digests, path_digest
 from vdit_cli.artifacts.lock import LOCK, FolderLock
-from vdit_cli.artifacts.receipt import kept, read_object, this_machine, versions
+from vdit_cli.artifacts.receipt import this_machine, versions
 from vdit_cli.artifacts.run_card import CARD, is_own_card, write_card
+from vdit_cli.artifacts.run_form import SCHEMA, known_manifest, read_manifest
 from vdit_cli.errors import USAGE, EvditError, Interrupted, quoted
-
-SCHEMA = "evdit.run/1"
+from vdit_cli.reader import brief
 
 REPLACES = "replaces"
 """Key of the outputs of the run before, in the same folder, that have no successor yet."""
 CARRIED = ("outputs", REPLACES, CHANGES, FINISHED, SECONDS)
 """Keys of a run that stay where it goes on with other values."""
-NEEDED = {"command", "model", "values", "key", "inputs", "lineage", "state", "outputs", "versions", "machine"}
-"""Keys without which a run.json is damaged."""
+LONGEST_NAME = 255
+"""Bytes of a name in a file system."""
 
 
 @dataclass(frozen=True)
@@ -119,19 +120,11 @@ class RunDir:
     def open(cls, path: Path | str) -> RunDir:
         """The run at `path`, to read. Raises EvditError where there is none or run.json is damaged."""
         path = Path(path)
-        if not (path / RUN_FILE).is_file():
+        if not (path / RUN_FILE).exists():
             raise EvditError(
                 f"{path} is no run: it has no run.json", where=str(path), next_steps=["a folder made by evdit"]
             )
-        file, steps = path / RUN_FILE, ["a new folder with -o  (what this one holds stays)"]
-        try:
-            manifest = read_object(file, SCHEMA)
-        except EvditError as error:
-            raise EvditError(error.what, where=error.where, next_steps=steps) from error
-        missing = NEEDED - manifest.keys()
-        if missing:
-            raise EvditError(f"{file} lacks {', '.join(sorted(missing))}", where=str(file), next_steps=steps)
-        return cls(path, manifest)
+        return cls(path, read_manifest(path))
 
     @classmethod
     def of_command(cls, path: Path | str, command: str) -> RunDir:
@@ -200,7 +193,7 @@ class RunDir:
         folders = sorted(today.parent.iterdir(), reverse=True) if today.parent.is_dir() else []
         for folder in folders:
             is_alike = alike.fullmatch(folder.name)
-            known: dict[str, Any] | None = kept(folder / RUN_FILE, SCHEMA, dict) if is_alike else None
+            known = known_manifest(folder) if is_alike else None
             is_todays = folder.name.startswith(today.name[:10])
             keys = (known.get("key"), known.get(FINISHED, {}).get("key")) if known else ()
             if known and key in keys and (is_todays or known.get("state") != DONE):
@@ -332,6 +325,8 @@ class RunDir:
     def inside(self, relative: str) -> Path:
         """A relative path of run.json as a path. Raises EvditError if it leaves the folder, through a link too."""
         pure = PurePosixPath(relative)
+        if "\0" in relative or any(len(os.fsencode(part)) > LONGEST_NAME for part in pure.parts):
+            raise EvditError(f"{brief(relative)} is no path that a file can have", where=str(self.path / RUN_FILE))
         path = self.path / pure
         if (
             pure.is_absolute()

@@ -7,8 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from vdit_cli.artifacts.atomic import write_json
-from vdit_cli.artifacts.receipt import read_object
 from vdit_cli.errors import EvditError
+from vdit_cli.reader import Amount, Index, brief, read
 
 SCHEMA = "evdit.sampler/1"
 FILE = "sampler.json"
@@ -19,8 +19,8 @@ class Sampler:
     """A scheduler's name, its timesteps (noisiest first), and the guidance; 1 is without."""
 
     scheduler: str
-    timesteps: tuple[int, ...]
-    guidance: float
+    timesteps: tuple[Index, ...]
+    guidance: Amount
 
     @property
     def steps(self) -> int:
@@ -35,15 +35,10 @@ class Sampler:
     def read(folder: Path) -> Sampler | None:
         """The sampler in a folder, None where there is none. Raises EvditError for a file that is damaged."""
         path = folder / FILE
-        if not path.is_file():
+        if not path.exists():
             return None
-        content = read_object(path, SCHEMA)
-        name, timesteps, guidance = (content.get(key) for key in ("scheduler", "timesteps", "guidance"))
-        taken = timesteps if isinstance(timesteps, list) else []
-        whole = bool(taken) and all(type(t) is int and t >= 0 for t in taken)
-        falling = whole and all(a > b for a, b in pairwise(taken))
-        if not (isinstance(name, str) and falling and isinstance(guidance, int | float)):
-            raise EvditError(
-                f"{path} is damaged: it must hold a scheduler, falling timesteps and a guidance", where=str(path)
-            )
-        return Sampler(name, tuple(taken), float(guidance))
+        found = read(Sampler, path, "sampler", SCHEMA)
+        if not found.timesteps or any(a <= b for a, b in pairwise(found.timesteps)):
+            rule = "they must fall, and be at least one"
+            raise EvditError(f"a sampler's timesteps are {brief(list(found.timesteps))}: {rule}", where=str(path))
+        return found

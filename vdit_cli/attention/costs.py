@@ -7,27 +7,29 @@ time. Reading a table needs no torch, which is imported where something is measu
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Le
 
 from vdit_cli import __version__
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.digest import content_digest
-from vdit_cli.artifacts.json_object import parse, read_text
 from vdit_cli.artifacts.places import user_cache_path
 from vdit_cli.errors import EvditError
+from vdit_cli.reader import Count, advising, read
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.passes import token_order
 from vdit_cli.tiles.plan import MaskPlan
+from vdit_cli.tiles.plan_json import StoredMask
 
 if TYPE_CHECKING:
     import torch
@@ -41,12 +43,6 @@ COSTS_FILE = "costs.json"
 MAKES_ONE = "evdit bench attention, which makes one"
 GATHER = "gather"
 """In place of a kernel, of the full mask: what `measure_gather` measures. No kernel of that name is ever chosen."""
-OF_KIND: Mapping[type, tuple[str, ...]] = {
-    str: ("dtype", "kernel"),
-    int: ("head_dim", "heads", "batch"),
-    bool: ("needs_grad",),
-}
-"""What a row holds beside its grid, mask and seconds."""
 SHORTEST, LONGEST = 1e-12, 1e12
 """Seconds that a call may take in a table: less than a clock's tick and more than 30,000 years are no measurement."""
 WARM_UPS, REPEATS = 2, 5
@@ -105,21 +101,32 @@ class Row:
         mask = {"mask": self.mask.name, "global_frames": list(self.mask.global_frames)}
         return {**asdict(self), "grid": asdict(self.grid), **mask}
 
-    @classmethod
-    def from_content(cls, content: Mapping[str, Any]) -> Row:
-        """The inverse of `content`. Raises KeyError, TypeError or ValueError for other values."""
-        for kind, names in OF_KIND.items():
-            for name in names:
-                if type(content[name]) is not kind:
-                    raise ValueError(f"{name} is {content[name]!r}, not of type {kind.__name__}")
-        grid = VideoGrid(**content["grid"])
-        mask = TileMask(grid.frames, tuple(content["global_frames"]))
-        if mask.name != content["mask"]:
-            raise ValueError(
-                f"global frames {list(mask.global_frames)} are the mask {mask.name}, not {content['mask']}"
-            )
-        plain = {name: content[name] for names in OF_KIND.values() for name in names}
-        return cls(grid=grid, mask=mask, **plain)
+
+@dataclass(frozen=True)
+class StoredRow(StoredMask):
+    """A row in JSON, beside the mask its case, its kernel and its seconds."""
+
+    dtype: str
+    head_dim: Count
+    heads: Count
+    batch: Count
+    grid: VideoGrid
+    needs_grad: bool
+    kernel: str
+    seconds: Annotated[float, Ge(SHORTEST), Le(LONGEST)]
+
+    def row(self, origin: str) -> Row:
+        """What was timed. Raises EvditError where the mask's name and frames disagree."""
+        own = {each.name: getattr(self, each.name) for each in fields(Row)}
+        return Row(**{**own, "mask": self.on(self.grid, origin)})
+
+
+@dataclass(frozen=True)
+class StoredCosts:
+    """The keys of a table's file."""
+
+    machine: Machine
+    rows: list[StoredRow]
 
 
 @dataclass(frozen=True)
@@ -184,15 +191,15 @@ class CostTable:
         A file that is no whole table of this machine is left out, and `say` is told in a line.
         """
         path = path or cache_file(machine)
-        try:
-            table = cls.from_content(json.loads(path.read_text(encoding="utf-8")))
-            if table.machine != machine:
-                raise ValueError("it is of another version or machine")
-            return table
-        except FileNotFoundError:
+        if not path.exists():
             return cls(machine)
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            say(f"warning: the measured times in {path} are left out: {type(error).__name__}: {error}")
+        try:
+            table = cls.load(path)
+            if table.machine != machine:
+                raise EvditError("it is of another version or machine", where=str(path))
+            return table
+        except EvditError as error:
+            say(f"warning: the measured times in {path} are left out: {error.what} ({error.where})")
             return cls(machine)
 
     @classmethod
@@ -201,39 +208,18 @@ class CostTable:
 
         Raises EvditError for what is no whole table.
         """
-        if path.is_dir() and not (path / COSTS_FILE).exists():
-            raise EvditError(f"{path} holds no {COSTS_FILE}", where=str(path), next_steps=[MAKES_ONE])
-        path = path / COSTS_FILE if path.is_dir() else path
-        try:
-            content = parse(read_text(path, KIND), str(path), KIND)
-        except EvditError as error:
-            raise EvditError(error.what, where=error.where, next_steps=[MAKES_ONE]) from error
-        try:
-            return cls.from_content(content)
-        except (ValueError, TypeError, KeyError) as error:
-            raise EvditError(f"not a {KIND}: {_told(error)}", where=str(path), next_steps=[MAKES_ONE]) from error
-
-    @classmethod
-    def from_content(cls, content: Mapping[str, Any]) -> CostTable:
-        """The table in JSON form. Raises KeyError, TypeError or ValueError for other values."""
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}: it is of another version")
-        if not isinstance(content["rows"], list):
-            raise ValueError("its rows are no list")
-        if not isinstance(content["machine"], dict) or not all(
-            isinstance(each, str) for each in content["machine"].values()
-        ):
-            raise ValueError("its machine is not told in words")
-        rows: dict[Row, float] = {}
-        for place, stored in enumerate(content["rows"]):
-            try:
-                row, seconds = Row.from_content(stored), _positive(stored["seconds"])
+        with advising([MAKES_ONE]):
+            if path.is_dir() and not (path / COSTS_FILE).exists():
+                raise EvditError(f"{path} holds no {COSTS_FILE}", where=str(path))
+            path = path / COSTS_FILE if path.is_dir() else path
+            stored = read(StoredCosts, path, KIND, SCHEMA)
+            rows: dict[Row, float] = {}
+            for place, each in enumerate(stored.rows):
+                row = each.row(f"{path} row {place}")
                 if row in rows:
-                    raise ValueError("this was timed in an earlier row")
-            except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"row {place}: {_told(error)}") from error
-            rows[row] = seconds
-        return cls(Machine(**content["machine"]), rows)
+                    raise EvditError("this was timed in an earlier row", where=f"{path} row {place}")
+                rows[row] = each.seconds
+            return cls(stored.machine, rows)
 
 
 def cache_file(machine: Machine) -> Path:
@@ -335,14 +321,3 @@ def _median_seconds(call: Callable[[], None], device: torch.device) -> float:
             end_event.record()
         torch.cuda.synchronize()
     return median(start.elapsed_time(end) for start, end in events) / 1000
-
-
-def _told(error: Exception) -> str:
-    """What is wrong, in words: a KeyError holds nothing but the key."""
-    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
-
-
-def _positive(seconds: Any) -> float:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not SHORTEST <= seconds <= LONGEST:
-        raise ValueError(f"{seconds!r} is no time")
-    return float(seconds)

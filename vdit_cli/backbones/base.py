@@ -20,6 +20,7 @@ from vdit_cli.attention.bind import Attend
 from vdit_cli.attention.costs import CostTable
 from vdit_cli.backbones.lora import Lora
 from vdit_cli.backbones.prompt_form import PromptForm
+from vdit_cli.reader import Amount, Count, Layers, Size, Text
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.plan import MaskPlan
@@ -43,15 +44,15 @@ class TextStates:
 class Defaults:
     """What a model is sampled with when the person says nothing."""
 
-    video_frames: int
-    height: int
-    width: int
-    fps: int
-    steps: int
-    guidance: float
+    video_frames: Size
+    height: Size
+    width: Size
+    fps: Layers
+    steps: Count
+    guidance: Amount
     scheduler: str
-    prompt_template: str = "{prompt}"
-    negative: str = ""
+    prompt_template: Text = "{prompt}"
+    negative: Text = ""
 
 
 class Backbone(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import re
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
@@ -14,6 +13,7 @@ from vdit_cli.artifacts.places import expanded
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.backbones.sources import BackboneEntry, LoadOptions, ModelSource, NeededFile
 from vdit_cli.errors import ENVIRONMENT, EvditError, quoted, unknown_name
+from vdit_cli.reader import kept
 from vdit_cli.timing import Progress, Silent
 
 if TYPE_CHECKING:
@@ -203,11 +203,8 @@ def _load_entry(point: EntryPoint) -> BackboneEntry:
 
 def _module_for(folder: Path) -> str:
     """The module for a folder by the pipeline class in its model_index.json; without one, the published layout's."""
-    try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return OPEN_SORA_PLAN  # its loader says what is wrong with the folder
-    wanted = index.get("_class_name") if isinstance(index, dict) else None
+    index = kept(dict[str, Any], folder / "model_index.json", "model")
+    wanted = (index or {}).get("_class_name")  # of a damaged one, the loader says what is wrong
     return next((entry.module for entry in _known_pipelines() if entry.pipeline_class == wanted), OPEN_SORA_PLAN)
 
 

@@ -15,7 +15,6 @@ import psutil
 import torch
 
 from vdit_cli.artifacts.atomic import write_json, write_text
-from vdit_cli.artifacts.receipt import read_object
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.attention.bind import KERNELS, Case
 from vdit_cli.attention.costs import COSTS_FILE, CostTable, Machine, measure_gather, remember
@@ -30,6 +29,7 @@ from vdit_cli.bench.rows import Row, RowFolder, fastest
 from vdit_cli.bench.tables import RESULTS_SCHEMA, as_markdown, paper_table, table_of
 from vdit_cli.errors import ENVIRONMENT, GATE_FAILED, OUT_OF_MEMORY, EvditError, Interrupted
 from vdit_cli.knobs import flat
+from vdit_cli.reader import read_object
 from vdit_cli.recipe import BenchAttentionOptions
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.timing import Progress
@@ -79,7 +79,7 @@ def bench_attention(options: BenchAttentionOptions, out: Path | None, progress: 
     run = RunDir.start(out, request_for(options, shapes, device, dtype))
     if run.is_done():
         progress.say(f"{run.path} is done already")
-        return read_object(run.path / RESULTS, RESULTS_SCHEMA)
+        return read_object(dict[str, Any], run.path / RESULTS, "result", RESULTS_SCHEMA)
     progress.say(f"rows are kept in {run.path}")
     with run:
         return measure_all(run, options, list(zip(shapes, cases, strict=True)), kernels, progress)

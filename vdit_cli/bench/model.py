@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from vdit_cli.artifacts.atomic import write_json, write_text
-from vdit_cli.artifacts.receipt import kept, read_object
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.attention.bind import KERNELS
 from vdit_cli.backbones.devices import pick_device, pick_dtype
@@ -35,6 +34,7 @@ from vdit_cli.bench.steps import BareBackbone, Timing, Variant, matrix_peak, mea
 from vdit_cli.bench.videos import other_parts, video_rows, whole_video
 from vdit_cli.errors import ENVIRONMENT, EvditError, Interrupted, unknown_name
 from vdit_cli.knobs import flat
+from vdit_cli.reader import kept, read_object
 from vdit_cli.recipe import BenchModelOptions
 from vdit_cli.sampling.compiling import why_not
 from vdit_cli.tiles.mask import TileMask
@@ -65,7 +65,7 @@ def bench_model(options: BenchModelOptions, out: Path | None, progress: Progress
     run = RunDir.start(out, request_for(options, size, device, dtype))
     if run.is_done():
         progress.say(f"{run.path} is done already")
-        return read_object(run.path / RESULTS, RESULTS_SCHEMA)
+        return read_object(dict[str, Any], run.path / RESULTS, "result", RESULTS_SCHEMA)
     progress.say(f"rows are kept in {run.path}")
     with run:
         bench = ModelBench(options, size, device, dtype, run.path, progress)
@@ -201,7 +201,7 @@ class ModelBench:
     def peak(self) -> dict[str, Any]:
         """The matrix peak of this run, measured once."""
         file = self.path / PEAK
-        found: dict[str, Any] | None = kept(file, PEAK_SCHEMA, dict)
+        found = kept(dict[str, float], file, "peak", PEAK_SCHEMA)
         if found is None:
             side, tflops = matrix_peak(self.device, self.dtype, self.options.seconds, self.options.least_repeats)
             found = {"side": side, "tflops": tflops}
@@ -211,7 +211,7 @@ class ModelBench:
     def video_tables(self, plans: Plans, rows: Sequence[StepRow]) -> dict[str, Any]:
         """Seconds a video, one run whole, and the parts beside denoising, the latter two kept like rows."""
         file = self.path / PARTS
-        found: dict[str, Any] | None = kept(file, PARTS_SCHEMA, dict)
+        found = kept(dict[str, Any], file, "part of a table", PARTS_SCHEMA)
         if found is None:
             whole = whole_video(self.backbone, plans, rows, self.options.kernel)
             self._backbone = None  # its place is needed

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vdit_cli.artifacts.atomic import write_json
-from vdit_cli.artifacts.receipt import kept
 from vdit_cli.bench.model_sizes import DENSE
+from vdit_cli.reader import kept
 
 SCHEMA = "evdit.bench-step/1"
 PLAIN, EAGER, COMPILED = "plain", "eager", "compiled"
@@ -59,7 +59,7 @@ class StepFolder:
 
     def read(self, frames: int, plan: str, way: str, guided: bool) -> StepRow | None:
         """The row if it was measured before; one whose file is damaged is measured again."""
-        return kept(self.file(frames, plan, way, guided), SCHEMA, StepRow)
+        return kept(StepRow, self.file(frames, plan, way, guided), "row", SCHEMA)
 
     def keep(self, row: StepRow) -> None:
         """Write the row, if it has a number."""

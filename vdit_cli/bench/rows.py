@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vdit_cli.artifacts.atomic import write_json
-from vdit_cli.artifacts.receipt import kept
+from vdit_cli.reader import kept
 
 SCHEMA = "evdit.bench-row/1"
 
@@ -59,7 +59,7 @@ class RowFolder:
 
     def read(self, mask: str, kernel: str) -> Row | None:
         """The row if it was measured before; one whose file is damaged is measured again."""
-        return kept(self.file(mask, kernel), SCHEMA, Row)
+        return kept(Row, self.file(mask, kernel), "row", SCHEMA)
 
     def keep(self, rows: Iterable[Row]) -> None:
         """Write each row that did not fail."""

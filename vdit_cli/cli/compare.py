@@ -12,6 +12,7 @@ from vdit_cli.cli.console import Console
 from vdit_cli.cli.masks import picture_place
 from vdit_cli.cli.models import table
 from vdit_cli.cli.options import Json, Overwrite, path_argument, path_option
+from vdit_cli.reader import MOST
 
 if TYPE_CHECKING:
     from vdit_cli.evaluation.compare import Compared
@@ -39,7 +40,10 @@ def command(
         typer.Option("--label", help="What a run is called; one for each, in order. [default: folders' names]"),
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", min=1, help="Pairs that are shown; half of them of large motion.", metavar="N")
+        int,
+        typer.Option(
+            "--limit", min=1, max=MOST, help="Pairs that are shown; half of them of large motion.", metavar="N"
+        ),
     ] = 8,
     overwrite: Overwrite = False,
     as_json: Json = False,

@@ -13,6 +13,7 @@ from vdit_cli.cli.console import Console
 from vdit_cli.cli.help_page import HelpPage, HelpPages
 from vdit_cli.cli.options import Overwrite, knob_option, path_argument, path_option
 from vdit_cli.errors import EvditError, printable, quoted
+from vdit_cli.reader import MOST_SIZE
 from vdit_cli.recipe import load
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
@@ -179,10 +180,14 @@ def seal(
 def retarget(
     plan: Annotated[Path, path_argument("PLAN|RUN", "A plan file, or the folder of a run that made one.")],
     video_frames: Annotated[
-        int | None, typer.Option("--frames", help="Frames of the video. [default: the model's]")
+        int | None, typer.Option("--frames", min=1, max=MOST_SIZE, help="Frames of the video. [default: the model's]")
     ] = None,
-    height: Annotated[int | None, typer.Option("--height", help="Height in pixels. [default: the model's]")] = None,
-    width: Annotated[int | None, typer.Option("--width", help="Width in pixels. [default: the model's]")] = None,
+    height: Annotated[
+        int | None, typer.Option("--height", min=1, max=MOST_SIZE, help="Height in pixels. [default: the model's]")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option("--width", min=1, max=MOST_SIZE, help="Width in pixels. [default: the model's]")
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="The model that the plan is for. [default: the one that it names]")
     ] = None,

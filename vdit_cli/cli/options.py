@@ -11,6 +11,7 @@ import typer
 
 from vdit_cli.errors import EvditError
 from vdit_cli.knobs import find_knob, flag_name
+from vdit_cli.reader import MOST_LAYERS
 from vdit_cli.recipe import Recipe
 
 
@@ -81,6 +82,7 @@ Gpus = Annotated[
     typer.Option(
         "--gpus",
         min=1,
+        max=MOST_LAYERS,
         help="Run on N GPUs of this machine, or with --device cpu on N processes. [default: one]",
         show_default=False,
         metavar="N",

@@ -11,6 +11,7 @@ import typer
 from vdit_cli.cli.console import Console
 from vdit_cli.cli.models import table
 from vdit_cli.cli.options import Json, path_argument, path_option
+from vdit_cli.reader import MOST_LAYERS
 
 if TYPE_CHECKING:
     from vdit_cli.evaluation.comparison import Comparison
@@ -32,6 +33,7 @@ Workers = Annotated[
     typer.Option(
         "--workers",
         min=1,
+        max=MOST_LAYERS,
         help="Processes that read. [default: one a core, for 8 videos at least]",
         show_default=False,
         metavar="N",

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.digest import content_digest, file_digest
-from vdit_cli.artifacts.receipt import read_object
 from vdit_cli.backbones.base import Backbone, TextStates, as_read, cut_of
 from vdit_cli.data.shards import SHARDS, Shard, write_shard
 from vdit_cli.data.sources import Part, Source
 from vdit_cli.errors import FAILED, EvditError
+from vdit_cli.reader import read_object, shaped
 from vdit_cli.sampling.peak import out_of_memory_told
 
 RECORD = "evdit.data-shard/1"
@@ -67,12 +67,12 @@ class Making:
     def made(self, shard: int) -> Made | None:
         """What a finished shard holds; None where it or its record is missing or damaged: it is made again."""
         try:
-            told = read_object(self.folder / self.record_path(shard), RECORD)
-            if told.pop("digest", None) != content_digest(told):
-                return None
-            made = Made(Shard.of(told["shard"]), int(told["cut"]))
-        except (EvditError, KeyError, TypeError, ValueError):
+            told = read_object(Made, self.folder / self.record_path(shard), "record of a shard", RECORD)
+        except EvditError:
             return None
+        if told.pop("digest", None) != content_digest(told):
+            return None
+        made = shaped(Made, told, self.record_path(shard), "record of a shard", is_open=True)
         path = self.folder / self.path(shard)
         is_its_own = made.shard.path == self.path(shard) and len(made.shard.sources) == len(self.numbers(shard))
         return made if is_its_own and path.is_file() and file_digest(path) == made.shard.sha256 else None

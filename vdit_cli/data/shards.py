@@ -21,12 +21,12 @@ from torch import Tensor
 
 from vdit_cli.artifacts.atomic import free_name, replacing, write_json
 from vdit_cli.artifacts.digest import file_digest
-from vdit_cli.artifacts.receipt import read_object
 from vdit_cli.artifacts.run_dir import RunDir, is_free
 from vdit_cli.backbones.base import TextStates
 from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.data.facts import DataFacts
 from vdit_cli.errors import EvditError, quoted
+from vdit_cli.reader import Count, Index, read
 
 SCHEMA = "evdit.data/1"
 INDEX, NULL, SHARDS = "index.json", "null.safetensors", "shards"
@@ -53,23 +53,44 @@ class Shard:
     sources: tuple[str, ...]
     captions: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
-    text_length: int = 0
+    text_length: Index = 0
 
     def content(self) -> dict[str, Any]:
         """The shard as JSON values."""
         return asdict(self)
 
-    @staticmethod
-    def of(content: Mapping[str, Any]) -> Shard:
-        """The shard of JSON values. Raises KeyError and TypeError for others."""
-        return Shard(
-            path=content["path"],
-            sha256=content["sha256"],
-            sources=tuple(content["sources"]),
-            captions=tuple(content["captions"]),
-            skipped=tuple(Skipped(**each) for each in content["skipped"]),
-            text_length=content["text_length"],
-        )
+
+@dataclass(frozen=True)
+class StoredSize:
+    """What every clip has; `latent_shape` is (C, F, h, w)."""
+
+    video_frames: Count
+    height: Count
+    width: Count
+    fps: Count
+    latent_shape: tuple[Count, Count, Count, Count]
+
+
+@dataclass(frozen=True)
+class StoredIndex:
+    """The keys of `index.json`, and their types."""
+
+    made_by: DataFacts
+    size: StoredSize
+    clips: Index
+    text_length: Index
+    text_width: Count
+    settings: dict[str, Any]
+    null: Shard
+    shards: tuple[Shard, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse files that lie elsewhere, and shards whose clips are not all captioned."""
+        for shard in (*self.shards, self.null):
+            if Path(shard.path).is_absolute() or ".." in Path(shard.path).parts:
+                raise ValueError(f"{shard.path!r} leaves the data folder")
+            if len(shard.sources) != len(shard.captions):
+                raise ValueError(f"{shard.path} has {len(shard.sources)} clips and {len(shard.captions)} captions")
 
 
 def write_shard(
@@ -137,16 +158,15 @@ class Clips:
     `facts` says what made them; `latent_shape` is (C, F, h, w), `text_length` L, the same for every batch.
     """
 
-    def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, index: StoredIndex) -> None:
         self.folder = folder
-        self.facts = DataFacts(**content["made_by"])
-        self.size: dict[str, Any] = dict(content["size"])
-        self.latent_shape: tuple[int, int, int, int] = tuple(self.size["latent_shape"])
-        self.text_length = int(content["text_length"])
-        self.text_width = int(content["text_width"])
-        self.settings: dict[str, Any] = dict(content["settings"])
-        every = [Shard.of(each) for each in content["shards"]]
-        self.null = Shard.of(content["null"])
+        self.facts = index.made_by
+        self.latent_shape = index.size.latent_shape
+        self.size: dict[str, Any] = {**asdict(index.size), "latent_shape": list(self.latent_shape)}
+        self.text_length = index.text_length
+        self.text_width = index.text_width
+        self.settings = index.settings
+        every, self.null = index.shards, index.null
         self.shards = tuple(shard for shard in every if shard.sources)
         self.sources = tuple(source for shard in every for source in shard.sources)
         self.captions = tuple(caption for shard in every for caption in shard.captions)
@@ -226,7 +246,7 @@ def open_data(folder: Path | str, wanted: DataFacts | None = None) -> Clips:
     Raises EvditError (exit 2) for a folder without finished data, a damaged index, or data of another model.
     """
     folder = Path(folder)
-    if not (folder / INDEX).is_file():
+    if not (folder / INDEX).exists():
         run = RunDir.open(folder) if (folder / "run.json").is_file() else None
         is_other = run is not None and run.manifest["command"] != "prepare-data"
         state = run.state() if run and not is_other and not run.is_done() else None
@@ -241,15 +261,7 @@ def open_data(folder: Path | str, wanted: DataFacts | None = None) -> Clips:
             where=f"--data {folder}",
             next_steps=steps,
         )
-    content = read_object(folder / INDEX, SCHEMA)
-    try:
-        clips = Clips(folder, content)
-        names = [shard.path for shard in (*clips.shards, clips.null)]
-    except (KeyError, TypeError, ValueError) as error:
-        raise EvditError(f"{folder / INDEX} is damaged: {error!r}", where=str(folder / INDEX)) from error
-    for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise EvditError(f"{name!r} leaves the data folder", where=str(folder / INDEX))
+    clips = Clips(folder, read(StoredIndex, folder / INDEX, "index of data", SCHEMA))
     if wanted is not None:
         clips.facts.check(wanted, str(folder))
     return clips

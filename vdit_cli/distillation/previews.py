@@ -21,13 +21,13 @@ from torch import Tensor
 
 from vdit_cli.artifacts.atomic import replacing, write_json, write_text
 from vdit_cli.artifacts.digest import content_digest
-from vdit_cli.artifacts.receipt import kept
 from vdit_cli.artifacts.video_file import write_video
 from vdit_cli.backbones.base import Backbone, TextStates
 from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.data.shards import Clips
 from vdit_cli.distillation.student_networks import Pair
 from vdit_cli.distillation.watch import Look
+from vdit_cli.reader import kept
 from vdit_cli.sampling.making import to_frames
 from vdit_cli.sampling.noise import generators_for
 from vdit_cli.sampling.sample import SampleSpec, sample
@@ -37,6 +37,17 @@ SCHEMA = "evdit.look/1"
 LOOKS, TEACHER = "looks.jsonl", "teacher"
 SHEET_FRAMES = 6
 """Frames of each video on a contact sheet, evenly apart."""
+
+
+@dataclass(frozen=True)
+class KeyedLook(Look):
+    """A look as it is noted, with the key of what decided it."""
+
+    key: str
+
+    def under(self, key: str) -> Look | None:
+        """The look, None where it was noted under another key."""
+        return Look(self.sharpness, self.motion, self.gap) if self.key == key else None
 
 
 @dataclass(frozen=True)
@@ -68,8 +79,8 @@ class Previews:
 
     def teacher_look(self) -> Look | None:
         """The look of the teacher's videos, None before `keep_teacher` and where those are of another key."""
-        look = kept(self.folder / f"{TEACHER}.json", SCHEMA, self._look_of)
-        return look if self.has_teacher_latents() else None
+        noted = kept(KeyedLook, self.folder / f"{TEACHER}.json", "look", SCHEMA)
+        return noted.under(self.key) if noted and self.has_teacher_latents() else None
 
     def sampled_teacher(self) -> Tensor:
         """Latents of the teacher's videos. Of a network in shards all ranks must ask, for the student's too."""
@@ -110,7 +121,7 @@ class Previews:
         looks: dict[int, Look] = {}
         for line in self._lines():
             content = json.loads(line)
-            iteration, look = content.pop("iteration"), self._look_of(**content)
+            iteration, look = content.pop("iteration"), KeyedLook(**content).under(self.key)
             if look is not None:
                 looks[iteration] = look
         return looks
@@ -126,10 +137,6 @@ class Previews:
         path = self.folder / LOOKS
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [line for line in lines if line.endswith("}")]
-
-    def _look_of(self, key: str = "", **values: float) -> Look | None:
-        """The look of what was noted, None where that was under another key."""
-        return Look(**values) if key == self.key else None
 
     def _sampled(self, backbone: Backbone, spec: SampleSpec) -> Tensor:
         states, mask = self.clips.text(range(self.count))

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vdit_cli.artifacts.changes import RUN_FILE
-from vdit_cli.artifacts.receipt import kept
-from vdit_cli.artifacts.run_dir import SCHEMA, Request, RunDir
+from vdit_cli.artifacts.run_dir import Request, RunDir
+from vdit_cli.artifacts.run_form import known_manifest
 from vdit_cli.errors import EvditError, Interrupted, quoted, unknown_name
 from vdit_cli.knobs import origins_told
 from vdit_cli.parallel.environment import is_rank, number_of
@@ -163,6 +163,6 @@ def refusal_told(folders: Sequence[Path]) -> Iterator[None]:
 
 def as_noted(folder: Path) -> dict[str, Any]:
     """What the whole's run.json says of a stage: its state, its key and the digests of what it made."""
-    told: dict[str, Any] = kept(folder / RUN_FILE, SCHEMA, dict) or {}
+    told = known_manifest(folder) or {}
     outputs = {role: each["sha256"] for role, each in told.get("outputs", {}).items()}
     return {"folder": folder.name, "state": told.get("state", "not begun"), "key": told.get("key"), "outputs": outputs}

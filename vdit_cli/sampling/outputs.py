@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from vdit_cli.artifacts.atomic import check_writable, free_name
-from vdit_cli.artifacts.receipt import SCHEMA, Receipt, kept
+from vdit_cli.artifacts.receipt import SCHEMA, Receipt
 from vdit_cli.artifacts.run_dir import RUN_FILE, Request, RunDir, contents
 from vdit_cli.artifacts.video_file import WRITTEN, check_output
 from vdit_cli.errors import EvditError, quoted
+from vdit_cli.reader import kept
 
 COMMAND = "generate"
 RECEIPT_FILE = "receipt.json"
@@ -81,8 +81,8 @@ def check_file(clip: Clip, overwrite: bool) -> None:
     """Raise EvditError (exit 2) where a single video or its receipt is there already or can't be written."""
     check_output(clip.path, overwrite)
     check_writable(clip.sidecar, where=f"-o {clip.path}")
-    told: dict[str, Any] | None = kept(clip.sidecar, SCHEMA, dict)
-    if clip.sidecar.exists() and (told is None or not told.get("output")):
+    told = kept(Receipt, clip.sidecar, "receipt", SCHEMA)
+    if clip.sidecar.exists() and (told is None or not told.output):
         raise EvditError(
             f"{clip.sidecar} is no receipt of a video: it would hold this video's receipt",
             where=f"-o {clip.path}",

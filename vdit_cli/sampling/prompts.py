@@ -9,6 +9,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from vdit_cli.errors import EvditError, quoted
+from vdit_cli.reader import MOST_TEXT, read_bytes
 
 LINE_END = re.compile(r"\r\n|\r|\n")
 MARKS = (
@@ -36,7 +37,18 @@ def collect_prompts(prompts: Sequence[str], file: Path | None) -> tuple[str, ...
     for number, prompt in enumerate(prompts, 1):
         if not prompt.strip():
             raise EvditError("the prompt is empty", where=f"prompt {number}", next_steps=[f'"{EXAMPLE}"'])
+        check_prompt(prompt, f"prompt {number}")
     return tuple(prompt.strip() for prompt in prompts)
+
+
+def check_prompt(prompt: str, where: str) -> None:
+    """Raise EvditError (exit 2) for a prompt that is longer than any model reads, or that UTF-8 can't write."""
+    if len(prompt) > MOST_TEXT:
+        raise EvditError(f"the prompt has {len(prompt)} signs, and {MOST_TEXT} is the most", where=where)
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise EvditError(f"the prompt is no text: {error.reason} at sign {error.start + 1}", where=where) from error
 
 
 def read_prompts(file: Path) -> tuple[str, ...]:
@@ -46,10 +58,7 @@ def read_prompts(file: Path) -> tuple[str, ...]:
     Raises EvditError (exit 2) for a file that is missing, not UTF-8, or without a prompt.
     """
     where = f"--prompts-file {file}"
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise EvditError(f"the prompts file {file} can't be read: {error.strerror}", where=where) from error
+    content = read_bytes(file, "prompts file", where)
     encoding = wide_encoding(content)
     if encoding is not None:
         raise EvditError(f"{file} is {encoding} text, not UTF-8", where=where, next_steps=[_converting(file, encoding)])
@@ -59,7 +68,10 @@ def read_prompts(file: Path) -> tuple[str, ...]:
         raise _not_utf8(file, content, error.start, where) from error
     if "\0" in text:
         raise _not_utf8(file, content, content.index(0), where)
-    prompts = tuple(line.strip() for line in LINE_END.split(text) if line.strip())
+    lines = [(number, line.strip()) for number, line in enumerate(LINE_END.split(text), 1) if line.strip()]
+    for number, line in lines:
+        check_prompt(line, f"{where} line {number}")
+    prompts = tuple(line for _, line in lines)
     if not prompts:
         raise EvditError(f"{file} holds no prompt: it needs one a line", where=where, next_steps=[EXAMPLE])
     return prompts

@@ -9,7 +9,7 @@ this mask [ours]. Letters: F latent frames, L layers, M masks, P prompts with a 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ import numpy as np
 
 from vdit_cli.artifacts.atomic import write_text
 from vdit_cli.artifacts.digest import content_digest
-from vdit_cli.artifacts.json_object import brief, check_keys, parse, read_text
 from vdit_cli.errors import EvditError, unknown_name
+from vdit_cli.reader import Index, brief, check_schema, parse, read_text, shaped
 from vdit_cli.search.candidates import in_order
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
-from vdit_cli.tiles.plan_json import read_architecture, read_grid, read_mask
+from vdit_cli.tiles.plan_json import StoredMask, check_layers
 
 SCHEMA = "evdit.sensitivity/1"
 FILE = "sensitivity.json"
@@ -32,22 +32,6 @@ KIND = "sensitivity table"
 SCORES = {"attention": "loss", "relative": "relative", "output": "output"}
 """The scores that a plan is chosen by, and their keys in the file; `output` need not have been measured."""
 NEEDED = ("attention", "relative")
-TYPES: dict[str, tuple[tuple[type, ...], str]] = {
-    "schema": ((str,), "a text"),
-    "model": ((str,), "a text"),
-    "backbone": ((str,), "a text"),
-    "weights": ((str, type(None)), "a text or null"),
-    "architecture": ((dict,), "an object"),
-    "grid": ((dict,), "an object"),
-    "masks": ((list,), "a list"),
-    "prompts": ((list,), "a list"),
-    "steps": ((list,), "a list"),
-    "timesteps": ((list,), "a list"),
-    "settings": ((dict,), "an object"),
-    **dict.fromkeys(SCORES.values(), ((list,), "a list")),
-    "digest": ((str,), "a text"),
-}
-"""Every key of the file, the types that its value may have, and their name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,18 +147,8 @@ class SensitivityTable:
         file = Path(path) / FILE if Path(path).is_dir() else Path(path)
         origin = str(file)
         document = parse(read_text(file, KIND), origin, KIND)
-        if document.get("schema") != SCHEMA:
-            raise EvditError(
-                f"unknown schema {brief(document.get('schema'))}: a {KIND} of this version is {SCHEMA!r}",
-                where=origin,
-                next_steps=["the folder of a run of `evdit search-masks`", "a newer evdit"],
-            )
-        check_keys(document, tuple(key for key in TYPES if key != "output"), ("output",), origin, KIND)
-        for key, value in document.items():
-            types, named = TYPES[key]
-            if not isinstance(value, types):
-                raise EvditError(f"{key} is {brief(value)}: it must be {named}", where=f"{origin} {key}")
-        table = _table_of(document, origin)
+        check_schema(document, SCHEMA, origin, KIND)
+        table = shaped(StoredTable, document, origin, KIND).table(origin)
         sealed = content_digest({key: value for key, value in document.items() if key != "digest"})
         if document["digest"] != sealed:
             raise EvditError(
@@ -185,67 +159,74 @@ class SensitivityTable:
         return table
 
 
-def _table_of(document: dict[str, Any], origin: str) -> SensitivityTable:
-    """The table of a document whose keys are of the right types. Raises EvditError for values that are none."""
-    architecture = read_architecture(document["architecture"], len(document["loss"]), f"{origin} architecture", KIND)
-    assert architecture is not None, "it is an object"
-    grid = read_grid(document["grid"], f"{origin} grid", KIND)
-    masks = [read_mask(each, grid, f"{origin} mask {i}", KIND) for i, each in enumerate(document["masks"])]
-    prompts = [_read_prompt(each, f"{origin} prompt {i}") for i, each in enumerate(document["prompts"])]
-    for i, step in enumerate(document["steps"]):
-        if type(step) is not int or step < 0:
-            raise EvditError(f"{brief(step)} is no step: it must be a whole number", where=f"{origin} steps {i}")
-    sizes = (architecture.layers, len(masks), len(prompts), len(document["steps"]))
-    timesteps = _numbers(document["timesteps"], f"{origin} timesteps", sizes[3:])
-    losses = {name: _losses(document[key], sizes, f"{origin} {key}") for name, key in SCORES.items() if key in document}
-    try:
-        return SensitivityTable(
-            document["model"],
-            document["backbone"],
-            document["weights"],
-            architecture,
-            grid,
-            tuple(masks),
-            tuple(prompts),
-            tuple(document["steps"]),
-            tuple(timesteps),
-            losses,
-            document["settings"],
-            origin,
-        )
-    except ValueError as error:
-        place, _, why = str(error).partition(": ")
-        raise EvditError(f"not a {KIND}: {why}", where=f"{origin} {place}") from error
+@dataclass(frozen=True)
+class StoredPrompt:
+    """A prompt and its seed in JSON."""
+
+    prompt: str
+    seed: int
 
 
-def _read_prompt(value: Any, origin: str) -> tuple[str, int]:
-    """A prompt and its seed. Raises EvditError for another value."""
-    if not isinstance(value, dict):
-        raise EvditError(f"{brief(value)} is no prompt: it must be an object", where=origin)
-    check_keys(value, ("prompt", "seed"), (), origin, KIND)
-    if not isinstance(value["prompt"], str) or type(value["seed"]) is not int:
-        raise EvditError(f"{brief(value)} is no prompt: it needs a text and a whole seed", where=origin)
-    return value["prompt"], value["seed"]
+Losses = list[list[list[list[float]]]]
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """The keys of the file, and their types."""
+
+    schema: str
+    model: str
+    backbone: str
+    weights: str | None
+    architecture: Architecture
+    grid: VideoGrid
+    masks: list[StoredMask]
+    prompts: list[StoredPrompt]
+    steps: list[Index]
+    timesteps: list[float]
+    settings: dict[str, Any]
+    loss: Losses
+    relative: Losses
+    digest: str
+    output: Losses | None = None
+
+    def table(self, origin: str) -> SensitivityTable:
+        """The table. Raises EvditError, with the place, for what does not go together."""
+        check_layers(self.architecture, len(self.loss), origin, KIND)
+        masks = tuple(each.on(self.grid, f"{origin} mask {i}") for i, each in enumerate(self.masks))
+        prompts = tuple((each.prompt, each.seed) for each in self.prompts)
+        sizes = (self.architecture.layers, len(masks), len(prompts), len(self.steps))
+        _check_sizes(self.timesteps, f"{origin} timesteps", sizes[3:])
+        losses = {name: getattr(self, key) for name, key in SCORES.items() if getattr(self, key) is not None}
+        for name, values in losses.items():
+            _check_sizes(values, f"{origin} {SCORES[name]}", sizes)
+        try:
+            return SensitivityTable(
+                self.model,
+                self.backbone,
+                self.weights,
+                self.architecture,
+                self.grid,
+                masks,
+                prompts,
+                tuple(self.steps),
+                tuple(self.timesteps),
+                losses,
+                self.settings,
+                origin,
+            )
+        except ValueError as error:
+            place, _, why = str(error).partition(": ")
+            raise EvditError(f"not a {KIND}: {why}", where=f"{origin} {place}") from error
 
 
 AXES = ("layer", "mask", "prompt", "step")
 
 
-def _losses(value: list[Any], sizes: tuple[int, ...], origin: str) -> np.ndarray:
-    """The nested lists of numbers as an array of these sizes (L, M, P, S). Raises EvditError with the place."""
-    return np.array(list(_numbers(value, origin, sizes))).reshape(sizes)
-
-
-def _numbers(value: Any, origin: str, sizes: tuple[int, ...]) -> Iterator[float]:
-    """The numbers in nested lists of these sizes, the last of AXES. Raises EvditError for other values and lengths."""
-    if not sizes:
-        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) >= 1e308:
-            raise EvditError(f"{brief(value)} is no number that a table holds", where=origin)
-        yield float(value)
-        return
+def _check_sizes(value: list[Any], origin: str, sizes: tuple[int, ...]) -> None:
+    """Raise EvditError, with the place, where nested lists are not of these sizes, the last of AXES."""
     axis = AXES[-len(sizes)]
-    if not isinstance(value, list) or len(value) != sizes[0]:
-        told = f"{len(value)} are listed" if isinstance(value, list) else f"it is {brief(value)}"
-        raise EvditError(f"{told}: there must be one for each of {sizes[0]} {axis}s", where=origin)
-    for i, each in enumerate(value):
-        yield from _numbers(each, f"{origin} {axis} {i}", sizes[1:])
+    if len(value) != sizes[0]:
+        raise EvditError(f"{len(value)} are listed: there must be one for each of {sizes[0]} {axis}s", where=origin)
+    for i, each in enumerate(value if sizes[1:] else ()):
+        _check_sizes(each, f"{origin} {axis} {i}", sizes[1:])

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vdit_cli.reader import Count
+
 
 @dataclass(frozen=True)
 class Architecture:
     """A transformer's class and the sizes of its self-attention: `layers` of `heads`, each `head_dim` wide."""
 
     transformer: str
-    layers: int
-    heads: int
-    head_dim: int
+    layers: Count
+    heads: Count
+    head_dim: Count
 
     def __str__(self) -> str:
         """As in "OpenSoraT2V of 8 layers of 6 heads x 48"."""

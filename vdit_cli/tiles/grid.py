@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vdit_cli.reader import MOST, MOST_SIZE
+
+BOUNDS = {"frames": (1, MOST_SIZE), **dict.fromkeys(("rows", "cols"), (1, MOST_SIZE**2))}
+BOUNDS |= dict.fromkeys(("text_before", "text_after"), (0, MOST))
+"""Of what a machine could hold; all tokens of a frame may stand in one row."""
+
 
 @dataclass(frozen=True)
 class VideoGrid:
@@ -19,11 +25,12 @@ class VideoGrid:
     text_after: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse sizes that are not whole numbers, no frames, no patches, and negative text lengths."""
-        for name, least in (("frames", 1), ("rows", 1), ("cols", 1), ("text_before", 0), ("text_after", 0)):
+        """Refuse sizes that are not whole numbers, no frames, no patches, negative lengths, and what no machine has."""
+        for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise ValueError(f"{name} is {value!r}: a grid needs a whole number of at least {least}")
+            if type(value) is not int or not least <= value <= most:
+                rule = f"of at least {least}" if type(value) is not int or value < least else f"of at most {most}"
+                raise ValueError(f"{name} is {value!r}: a grid needs a whole number {rule}")
 
     def __str__(self) -> str:
         """The size in words: "8 frames of 45 x 80 tokens", with the text where there is some."""

@@ -10,17 +10,17 @@ from typing import Any
 
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.digest import content_digest
-from vdit_cli.artifacts.json_object import parse, read_text
 from vdit_cli.errors import EvditError
+from vdit_cli.reader import parse, read_text
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask, mean_kept_share
 from vdit_cli.tiles.plan_json import (
     PLAN_FILE,
     SCHEMA,
-    check_content,
     check_seal,
     plan_file,
+    read_stored,
     upgraded,
 )
 
@@ -70,20 +70,11 @@ class MaskPlan:
         file = plan_file(Path(path))
         origin = str(file)
         stored = parse(read_text(file, "plan"), origin, "plan")
-        document = upgraded(stored)
-        architecture, grid, masks = check_content(document, origin)
+        own = read_stored(upgraded(stored), origin)
+        masks = own.masks(origin)
         if sealed:
             check_seal(stored, origin)
-        return cls(
-            document["backbone"],
-            grid,
-            masks,
-            document["searched_on"],
-            document["made_by"],
-            document["predicted"],
-            architecture,
-            origin,
-        )
+        return cls(own.backbone, own.grid, masks, own.searched_on, own.made_by, own.predicted, own.architecture, origin)
 
     def write(self, path: Path | str) -> Path:
         """Write the sealed plan to the file `path`, or as plan.json into the folder `path`; returns the file.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vdit_cli.artifacts.digest import content_digest
-from vdit_cli.artifacts.json_object import brief, check_keys
 from vdit_cli.errors import EvditError, quoted
+from vdit_cli.reader import Count, brief, check_schema, shaped
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
@@ -18,23 +18,64 @@ SCHEMA = "evdit.mask-plan/2"
 PLAN_FILE = "plan.json"
 PLACES = (PLAN_FILE, f"student/{PLAN_FILE}", f"steps-*/student/{PLAN_FILE}")
 """Where a run keeps its plan: a search beside run.json, a distillation in its students' folders, each the same."""
-KEYS: dict[str, tuple[tuple[type, ...], str]] = {
-    "schema": ((str,), "a text"),
-    "backbone": ((str,), "a text"),
-    "architecture": ((dict, type(None)), "an object or null"),
-    "layer_count": ((int,), "a whole number"),
-    "grid": ((dict,), "an object"),
-    "searched_on": ((str, type(None)), "a text or null"),
-    "made_by": ((dict,), "an object"),
-    "predicted": ((dict,), "an object"),
-    "layers": ((list,), "a list"),
-    "digest": ((str,), "a text"),
-}
-"""Every key of a plan, the types that its value may have, and their name."""
 
-MASK_KEYS = ("mask", "global_frames")
-ARCHITECTURE_KEYS = tuple(each.name for each in fields(Architecture))
-GRID_KEYS = ("frames", "rows", "cols", "text_before", "text_after")
+
+@dataclass(frozen=True)
+class StoredMask:
+    """A mask in JSON: its name, and the global frames that it must agree with."""
+
+    mask: str
+    global_frames: list[int]
+
+    def on(self, grid: VideoGrid, origin: str) -> TileMask:
+        """The mask over the frames of `grid`. Raises EvditError, with both ways out where name and frames disagree."""
+        frames = self.global_frames
+        try:
+            mask = TileMask(grid.frames, tuple(frames))
+        except ValueError as error:
+            raise EvditError(str(error), where=origin) from error
+        if list(mask.global_frames) != frames:
+            raise EvditError(f"global_frames {brief(frames)} are not in order: write them sorted", where=origin)
+        if self.mask != mask.name:
+            raise EvditError(
+                f"mask {brief(self.mask)} and global_frames {brief(frames)} disagree: these frames make {mask.name}",
+                where=origin,
+                next_steps=[f'"mask": "{mask.name}"', *_frames_of(self.mask, grid.frames)],
+            )
+        return mask
+
+
+@dataclass(frozen=True)
+class StoredPlan:
+    """The keys of a plan file, and their types."""
+
+    schema: str
+    backbone: str
+    architecture: Architecture | None
+    layer_count: Count
+    grid: VideoGrid
+    searched_on: str | None
+    made_by: dict[str, Any]
+    predicted: dict[str, Any]
+    layers: list[StoredMask]
+    digest: str | None = None
+
+    def masks(self, origin: str) -> tuple[TileMask, ...]:
+        """The mask of each layer. Raises EvditError where layers and their number do not go together."""
+        if self.layer_count != len(self.layers):
+            raise EvditError(
+                f"layer_count is {self.layer_count} and {len(self.layers)} layers are listed: a plan lists each of at "
+                "least one layer",
+                where=f"{origin} layers",
+            )
+        check_layers(self.architecture, self.layer_count, origin, "plan")
+        return tuple(layer.on(self.grid, f"{origin} layer {index}") for index, layer in enumerate(self.layers))
+
+
+def check_layers(architecture: Architecture | None, layers: int, origin: str, kind: str) -> None:
+    """Raises EvditError where a `kind` of file lists another number of layers than its architecture has."""
+    if architecture is not None and architecture.layers != layers:
+        raise EvditError(f"layers is {architecture.layers}: the {kind} lists {layers}", where=f"{origin} architecture")
 
 
 def plan_file(path: Path) -> Path:
@@ -70,32 +111,10 @@ def upgraded(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def check_content(document: dict[str, Any], origin: str) -> tuple[Architecture | None, VideoGrid, tuple[TileMask, ...]]:
-    """Architecture, grid and masks of a plan; the other keys are checked here, the digest is left to `check_seal`.
-
-    Raises EvditError with the file, and the layer where there is one.
-    """
-    if document.get("schema") != SCHEMA:
-        raise EvditError(
-            f"unknown schema {document.get('schema')!r}: a plan of this version is {SCHEMA!r}",
-            where=origin,
-            next_steps=["a plan made by this version of evdit", "a newer evdit"],
-        )
-    check_keys(document, tuple(key for key in KEYS if key != "digest"), ("digest",), origin)
-    for key, value in document.items():
-        types, name = KEYS[key]
-        if not isinstance(value, types) or isinstance(value, bool):
-            raise EvditError(f"{key} is {brief(value)}: it must be {name}", where=f"{origin} {key}")
-    if document["layer_count"] != len(document["layers"]) or not document["layers"]:
-        raise EvditError(
-            f"layer_count is {document['layer_count']} and {len(document['layers'])} layers are listed: "
-            "a plan lists each of at least one layer",
-            where=f"{origin} layers",
-        )
-    architecture = read_architecture(document["architecture"], document["layer_count"], f"{origin} architecture")
-    grid = read_grid(document["grid"], f"{origin} grid")
-    layers = enumerate(document["layers"])
-    return architecture, grid, tuple(read_mask(layer, grid, f"{origin} layer {index}") for index, layer in layers)
+def read_stored(document: dict[str, Any], origin: str) -> StoredPlan:
+    """The plan in a JSON object of this version's schema; its digest is left to `check_seal`. Raises EvditError."""
+    check_schema(document, SCHEMA, origin, "plan")
+    return shaped(StoredPlan, document, origin, "plan")
 
 
 def check_seal(document: dict[str, Any], origin: str) -> None:
@@ -112,60 +131,10 @@ def check_seal(document: dict[str, Any], origin: str) -> None:
         )
 
 
-def read_architecture(
-    value: dict[str, Any] | None, layers: int, origin: str, kind: str = "plan"
-) -> Architecture | None:
-    """The architecture in JSON form, None for null. Raises EvditError for one that is none or of other layers."""
-    if value is None:
-        return None
-    check_keys(value, ARCHITECTURE_KEYS, (), origin, kind)
-    if not isinstance(value["transformer"], str):
-        raise EvditError(f"transformer is {brief(value['transformer'])}: it must be a text", where=origin)
-    for name in ARCHITECTURE_KEYS[1:]:
-        if type(value[name]) is not int or value[name] < 1:
-            raise EvditError(f"{name} is {brief(value[name])}: it must be a whole number above 0", where=origin)
-    found = Architecture(**value)
-    if found.layers != layers:
-        raise EvditError(f"layers is {found.layers}: the {kind} lists {layers}", where=origin)
-    return found
-
-
-def read_grid(value: dict[str, Any], origin: str, kind: str = "plan") -> VideoGrid:
-    """The grid in JSON form. Raises EvditError for sizes that are no grid."""
-    check_keys(value, GRID_KEYS, (), origin, kind)
-    try:
-        return VideoGrid(**value)
-    except ValueError as error:
-        raise EvditError(str(error), where=origin) from error
-
-
-def read_mask(value: Any, grid: VideoGrid, origin: str, kind: str = "plan") -> TileMask:
-    """A mask, as of one layer: its global frames, which its name must agree with. Raises EvditError."""
-    if not isinstance(value, dict):
-        raise EvditError(f"the mask is {brief(value)}: it must be an object", where=origin)
-    check_keys(value, MASK_KEYS, (), origin, kind)
-    frames = value["global_frames"]
-    if not isinstance(frames, list):
-        raise EvditError(f"global_frames is {brief(frames)}: it must be a list of frame numbers", where=origin)
-    try:
-        mask = TileMask(grid.frames, tuple(frames))
-    except (ValueError, TypeError) as error:
-        raise EvditError(str(error), where=origin) from error
-    if list(mask.global_frames) != frames:
-        raise EvditError(f"global_frames {brief(frames)} are not in order: write them sorted", where=origin)
-    if value["mask"] != mask.name:
-        raise EvditError(
-            f"mask {brief(value['mask'])} and global_frames {brief(frames)} disagree: these frames make {mask.name}",
-            where=origin,
-            next_steps=[f'"mask": "{mask.name}"', *_frames_of(value["mask"], grid.frames)],
-        )
-    return mask
-
-
-def _frames_of(name: Any, frames: int) -> list[str]:
+def _frames_of(name: str, frames: int) -> list[str]:
     """The global_frames that the mask called `name` has, as a line to paste; nothing where it names no mask."""
     try:
-        mask = TileMask.parse(str(name), frames)
+        mask = TileMask.parse(name, frames)
     except EvditError:
         return []
     return [f'"global_frames": {list(mask.global_frames)}']

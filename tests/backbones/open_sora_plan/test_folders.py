@@ -33,10 +33,10 @@ def edited(ours, target, **changes):
         ({"tokenizer": None}, "tokenizer is None"),
         ({"vae": ["../../elsewhere"]}, "must give it as"),
         ({"evdit": []}, '"evdit" in model_index.json'),
-        ({"evdit": {"name": "x"}}, "defaults lack video_frames"),
-        ({"evdit": {"name": "x", "defaults": {"framess": 3}}}, "unknown default 'framess'"),
-        ({"evdit": {"name": "x", "defaults": {"fps": "many"}}}, "default fps is 'many'"),
-        ({"evdit": {"name": "x", "defaults": {"steps": True}}}, "default steps is True"),
+        ({"evdit": {"name": "x"}}, "video_frames is missing: a model's defaults needs it"),
+        ({"evdit": {"name": "x", "defaults": {"framess": 3}}}, "unknown key 'framess'"),
+        ({"evdit": {"name": "x", "defaults": {"fps": "many"}}}, "fps is 'many': it must be a whole number"),
+        ({"evdit": {"name": "x", "defaults": {"steps": True}}}, "steps is True: it must be a whole number"),
     ],
 )
 def test_a_bad_model_index_is_refused(ours, tmp_path, changes, says):
@@ -69,8 +69,8 @@ def test_a_missing_part_is_named(ours, tmp_path, part):
         ("steps_offset", True, "steps_offset is True"),
         ("num_train_timesteps", 10**9, "num_train_timesteps is 1000000000"),
         ("num_train_timesteps", 0, "num_train_timesteps is 0"),
-        ("beta_end", float("nan"), "beta_end is nan: it must be a number above 0 and below 1"),
-        ("shift", float("inf"), "shift is inf: it must be a number above 0"),
+        ("beta_end", 1, "beta_end is 1: it must be a number above 0 and below 1"),
+        ("shift", 0, "shift is 0: it must be a number above 0"),
         ("trained_betas", [0.1], "trained_betas is set"),
         ("rescale_betas_zero_snr", True, "rescale_betas_zero_snr is set"),
     ],
@@ -82,7 +82,7 @@ def test_a_schedule_that_is_none_is_refused_with_file_and_key(ours, tmp_path, ke
     assert refused(folder, USAGE, says).where == f"{file} {key}"
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("nan"), 0, -1, True, "1"])
+@pytest.mark.parametrize("value", [0, -1, True, "1"])
 def test_a_latent_scale_that_is_none_is_refused(ours, tmp_path, value):
     folder = copied(ours, tmp_path / "bad")
     file = folder / "vae" / "config.json"

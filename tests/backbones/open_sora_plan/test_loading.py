@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -163,7 +164,7 @@ def test_missing_files_are_named(folder: Path) -> None:
         loading.read_config(folder)
 
 
-@pytest.mark.parametrize(("text", "words"), [("{", "is not JSON"), ("[]", "not a JSON object"), ("", "is not JSON")])
+@pytest.mark.parametrize(("text", "words"), [("{", "is not JSON"), ("[]", "is a JSON list"), ("", "is empty")])
 def test_a_damaged_config_is_named(folder: Path, text: str, words: str) -> None:
     (folder / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(EvditError, match=words):
@@ -179,11 +180,20 @@ def test_an_index_can_not_lead_elsewhere(folder: Path, name: str) -> None:
     refused(folder, INDEX, repr(name))
 
 
-@pytest.mark.parametrize("index", [{}, {"weight_map": []}, {"weight_map": {"a": 1}}])
-def test_a_damaged_index_is_named(folder: Path, index: dict) -> None:
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ({}, "weight_map is missing: an index of weights needs it"),
+        ({"weight_map": []}, "weight_map is []: it must be an object"),
+        ({"weight_map": {"a": 1}}, "a is 1: it must be a text"),
+    ],
+)
+def test_a_damaged_index_is_named(folder: Path, index: dict, words: str) -> None:
     (folder / WEIGHTS).unlink()
     (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
-    refused(folder, f"{INDEX} is damaged")
+    with pytest.raises(EvditError, match=re.escape(words)) as caught:
+        loaded(folder)
+    assert caught.value.exit_code == ENVIRONMENT and str(folder / INDEX) in (caught.value.where or "")
 
 
 def test_a_lost_shard_is_named(folder: Path) -> None:

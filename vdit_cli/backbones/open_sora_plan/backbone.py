@@ -104,9 +104,10 @@ class OpenSoraPlan:
         self.folders = folders
         self.weights = Weights(folders, trained, lora)
         self.transformer_folder, self.loras = self.weights.folder, self.weights.loras
-        self.transformer_config = transformer_config.complete(loading.read_config(self.transformer_folder))
+        file = self.transformer_folder / loading.CONFIG
+        self.transformer_config = transformer_config.complete(loading.read_config(file.parent), str(file))
         self.vae_config = loading.read_config(folders.vae)
-        built = VaeConfig.read(self.vae_config)
+        built = VaeConfig.read(self.vae_config, str(folders.vae / loading.CONFIG))
         self.time_ratio, self.space_ratio = built.ratios
         if self.transformer_config["in_channels"] != built.embed_dim:
             raise EvditError(
@@ -386,7 +387,7 @@ def _sites(transformer: OpenSoraT2V) -> list[SelfAttention]:
 
 def _latent_scale(config: dict, where: str) -> float:
     scale = config.get("scaling_factor", LATENT_SCALE)
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+    if type(scale) not in (int, float) or not 0 < scale < math.inf:
         raise EvditError(f"scaling_factor is {scale!r}: it must be a number above 0", where=where)
     return float(scale)
 

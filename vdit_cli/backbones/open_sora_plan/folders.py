@@ -7,18 +7,18 @@ Paths are relative to the listing or folder they were found in; no path is read 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vdit_cli.backbones.base import Defaults
 from vdit_cli.backbones.prompt_form import PromptForm
 from vdit_cli.diffusion.schedules import check_config
-from vdit_cli.errors import ENVIRONMENT, EvditError, nearest, unknown_name
+from vdit_cli.errors import ENVIRONMENT, EvditError, unknown_name
+from vdit_cli.reader import read_object, shaped
 
 PIPELINE_CLASS = "OpenSoraPlanPipeline"
 INDEX = "model_index.json"
@@ -40,9 +40,6 @@ WIDTHS = {480: 640, 720: 1280}
 
 GUIDANCE = {"29x480p": 2.5}
 """Guidance by the folder whose weights its authors sample otherwise than at 7.5."""
-
-DEFAULT_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
-"""What a default may be in JSON, by its declared type."""
 
 PUBLISHED_SCHEDULER = {
     "num_train_timesteps": 1000,
@@ -119,7 +116,7 @@ def find_folders(root: Path, video_frames: int | None, height: int | None, width
 
     Raises EvditError: 2 for a bad model_index.json, 3 for a part that is not there.
     """
-    if (root / INDEX).is_file():
+    if (root / INDEX).exists():
         return _ours(root)
     if _is_transformer(root) and SIZE_FOLDER.fullmatch(root.name):
         return _published(root.parent, size_folders([f"{root.name}/config.json"])[0])
@@ -134,7 +131,7 @@ def find_folders(root: Path, video_frames: int | None, height: int | None, width
 
 
 def _ours(root: Path) -> ModelFolders:
-    index = read_object(root / INDEX)
+    index = present(root / INDEX)
     if index.get("_class_name") != PIPELINE_CLASS:
         raise EvditError(
             f"{INDEX} names the pipeline {index.get('_class_name')!r}: it must be {PIPELINE_CLASS!r}",
@@ -148,7 +145,7 @@ def _ours(root: Path) -> ModelFolders:
         raise EvditError(f'"evdit" in {INDEX} must be an object with a "name"', where=str(root / INDEX))
     form = ours.get("prompt_form")
     schedule = root / "scheduler" / "scheduler_config.json"
-    scheduler_config = read_object(schedule)
+    scheduler_config = present(schedule)
     check_config(scheduler_config, str(schedule))
     return ModelFolders(
         name=ours.get("name") or root.resolve().name,
@@ -158,7 +155,7 @@ def _ours(root: Path) -> ModelFolders:
         text_encoder=root / "text_encoder",
         tokenizer=root / "tokenizer",
         scheduler_config=scheduler_config,
-        defaults=_read_defaults(ours.get("defaults", {}), f"{root / INDEX} evdit.defaults"),
+        defaults=shaped(Defaults, ours.get("defaults", {}), f"{root / INDEX} evdit.defaults", "model's defaults"),
         prompt_form=None if form is None else PromptForm.read(form, f"{root / INDEX} evdit.prompt_form"),
     )
 
@@ -176,23 +173,6 @@ def _check_component(root: Path, part: str, classes: tuple[str, ...], named: Any
             next_steps=[f"bring {root / part}"],
             exit_code=ENVIRONMENT,
         )
-
-
-def _read_defaults(given: Any, where: str) -> Defaults:
-    """The model's own sampling defaults. Raises EvditError for an unknown or missing key or a value of another type."""
-    if not isinstance(given, dict):
-        raise EvditError(f"the defaults are a {type(given).__name__}: they must be an object", where=where)
-    known = {field.name: field for field in fields(Defaults)}
-    for key, value in given.items():
-        if key not in known:
-            raise EvditError(f"unknown default {key!r}", where=where, next_steps=nearest(key, known))
-        wanted = DEFAULT_TYPES[str(known[key].type)]
-        if isinstance(value, bool) or not isinstance(value, wanted):
-            raise EvditError(f"default {key} is {value!r}: it must be of type {known[key].type}", where=where)
-    missing = [name for name, field in known.items() if field.default is MISSING and name not in given]
-    if missing:
-        raise EvditError(f"the defaults lack {', '.join(missing)}", where=where)
-    return Defaults(**given)
 
 
 def _published(root: Path, size: MadeFor) -> ModelFolders:
@@ -231,16 +211,10 @@ def _is_transformer(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def present(path: Path) -> dict[str, Any]:
     """The JSON object in `path`. Raises EvditError: 3 where there is no file, 2 for anything but an object."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise EvditError(
             f"{path.name} is missing", where=str(path), next_steps=[f"bring {path}"], exit_code=ENVIRONMENT
-        ) from error
-    except (OSError, ValueError) as error:
-        raise EvditError(f"{path.name} can't be read as JSON: {error}", where=str(path)) from error
-    if not isinstance(found, dict):
-        raise EvditError(f"{path.name} holds a {type(found).__name__}: it must be a JSON object", where=str(path))
-    return found
+        )
+    return read_object(dict[str, Any], path, path.name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from vdit_cli.artifacts.atomic import replacing, write_json
 from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.errors import ENVIRONMENT, EvditError
+from vdit_cli.reader import advising, read_object
 
 CONFIG = "config.json"
 STEM = "diffusion_pytorch_model"
@@ -27,6 +29,16 @@ MAX_SHARD_BYTES = 5_000_000_000
 HEADER_LENGTH_BYTES = 8
 NAMED = 3
 """Of wrong keys so many are named; the rest is counted."""
+
+
+AGAIN = ["fetch the folder's files again"]
+
+
+@dataclass(frozen=True)
+class WeightIndex:
+    """What an index of shards must hold: the file of each tensor."""
+
+    weight_map: dict[str, str]
 
 
 Change = Callable[[str, Tensor], Tensor]
@@ -44,9 +56,10 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     Raises EvditError (exit 3) when it is missing or is no JSON object.
     """
     path = Path(folder) / CONFIG
-    if not path.is_file():
+    if not path.exists():
         raise _broken(f"{path} is missing: a model folder holds {CONFIG} and safetensors weights")
-    return _read_object(path)
+    with advising(AGAIN, ENVIRONMENT):
+        return read_object(dict[str, Any], path, "model's config")
 
 
 def lasting(config: dict[str, Any]) -> dict[str, Any]:
@@ -243,10 +256,8 @@ def _split(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
 
 
 def _indexed(index: Path) -> list[Path]:
-    places = _read_object(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise _broken(f"{index} is damaged: it has no weight_map of keys to file names")
-    names = sorted(set(places.values()))
+    with advising(AGAIN, ENVIRONMENT):
+        names = sorted(set(read_object(WeightIndex, index, "index of weights")["weight_map"].values()))
     for name in names:
         # Checked as text: a hub's cache holds symbolic links that do lead out of the folder.
         if not name.endswith(".safetensors") or PurePosixPath(name).name != name or {"\\", ":"} & set(name):
@@ -255,16 +266,6 @@ def _indexed(index: Path) -> list[Path]:
     if absent:
         raise _broken(f"{index} names files that are not there: {_listed(absent)}")
     return [index.parent / name for name in names]
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _broken(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise _broken(f"{path} is not a JSON object")
-    return content
 
 
 def _opened(path: Path, device: torch.device | str = "cpu") -> safe_open:
@@ -285,4 +286,4 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _broken(what: str) -> EvditError:
-    return EvditError(what, next_steps=["fetch the folder's files again"], exit_code=ENVIRONMENT)
+    return EvditError(what, next_steps=AGAIN, exit_code=ENVIRONMENT)

@@ -10,6 +10,7 @@ from vdit_cli.artifacts.places import expanded
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.backbones import hub, lora
+from vdit_cli.backbones.open_sora_plan import loading
 from vdit_cli.backbones.open_sora_plan.folders import (
     COMPONENTS,
     INDEX,
@@ -17,9 +18,10 @@ from vdit_cli.backbones.open_sora_plan.folders import (
     ModelFolders,
     find_folders,
     fitting,
-    read_object,
     size_folders,
 )
+from vdit_cli.backbones.open_sora_plan.text import read_config
+from vdit_cli.backbones.open_sora_plan.transformer_config import complete
 from vdit_cli.backbones.registry import HUB_ID
 from vdit_cli.backbones.sources import BackboneEntry, LoadOptions, ModelSource, check_whole, weights_missing
 from vdit_cli.errors import ENVIRONMENT, EvditError, quoted
@@ -185,8 +187,9 @@ def _check_text_width(folders: ModelFolders) -> None:
     """Raise EvditError (2) where the text encoder's states are not as wide as the transformer expects them."""
     if folders.text_encoder is None:
         return
-    width = read_object(folders.text_encoder / "config.json").get("d_model")
-    wanted = read_object(folders.transformer / "config.json").get("caption_channels", 4096)
+    width = read_config(folders.text_encoder).get("d_model")
+    config = loading.read_config(folders.transformer)
+    wanted = complete(config, str(folders.transformer / loading.CONFIG))["caption_channels"]
     if width != wanted:
         raise EvditError(
             f"the text encoder gives states of width {width}: {folders.name} needs {wanted}",

@@ -9,8 +9,9 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -33,6 +34,7 @@ from vdit_cli.backbones.base import Cut, TextStates
 from vdit_cli.backbones.open_sora_plan import loading
 from vdit_cli.backbones.open_sora_plan.prompt_cleaning import clean_prompt
 from vdit_cli.errors import ENVIRONMENT, EvditError, unknown_name
+from vdit_cli.reader import Amount, Count, Index, Layers, Share, Size, advising, check_regular, read_object, shaped
 
 ENCODERS: dict[str, tuple[type[Any], type[Any]]] = {
     "t5": (T5Config, T5EncoderModel),
@@ -51,6 +53,39 @@ TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 NO_TOKENIZER = (ValueError, TypeError, LookupError, AttributeError, OSError, RuntimeError)
 """What transformers raises for the files of a tokenizer that are damaged or of another kind."""
 BIN = "pytorch_model.bin"
+
+
+NumberFormat = Literal["float32", "float64", "bfloat16", "float16", "auto"] | None
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The sizes in an encoder's config, which transformers takes as they come."""
+
+    d_model: Size = 512
+    d_kv: Size = 64
+    d_ff: Size = 2048
+    num_layers: Layers = 6
+    num_decoder_layers: Layers | None = None
+    num_heads: Layers = 8
+    vocab_size: Count = 32128
+    relative_attention_num_buckets: Size = 32
+    relative_attention_max_distance: Count = 128
+    dropout_rate: Share = 0.1
+    layer_norm_epsilon: Share = 1e-6
+    initializer_factor: Amount = 1.0
+    hidden_act: str = ""
+    dense_act_fn: str = ""
+    dtype: NumberFormat = None
+    torch_dtype: NumberFormat = None
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """What a tokenizer's config may say of its length (1e30: no limit), and of sentinels, which are made in full."""
+
+    model_max_length: float | None = None
+    extra_ids: Index | None = None
 
 
 class TextEncoder:
@@ -164,6 +199,12 @@ def read_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
     folder = Path(folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise _missing(folder, "tokenizer", TOKENIZER_FILES)
+    for file in (*(folder / name for name in TOKENIZER_FILES), *folder.glob("*.json")):
+        with advising(loading.AGAIN, ENVIRONMENT):
+            if file.exists():
+                check_regular(file, "part of a tokenizer")
+            if file.name == "tokenizer_config.json":
+                read_object(TokenizerConfig, file, "tokenizer's config")
     # Nothing but spiece.model says how many sentinel tokens were added; prompts need none, and none is always in range.
     bare = {} if (folder / "tokenizer_config.json").is_file() else {"extra_ids": 0}
     with _Telling(folder):
@@ -214,9 +255,17 @@ def read_encoder(
     return encoder.eval()
 
 
+def read_config(folder: Path | str) -> dict[str, Any]:
+    """The encoder's config, its sizes checked. Raises EvditError (exit 3)."""
+    config = loading.read_config(folder)
+    with advising(loading.AGAIN, ENVIRONMENT):
+        shaped(EncoderConfig, config, str(Path(folder) / loading.CONFIG), "text encoder's config", is_open=True)
+    return config
+
+
 def _empty_encoder(folder: Path | str) -> PreTrainedModel:
     """The encoder without weights (device "meta"), as config.json describes it."""
-    config = loading.read_config(folder)
+    config = read_config(folder)
     kind = str(config.get("model_type"))
     if kind not in ENCODERS:
         raise unknown_name("text encoder model_type", kind, ENCODERS, where=str(Path(folder) / loading.CONFIG))

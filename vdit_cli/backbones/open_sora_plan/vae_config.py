@@ -5,11 +5,12 @@ Source: Open-Sora-Plan v1.2.0, whose published weights fix the names.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from vdit_cli.backbones.open_sora_plan import vae_layers, vae_resample
 from vdit_cli.errors import EvditError, unknown_name
+from vdit_cli.reader import Index, Layers, Share, Size, shaped
 
 LAYERS: dict[str, dict[str, type[Any]]] = {
     "convolution": {
@@ -51,18 +52,18 @@ ACTIVATIONS = ("silu", "swish")
 class VaeConfig:
     """The keys of a VAE's config.json that build it, with upstream's defaults; lists have one entry a level."""
 
-    hidden_size: int = 128
-    z_channels: int = 4
-    hidden_size_mult: tuple[int, ...] = (1, 2, 4, 4)
-    attn_resolutions: tuple[int, ...] = ()
-    dropout: float = 0.0
-    resolution: int = 256
+    hidden_size: Size = 128
+    z_channels: Size = 4
+    hidden_size_mult: tuple[Layers, ...] = (1, 2, 4, 4)
+    attn_resolutions: tuple[Index, ...] = ()
+    dropout: Share = 0.0
+    resolution: Size = 256
     double_z: bool = True
-    embed_dim: int = 4
-    num_res_blocks: int = 2
+    embed_dim: Size = 4
+    num_res_blocks: Layers = 2
     q_conv: str = "CausalConv3d"
     use_quant_layer: bool = True
-    norm_num_groups: int = 32
+    norm_num_groups: Size = 32
     """[ours] Upstream has 32 in its code; a narrow model needs fewer, or each group is one channel."""
     encoder_conv_in: str = "CausalConv3d"
     encoder_conv_out: str = "CausalConv3d"
@@ -80,26 +81,25 @@ class VaeConfig:
     decoder_mid_resnet: str = "ResnetBlock3D"
 
     @classmethod
-    def read(cls, config: dict) -> VaeConfig:
-        """The known keys of `config`.
+    def read(cls, config: dict, where: str = "vae/config.json") -> VaeConfig:
+        """The known keys of `config` (of the file `where`).
 
-        Raises EvditError when a list does not have one entry a level.
+        Raises EvditError for values that are none, and when a list does not have one entry a level.
         """
-        given = {field.name: config[field.name] for field in fields(cls) if field.name in config}
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
-        }
+        read = shaped(cls, config, where, "VAE's config", is_open=True)
         if config.get("hidden_act", "silu") not in ACTIVATIONS:
-            raise unknown_name(
-                "VAE activation", str(config["hidden_act"]), ACTIVATIONS, where="vae/config.json hidden_act"
-            )
-        read = cls(**values)
+            raise unknown_name("VAE activation", str(config["hidden_act"]), ACTIVATIONS, where=f"{where} hidden_act")
+        if not read.hidden_size_mult:
+            raise EvditError("hidden_size_mult is empty: it needs a level", where=f"{where} hidden_size_mult")
+        if odd := [channels for channels in read.channels if channels % read.norm_num_groups]:
+            rule = f"norm_num_groups is {read.norm_num_groups}: it must divide the channels of each level, {odd[0]}"
+            raise EvditError(rule, where=f"{where} norm_num_groups")
         for name in _ONE_A_LEVEL:
             if len(getattr(read, name)) != len(read.hidden_size_mult):
                 raise EvditError(
                     f"{name} has {len(getattr(read, name))} entries: it needs one a level, "
                     f"and hidden_size_mult has {len(read.hidden_size_mult)}",
-                    where=f"vae/config.json {name}",
+                    where=f"{where} {name}",
                 )
         return read
 
