@@ -180,7 +180,7 @@ def read_file(root: type[Section], path: Path) -> dict[str, tuple[Any, str]]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise EvditError(f"the recipe {path} can't be read: {why}", where=f"--config {path}") from error
+        raise EvditError(f"the recipe {path} can't be read: {why}", where=str(path)) from error
     node = compose(text, str(path))
     found: dict[str, tuple[Any, str]] = {}
     for key, (value, where) in [] if node is None else entries(root, node, "", str(path), path):

@@ -343,7 +343,7 @@ def test_data_of_another_model_are_refused(made: tuple[Path, Path], tmp_path: Pa
 
 def test_options_without_effect_are_said():
     """Those that were set, and only where they have none."""
-    idle = ["distill_mlcd.null_share=0.2", "distill_mlcd.collapse_factor=3", "distill_mlcd.allow_other_weights=true"]
+    idle = ["distill_mlcd.null_share=0.2", "distill_mlcd.allow_other_weights=true", "distill_mlcd.collapse_factor=3"]
     beside = ["distill_mlcd.previews=0", "distill_mlcd.masks=none"]
     said = idle_options(load(None, [*idle, *beside]).distill_mlcd)
     assert [line.partition(" has no effect: ")[0] for line in said] == [f"--set {each}" for each in idle]
