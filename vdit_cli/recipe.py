@@ -128,7 +128,7 @@ class SearchMasksOptions(LookingOptions):
         None, "instead of r: attention that many times cheaper at the least loss", at_least=1
     )
     latency: float | None = knob(
-        None, "instead of r: the least loss within these seconds of attention a step; needs costs", at_least=0
+        None, "instead of r: the least loss within these seconds of attention a step; needs costs", at_least=1e-9
     )
     max_loss: float | None = knob(None, "instead of r: the cheapest plan whose scores sum up to no more", at_least=0)
     uniform: str | None = knob(None, "instead of r: this mask k:m on every layer")
