@@ -63,7 +63,9 @@ class GenerateOptions(Section):
     offload: Literal["none", "model", "block"] = knob(
         "none", "keep on the device all, one part, or one block at a time"
     )
-    vae_tiling: bool = knob(False, "decode in overlapping tiles: less memory, a little slower")
+    vae_tiling: bool = knob(
+        False, "decode in overlapping tiles: less memory, a little slower, and not the same picture"
+    )
     kernel: str = knob("auto", "attention kernel; auto takes the fastest that can")
     strict: bool = knob(
         False, "an error for a kernel fallback (exit 6) and for a prompt that the model can't read (exit 2)"

@@ -59,3 +59,9 @@ def test_panels_on_a_terminal_only(evdit, monkeypatch: pytest.MonkeyPatch):
     _, panels, _ = evdit("models", "--help")
     assert "╭" not in plain and "╭" in panels
     assert plain.split("Example:")[1] == panels.split("Example:")[1]
+
+
+def test_a_flag_that_changes_the_picture_says_so(evdit):
+    """Tiles of the VAE save memory, and see less of the picture each."""
+    out = " ".join(evdit("generate", "--help")[1].split())
+    assert "decode in overlapping tiles: less memory, a little slower, and not the same picture" in out

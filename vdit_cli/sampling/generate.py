@@ -300,4 +300,5 @@ def request_of(job: Job, prompts: Sequence[str]) -> Request:
         values={**values, **digests, "lora": loras_of(job.backbone), "prompts": list(prompts)},
         origins=dict(job.options.origins),
         lineage=(job.backbone.weights_digest, *job.backbone.lineage),
+        length="num",
     )
