@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from script import folder_at, run
 from torch import Tensor
 
 from vdit_cli.artifacts.receipt import this_machine
@@ -31,6 +32,7 @@ from vdit_cli.diffusion.milestones import Milestones, signal_and_noise
 from vdit_cli.diffusion.prediction import target, x0_from
 from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.distillation.mlcd import Networks, Predict, guided, mlcd_losses
+from vdit_cli.errors import EvditError
 
 DATA = Path(__file__).parent / "data" / "mlcd-gradients.json"
 STEPS, POINTS = 4, 25
@@ -94,6 +96,8 @@ def measure(folder: Path, count: int, model: str = "shapes") -> dict[str, Any]:
     teacher = open_backbone(find_source(model), device="cpu")
     own = NoiseSchedule.from_config(teacher.scheduler_config)
     clips = open_data(folder)
+    if not 1 <= count <= len(clips):
+        raise EvditError(f"{count} clips of {folder}: it holds {len(clips)}", where=str(count))
     null = TextStates(*clips.null_text())
     found: dict[tuple[str, int], list[dict[str, tuple[float, float]]]] = {}
     with teacher.resident("transformer"):
@@ -140,6 +144,17 @@ def table(found: dict[tuple[str, int], list[dict[str, tuple[float, float]]]], pl
     return {"columns": columns, "rows": rows}
 
 
-if __name__ == "__main__":
-    content = measure(Path(sys.argv[1]), int(sys.argv[2]))
+def main(arguments: Sequence[str]) -> None:
+    """Measure on the first clips of a folder and write docs/data/mlcd-gradients.json. Raises EvditError."""
+    if len(arguments) != 2 or not arguments[1].isdecimal():
+        raise EvditError(
+            "the script takes a folder of prepared data and a number of clips",
+            where=" ".join(arguments) or None,
+            next_steps=["python docs/gather_gradients.py data/shapes 16"],
+        )
+    content = measure(folder_at(arguments[0]), int(arguments[1]))
     DATA.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

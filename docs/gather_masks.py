@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from mask_plans import ASSIGNMENTS, SHARES
 from scipy.stats import rankdata, spearmanr
-from script import folder_at, read_json, run
+from script import fitting, folder_at, read_json, run
 
 from vdit_cli.errors import EvditError
 from vdit_cli.evaluation.intervals import Estimate, differences, estimate
@@ -56,16 +56,16 @@ class Scored:
 
     def __init__(self, content: Mapping[str, Any], path: Path) -> None:
         """Raises EvditError for content that is no score."""
-        try:
+        with fitting(path):
             videos = content["videos"]
+            if not videos:
+                raise LookupError("no video")
             self.groups = [video["prompt"] for video in videos]
             self.keys = [(video["prompt"], video["seed"]) for video in videos]
             self.columns: dict[str, list[float | None]] = {
                 **{check: [float(video["right"][check]) for video in videos] for check in CHECKS},
                 **{fit: [video["fit"] and video["fit"][fit] for video in videos] for fit in FITS},
             }
-        except (KeyError, TypeError) as error:
-            raise EvditError(f"{path} is no score of `evdit score --json`: {error}", where=str(path)) from error
 
     def mean(self, name: str) -> Estimate:
         """A column's mean with its interval over prompts."""

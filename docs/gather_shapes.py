@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from script import folder_at, read_json, run
+from script import fitting, folder_at, read_json, run
 
 from vdit_cli.errors import EvditError
 
@@ -43,7 +43,7 @@ def gather(training: dict[str, Any], scores: Scores, guidance: float) -> dict[st
     ]
     checks.append({"check": "unreadable", **{name: unreadable(score) for name, score in found.items()}})
     checks += [
-        {"check": measure, **{name: score["measures"][measure] for name, score in found.items()}}
+        {"check": measure, **{name: score["measures"].get(measure) for name, score in found.items()}}
         for measure in found["one"]["measures"]
     ]
     titles = {name: f"{SETS[name][1]} ({score['clips']})" for name, score in found.items()}
@@ -126,6 +126,8 @@ def read_score(path: Path, prompts: str) -> dict[str, Any]:
     told = [each.get("prompt") for each in videos if isinstance(each, dict)] if isinstance(videos, list) else []
     if told != wanted:
         raise EvditError(f"{path} is no score of the {len(wanted)} prompts of {prompts}.txt", where=str(path))
+    with fitting(path):
+        shares(score), unreadable(score), score["measures"].get("")
     return score
 
 
@@ -138,10 +140,13 @@ def main(arguments: Sequence[str]) -> None:
         )
     model, folder = map(folder_at, arguments)
     training, index = (read_json(model / name) for name in ("training.json", "model_index.json"))
-    scores, default = read_scores(folder), index["evdit"]["defaults"]["guidance"]
+    scores = read_scores(folder)
+    with fitting(model / "model_index.json"):
+        default = float(index["evdit"]["defaults"]["guidance"])
     if default not in scores:
         raise EvditError(f"{folder} holds no scores at guidance {default:g}, the default", where=str(folder))
-    content = gather(training, scores, default)
+    with fitting(model / "training.json"):
+        content = gather(training, scores, default)
     DATA.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 

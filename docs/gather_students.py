@@ -61,7 +61,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from script import folder_at, read_json, read_text, run
+from script import fitting, folder_at, read_json, read_text, run
 
 from vdit_cli.data.shapes_prompts import MOTIONS, SHAPES, ObjectWords, parse_prompt
 from vdit_cli.errors import EvditError
@@ -102,14 +102,21 @@ def read_scores(folder: Path, seed: int, prompts: Sequence[str]) -> dict[str, Sc
         if name in found:
             raise EvditError(f"{name} was scored twice", where=str(path), next_steps=["remove one of its files"])
         found[name] = Scored(name, other or None, read_json(path))
-        check(found[name], path, seed, prompts)
+        with fitting(path):
+            check(found[name], path, seed, prompts)
     return found
 
 
 def check(scored: Scored, path: Path, seed: int, prompts: Sequence[str]) -> None:
-    """Raise EvditError where videos are not those of the prompts and seeds, or not all of them have a partner."""
+    """Raise EvditError where videos are not those of the prompts and seeds, or not all of them have a partner.
+
+    What the tables read is read once: a KeyError or TypeError where it is not there.
+    """
     sides = [scored.content, *([scored.content["against"]] if scored.other else [])]
     for side in sides:
+        row(scored.name, side, sides[-1] if scored.other else None)
+        [video["right"][kind] for video in side["videos"] for kind in ("shape", "motion")]
+        side["frechet"] and side["frechet"]["floor"]
         made = {video["seed"]: video["prompt"] for video in side["videos"]}
         each = max(1, side["clips"] // len(prompts))
         if side["clips"] != len(made) or made != {
@@ -232,11 +239,13 @@ def data_amounts(choosing: Scores, trained: Path) -> Table:
     rows = []
     for clips in sorted(int(name.removeprefix("data-")) for name in choosing if name.startswith("data-")):
         name = f"data-{clips}"
-        lines = read_text(trained / name / "metrics.jsonl").splitlines()
-        receipt = read_json(trained / name / "receipt.json")
-        scored = choosing[name].content
-        losses = {key: json.loads(lines[-1]).get(key) for key in ("loss", "held_out_loss")}
-        rows.append({**row(name, scored), "clips": clips, "held": receipt["asked"]["held_out"], **losses})
+        metrics, place = trained / name / "metrics.jsonl", trained / name / "receipt.json"
+        lines, receipt = read_text(metrics).splitlines(), read_json(place)
+        with fitting(metrics):
+            losses = {key: json.loads(lines[-1]).get(key) for key in ("loss", "held_out_loss")}
+        with fitting(place):
+            held = receipt["asked"]["held_out"]
+        rows.append({**row(name, choosing[name].content), "clips": clips, "held": held, **losses})
     first = [["clips", "clips", "d"], ["held out beside", "held", "d"]]
     losses = [["loss", "loss", ".4f"], ["held-out loss", "held_out_loss", ".4f"]]
     return {"columns": [*first, *losses, *(each for each in COLUMNS if each[1] != "difference")], "rows": rows}
@@ -288,9 +297,10 @@ def machine_of(trained: Path) -> str:
     found = []
     for path in sorted(trained.glob("*/receipt.json")):
         receipt, run = read_json(path), read_json(path.with_name("run.json"))
-        machine = receipt["machine"]
-        name = ", ".join(machine["accelerators"]) or f"{machine['cores']} CPU cores"
-        found.append(f"{name}, torch {receipt['versions']['torch']}, {run['started'][:10]}")
+        with fitting(path):
+            machine = receipt["machine"]
+            name = ", ".join(machine["accelerators"]) or f"{machine['cores']} CPU cores"
+            found.append(f"{name}, torch {receipt['versions']['torch']}, {run['started'][:10]}")
     return "; ".join(dict.fromkeys(found))
 
 

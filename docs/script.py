@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,22 @@ from vdit_cli.errors import EvditError
 
 
 def run(main: Callable[[Sequence[str]], None]) -> int:
-    """The exit code of `main` on the words of the command line; its EvditError is printed."""
+    """The exit code of `main` on the words of the command line; its error is printed."""
     try:
         main(sys.argv[1:])
-    except EvditError as error:
+    except (EvditError, OSError, KeyboardInterrupt) as error:
         return explain(error)
     return 0
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """While this lasts, values of a file are read: what is not there, or is of another kind, is told with its name."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        why = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        raise EvditError(f"{path} does not hold what is read of it: {why}", where=str(path)) from error
 
 
 def folder_at(word: str) -> Path:

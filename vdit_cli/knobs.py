@@ -156,7 +156,7 @@ def is_section(kind: Any) -> bool:
 
 def read_file(root: type[Section], path: Path) -> dict[str, tuple[Any, str]]:
     """(value, origin) by dotted key of a recipe file; an empty file sets nothing. Raises EvditError (exit 2)."""
-    node = compose(read_text(path, "recipe", f"--config {path}"), str(path))
+    node = compose(read_text(path, "recipe"), str(path))
     found: dict[str, tuple[Any, str]] = {}
     for key, (value, where) in [] if node is None else entries(root, node, "", str(path), path):
         if key in found:

@@ -64,7 +64,9 @@ class GenerateOptions(Section):
     offload: Literal["none", "model", "block"] = knob(
         "none", "keep on the device all, one part, or one block at a time"
     )
-    vae_tiling: bool = knob(False, "decode in overlapping tiles: less memory, a little slower")
+    vae_tiling: bool = knob(
+        False, "decode in overlapping tiles: less memory, a little slower, and not the same picture"
+    )
     kernel: str = knob("auto", "attention kernel; auto takes the fastest that can")
     strict: bool = knob(
         False, "an error for a kernel fallback (exit 6) and for a prompt that the model can't read (exit 2)"
@@ -132,7 +134,7 @@ class SearchMasksOptions(LookingOptions):
         None, "instead of r: attention that many times cheaper at the least loss", at_least=1
     )
     latency: float | None = knob(
-        None, "instead of r: the least loss within these seconds of attention a step; needs costs", at_least=0
+        None, "instead of r: the least loss within these seconds of attention a step; needs costs", at_least=1e-9
     )
     max_loss: float | None = knob(None, "instead of r: the cheapest plan whose scores sum up to no more", at_least=0)
     uniform: str | None = knob(None, "instead of r: this mask k:m on every layer")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vdit_cli.artifacts import atomic
-from vdit_cli.artifacts.atomic import check_writable, replacing, replacing_together, write_json, write_text
+from vdit_cli.artifacts.atomic import check_writable, free_name, replacing, replacing_together, write_json, write_text
 from vdit_cli.errors import EvditError
 
 
@@ -200,3 +200,14 @@ def test_places_are_tried_before_the_work(tmp_path: Path):
         with pytest.raises(EvditError, match="can't be written") as told:
             check_writable(path, where="-o that")
         assert (told.value.exit_code, told.value.where) == (2, "-o that") and str(path) in told.value.what
+
+
+def test_a_free_name_is_free_and_beside_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also of the folder that one stands in, of the one above it, and of the root."""
+    (tmp_path / "data" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "data")
+    assert free_name(Path("x.mp4")) == Path("x.mp4") and free_name(Path("inner")) == Path("inner-2")
+    assert free_name(Path(".")) == tmp_path / "data-2"
+    monkeypatch.chdir("inner")
+    assert free_name(Path("..")) == tmp_path / "data-2"
+    assert free_name(Path("/")) == Path("/new")

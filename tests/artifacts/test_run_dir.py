@@ -59,6 +59,16 @@ def test_how_it_ended_is_kept(tmp_path: Path, request_of, error: BaseException, 
     assert RunDir.open(tmp_path / "run").is_done()
 
 
+def test_a_list_and_a_tuple_of_the_same_are_no_change(tmp_path: Path):
+    """run.json holds lists where options hold tuples; only what differs is named."""
+    asked = Request("generate", "shapes", {"lora": ("a", ("b", 1.0)), "num": 1})
+    with RunDir.create(tmp_path / "run", asked) as run:
+        write_text(run.path / "half.txt", "x")
+    assert RunDir.resume(tmp_path / "run", asked).is_done()
+    with pytest.raises(EvditError, match=r"run was made by another recipe: num: was 1, is 2$"):
+        RunDir.resume(tmp_path / "run", replace(asked, values={**asked.values, "num": 2}))
+
+
 def test_another_recipe_or_input_is_refused(tmp_path: Path, request_of):
     """The keys that differ are named; `allow_changed` insists."""
     with pytest.raises(Interrupted), RunDir.create(tmp_path / "run", request_of()) as run:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.hub_stand_in import COMMIT, StandIn, ask_here, serving
 from tests.tiny_pipeline import write_published
+from vdit_cli.backbones.hub import list_files
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.errors import ENVIRONMENT, FAILED, USAGE, EvditError
 from vdit_cli.timing import Silent
@@ -85,6 +86,37 @@ def test_refusals_of_the_hub_name_the_next_step(published, tmp_path):
     unreachable = answer_of(hub.url, tmp_path / "other", "own/tiny", ".json")
     assert unreachable["code"] == ENVIRONMENT
     assert hub.url in unreachable["error"] and "with a connection" in unreachable["error"]
+
+
+def test_a_folder_that_is_not_there_is_said(monkeypatch, tmp_path, evdit):
+    """A path of two names is a hub id: also where the hub does not answer, with the folder that may have been meant."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my runs").mkdir()
+    (tmp_path / "runs" / "shapes two").mkdir(parents=True)
+    with serving(StandIn({})) as hub:
+        ask_here(hub.url, tmp_path / "hub", monkeypatch)
+        code, _, err = evdit("generate", "a red circle", "--model", "runs/shapess", "-o", "v.mp4")
+        assert code == ENVIRONMENT and "private, and there is no folder runs/shapess here\n" in err
+        assert 'try:   "runs/shapes two", which is a folder here  or  check the spelling' in err
+    code, _, err = evdit("generate", "a red circle", "--model", "run/shapes", "-o", "v.mp4")
+    assert code == ENVIRONMENT and "; there is no folder run/shapes here\n" in err
+    assert "try:   the same command again with a connection" in err
+
+
+def test_a_part_of_a_model_that_was_fetched_serves_without_the_hub(monkeypatch, tmp_path):
+    """`hf download --include` leaves a snapshot that its own library calls incomplete; what is there is taken."""
+    from huggingface_hub import errors
+
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text("{}", encoding="utf-8")
+
+    def incomplete(*given, **named):
+        raise errors.IncompleteSnapshotError("1 file is missing", snapshot_path=str(tmp_path))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", incomplete)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    listing = list_files("own/tiny", Silent())
+    assert (listing.local, dict(listing.files)) == (tmp_path, {"vae/config.json": 2})
 
 
 def test_paths_that_leave_the_folder_are_not_even_listed(published, tmp_path):

@@ -230,4 +230,5 @@ def test_a_file_that_can_not_be_opened_is_named(failing, evdit, kind: type[OSErr
     failing(kind(errno.EACCES, "Permission denied", "weights.safetensors"))
     code, _, err = evdit("fail")
     told = ["error: weights.safetensors can't be opened: Permission denied", "  from:  weights.safetensors"]
+    told += ["  try:   ls -ld weights.safetensors  (whose it is, and who may open it)"]
     assert (code, err.splitlines()) == (3, told)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tests.distillation.prepared import write_data
-from tests.tiny_pipeline import write_pipeline
+from tests.tiny_pipeline import copied, write_pipeline
 from vdit_cli.artifacts.digest import weights_digest
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "distill-mlcd.yaml"
@@ -49,7 +49,10 @@ def test_the_recipe_makes_a_student_that_generates(tmp_path: Path, evdit):
     ran = json.loads(Path("v.json").read_text(encoding="utf-8"))["ran"]
     assert (ran["timesteps"], ran["guidance"], ran["scheduler"]) == ([999, 749, 499, 249], 1.0, "milestones")
     code, _, err = evdit(*ask, "-o", "w.mp4", "--steps", "2")
-    assert code == 0 and "trained for steps 4: steps 2 may look worse" in err
+    assert code == 0 and "trained for steps 4: steps 2 may look worse" in err and "was trained from" not in err
+    ask[3] = str(copied(model, Path("other")))
+    code, _, err = evdit(*ask, "-o", "x.mp4")
+    assert code == 0 and f"warning: run was trained from the model {model}, and is put on other: VAE and" in err
 
 
 def test_an_unknown_key_names_the_nearest(evdit):

@@ -76,3 +76,9 @@ def test_a_flag_that_is_no_knob_has_a_range():
                     ranges += 1
                     assert {"min", "max"} <= {each.arg for each in call.keywords}, f"{file.name}:{node.lineno}"
     assert ranges >= 5
+
+
+def test_a_flag_that_changes_the_picture_says_so(evdit):
+    """Tiles of the VAE save memory, and see less of the picture each."""
+    out = " ".join(evdit("generate", "--help")[1].split())
+    assert "decode in overlapping tiles: less memory, a little slower, and not the same picture" in out

@@ -45,7 +45,10 @@ def test_the_result_is_json_where_it_is_asked_for(evdit: Evdit, plan: Path):
     code, out, _ = evdit("masks", "relax", str(plan), "--layer", "7", "--to", "dense", "-o", "made", "--json")
     told = json.loads(out)
     assert (code, told["schema"], Path(told["file"])) == (DONE, "evdit.masks-relax/1", Path("made/plan.json"))
-    assert told["digest"] == MaskPlan.read("made").digest and len(told["changes"]) == 3
+    assert told["digest"] == MaskPlan.read("made").digest and told["left_out"] == ["loss"]
+    (change,) = told["changes"]
+    assert (change["layer"], change["before"]["mask"], change["after"]["mask"]) == (7, "2:6", "8:0")
+    assert told["kept_share"]["after"] > told["kept_share"]["before"]
 
 
 def test_a_plan_that_is_there_is_not_replaced(evdit: Evdit, plan: Path):

@@ -44,7 +44,8 @@ def test_the_result_is_json_where_it_is_asked_for(evdit: Evdit, plan: Path):
     code, out, _ = evdit(*command)
     told = json.loads(out)
     assert (code, told["schema"], Path(told["file"])) == (DONE, "evdit.masks-retarget/1", Path("made/plan.json"))
-    assert told["digest"] == MaskPlan.read("made").digest and len(told["changes"]) == 4
+    assert told["digest"] == MaskPlan.read("made").digest and told["grid"]["after"]["frames"] == 16
+    assert [each["after"]["mask"] for each in told["changes"]] == ["16:0"] * 4 + ["4:12"] * 4
 
 
 def test_a_plan_that_is_there_is_not_replaced(evdit: Evdit, plan: Path):

@@ -51,3 +51,4 @@ def test_a_recipe_is_asked_for(evdit):
     assert code == 2 and "RECIPE" in err
     code, _, err = evdit("run", "gone.yaml")
     assert code == 2 and "gone.yaml can't be read" in err
+    assert "  from:  gone.yaml\n" in err and "--config" not in err

@@ -73,6 +73,7 @@ def test_json(evdit, asked: list[str]):
         (["--by", "guess"], "guess"),
         (["--fix", "7=dense"], "no layer 7"),
         (["--latency", "0.1"], "--latency 0.1 is about seconds"),
+        (["--latency", "0"], "search_masks.latency is 0.0: it must be a finite number or null, at least 1e-09"),
         (["--costs-at", "shapes"], "--costs-at shapes is about seconds"),
         (["--step-rest", "0.1"], "--step-rest 0.1 is about seconds"),
         (["--costs", "nowhere.json"], "nowhere.json can't be read"),

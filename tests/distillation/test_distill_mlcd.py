@@ -27,6 +27,7 @@ from vdit_cli.distillation import distill_mlcd as stage
 from vdit_cli.distillation import student_job
 from vdit_cli.distillation.mlcd_job import idle_options
 from vdit_cli.distillation.previews import Previews
+from vdit_cli.distillation.student_job import idle_told
 from vdit_cli.distillation.watch import Look
 from vdit_cli.errors import FAILED, EvditError, Interrupted
 from vdit_cli.recipe import load
@@ -343,12 +344,16 @@ def test_data_of_another_model_are_refused(made: tuple[Path, Path], tmp_path: Pa
 
 def test_options_without_effect_are_said():
     """Those that were set, and only where they have none."""
-    idle = ["distill_mlcd.null_share=0.2", "distill_mlcd.collapse_factor=3", "distill_mlcd.allow_other_weights=true"]
+    idle = ["distill_mlcd.null_share=0.2", "distill_mlcd.allow_other_weights=true", "distill_mlcd.collapse_factor=3"]
     beside = ["distill_mlcd.previews=0", "distill_mlcd.masks=none"]
     said = idle_options(load(None, [*idle, *beside]).distill_mlcd)
     assert [line.partition(" has no effect: ")[0] for line in said] == [f"--set {each}" for each in idle]
     assert idle_options(load(None, [*idle[:2], "distill_mlcd.guidance=kept"]).distill_mlcd) == []
     assert idle_options(load(None, ["distill_mlcd.previews=0"]).distill_mlcd) == []
+    kd = load(None, ["distill_kd.collapse_factor=3", "distill_kd.previews=0"]).distill_kd
+    assert idle_told(kd, {"null_share": None}) == [
+        "--set distill_kd.collapse_factor=3 has no effect: without previews nothing is watched"
+    ]
 
 
 def test_previews_need_an_encoder_before_anything_loads(made: tuple[Path, Path], tmp_path: Path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,7 @@ def test_sizes_are_those_of_the_real_transformer(prepared: tuple[Path, Path]):
     transformer = opened(prepared[0]).transformer
     assert made.weights == sum(each.numel() for each in transformer.parameters())
     linear = [each for block in transformer.blocks for each in block.modules() if isinstance(each, nn.Linear)]
+    assert made.matrices == sum(each.weight.numel() for each in linear)
     assert made.pairs == sum(each.in_features + each.out_features for each in linear)
     x = torch.randn(4, 18, 48)
     assert made.stream_bytes == x.numel() * 4
@@ -81,11 +83,34 @@ def test_what_is_needed_counts_weights_states_and_activations(job: KdJob):
     assert whole - eight_bits == 6 * made.weights
     lora = needed_bytes(job, replace(options, lora_rank=2))
     assert whole - lora == made.weights * 4 * 6 - made.weights * 4 - 2 * made.pairs * (8 + 16)
+    muon, few = needed_bytes(job, replace(options, muon_rate=0.01)), replace(options, lora_rank=2)
+    assert whole - muon == 4 * made.matrices
+    assert needed_bytes(job, few) - needed_bytes(job, replace(few, muon_rate=0.01)) == 4 * 2 * made.pairs
     unseen = needed_bytes(job, replace(options, hidden_weight=0.0))
     assert (whole - unseen) == int(1.25 * 2 * made.stream_bytes)
     few = replace(options, lora_rank=2)  # 64 pairs are more than the tiny model's own weights
     whole, lean = needed_bytes(job, few), [needed_bytes(job, each) for each in smaller(few).values()]
     assert all(each < whole for each in lean) and min(lean) == lean[-1]
+
+
+def test_muon_keeps_what_is_counted(prepared: tuple[Path, Path], tmp_path: Path, monkeypatch):
+    """The states that both optimisers hold after a step: two numbers a weight that AdamW moves, one that Muon does."""
+    from vdit_cli.distillation import student_run
+
+    made: list[Any] = []
+    build = student_run.build_optimisers
+    monkeypatch.setattr(
+        student_run, "build_optimisers", lambda *given, **named: made.append(build(*given, **named)) or made[-1]
+    )
+    sizes = opened(prepared[0]).training_sizes(4, (9, 32, 48), torch.float32)
+    for changes, weights, matrices in (
+        ({}, sizes.weights, sizes.matrices),
+        ({"lora_rank": 2}, 2 * sizes.pairs, 2 * sizes.pairs),
+    ):
+        distill_small_kd(*prepared, tmp_path / str(changes), iterations=1, muon_rate=0.01, **changes)
+        states = (state for each in made[-1].stepped for state in each.state.values())
+        held = [each for state in states for each in state.values() if torch.is_tensor(each) and each.ndim]
+        assert sum(each.numel() for each in held) == 2 * (weights - matrices) + matrices
 
 
 def test_too_little_memory_is_refused_before_weights_load(job: KdJob, prepared, tmp_path: Path, monkeypatch):

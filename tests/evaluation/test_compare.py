@@ -113,12 +113,13 @@ def test_without_prompts_names_are_paired_and_shown():
 
 
 def test_nothing_paired_is_an_error():
-    """And nothing is written."""
+    """The one line; which videos they are says nothing more. And nothing is written."""
     plant("a", "0", plain_video([1]), "one")
     plant("b", "0", plain_video([1]), "two")
+    progress = Silent()
     with pytest.raises(EvditError, match="no video of a has a partner in b: partners have the same prompt and seed"):
-        compare("a", "b")
-    assert not Path("out").exists()
+        compare("a", "b", progress=progress)
+    assert not Path("out").exists() and progress.lines == []
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,54 @@ def test_no_video_that_is_compared_is_replaced(output: str):
     assert path_digest(Path(output)) == before
 
 
+@pytest.mark.parametrize("output", ["a/both.mp4", "b/both", "./a/../b/both.gif", "c/both.mp4"])
+def test_no_output_becomes_a_video_of_a_run(output: str):
+    """Of one that is compared, or of another one's: it would be scored and compared with the others of that folder."""
+    plant_colours("abc", pairs=1, frames=2, height=20, width=30)
+    Path("c/run.json").write_text('{"schema": "evdit.run/1", "command": "generate"}', encoding="utf-8")
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(EvditError, match="would lie among the videos of .*, and count as one of them") as caught:
+        compare("a", "b", output=output, overwrite=True)
+    assert sorted(Path().rglob("*")) == before
+    assert (caught.value.where, caught.value.next_steps) == (f"-o {Path(output)}", ("another place with -o",))
+
+
+def test_an_output_beside_two_videos_is_written():
+    """They are the runs, not the folder that they lie in; so is one in the folder of another command's run."""
+    plant_colours("ab", pairs=1, frames=2, height=20, width=30)
+    Path("run.json").write_text('{"schema": "evdit.run/1", "command": "run"}', encoding="utf-8")
+    compare("a/0", "b/0", output="a/both.gif")
+    compare("a/0", "b/0", output="both.gif")
+    assert Path("a/both.gif").is_file() and Path("both.gif").is_file()
+
+
+@pytest.mark.parametrize(
+    ("moving", "limit", "titles"),
+    [(0, 8, [comparing.TITLE]), (1, 8, list(comparing.TITLES.values())), (1, 1, [comparing.TITLE])],
+)
+def test_the_sheet_says_what_each_half_is(monkeypatch: pytest.MonkeyPatch, moving: int, limit: int, titles: list[str]):
+    """Pairs that move less stand under words that say so; where there is one group alone it is of all pairs."""
+    for at in range(4):
+        first = plain_video([100, 200] if at < moving else [100, 100])
+        plant("a", str(at), first, str(at))
+        plant("b", str(at), first + np.uint8(20 + at), str(at))
+    groups: dict[str, list[str]] = {}
+    begin = comparing.Sheet.begin
+    monkeypatch.setattr(
+        comparing.Sheet,
+        "begin",
+        lambda sheet, told: (
+            groups.update({title: [each.prompt for each in told[title]] for title in told}),
+            begin(sheet, told),
+        ),
+    )
+    compare("a", "b", sheet=Path("sheet.png"), limit=limit)
+    assert list(groups) == titles
+    if len(titles) == 2:
+        less, large = groups.values()
+        assert (less, large) == (["3", "2", "1"], ["0"]) and "move less" in titles[0]
+
+
 def test_few_frames_are_in_memory_at_once(monkeypatch: pytest.MonkeyPatch):
     """Of two videos of 40 frames each, and two pairs: counted wherever they are read."""
     for at in range(2):

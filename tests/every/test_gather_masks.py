@@ -142,7 +142,7 @@ def test_what_does_not_fit_is_told(gather: ModuleType, folders: Path):
     with pytest.raises(EvditError, match="other is no plan"):
         gathered(gather, folders)
     write_json(path.with_name("other.json"), {"videos": [1]})
-    with pytest.raises(EvditError, match=r"other.json is no score"):
+    with pytest.raises(EvditError, match=r"other.json does not hold what is read of it: .*int"):
         gathered(gather, folders)
     with pytest.raises(EvditError, match="3 words were given"):
         gather.main(["a", "b", "c"])

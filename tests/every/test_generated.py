@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import tomllib
@@ -17,7 +18,7 @@ from tests.distillation.prepared import write_data
 from tests.tiny_pipeline import write_pipeline
 from vdit_cli.backbones.open_sora_plan.backbone import OpenSoraPlan
 from vdit_cli.data.shards import open_data
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import USAGE, EvditError
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("999", "749", "499", "249")
@@ -147,7 +148,8 @@ def test_figures_of_shapes_are_of_its_prompts(build: ModuleType, tmp_path: Path)
     }
     for name, lines in prompts.items():
         videos = [{"prompt": line} for line in lines]
-        (tmp_path / f"{name}-3.json").write_text(json.dumps({"videos": videos}), encoding="utf-8")
+        score = {"videos": videos, "accuracy": {}, "measures": {}, "unreadable": 0, "clips": len(videos)}
+        (tmp_path / f"{name}-3.json").write_text(json.dumps(score), encoding="utf-8")
     assert list(read_scores(tmp_path)) == [3.0]
     with pytest.raises(EvditError, match="no score of the 256 prompts of shapes-partial"):
         read_score(tmp_path / "shapes-held-out-3.json", "shapes-partial")
@@ -157,8 +159,36 @@ def test_figures_of_shapes_are_of_its_prompts(build: ModuleType, tmp_path: Path)
     (tmp_path / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(EvditError, match="no scores at guidance 2, the default"):
         gather_shapes.main([str(tmp_path), str(tmp_path)])
+    (tmp_path / "model_index.json").write_text('{"evdit": {"defaults": {"guidance": [3]}}}', encoding="utf-8")
+    with pytest.raises(EvditError, match="model_index.json does not hold what is read of it: .*list"):
+        gather_shapes.main([str(tmp_path), str(tmp_path)])
+    (tmp_path / "model_index.json").write_text('{"evdit": {"defaults": {"guidance": 3}}}', encoding="utf-8")
+    with pytest.raises(EvditError, match="training.json does not hold what is read of it: there is no "):
+        gather_shapes.main([str(tmp_path), str(tmp_path)])
     for name in prompts:
         (tmp_path / f"{name}-3.0.json").write_bytes((tmp_path / f"{name}-3.json").read_bytes())
     with pytest.raises(EvditError, match="guidance 3 has two files"):
         read_scores(tmp_path)
     assert gather_shapes.DATA.read_bytes() == before
+
+
+@pytest.mark.parametrize("script", ["gather_gradients", "gather_errors_by_time"])
+def test_odd_words_of_measuring_scripts_are_told(build: ModuleType, script: str, monkeypatch, capsys, tmp_path: Path):
+    """Exit 2, told as `evdit` tells it, and no figure is written."""
+    gather = importlib.import_module(script)
+    monkeypatch.chdir(tmp_path)
+    write_data(tmp_path / "data", write_pipeline(tmp_path / "model"), 2)
+    monkeypatch.setattr(gather, "DATA", tmp_path / "figures.json")
+    for words, told in (
+        ("", "the script takes a folder of prepared data"),
+        ("data", "the script takes a folder of prepared data"),
+        ("data -1", "the script takes a folder of prepared data"),
+        ("data x", "the script takes a folder of prepared data"),
+        ("gone 1", "gone is no folder that is there"),
+        (". 1", ". holds no prepared data"),
+        ("data 3", "3 clips of data: it holds 2"),
+        ("data 0", "0 clips of data: it holds 2"),
+    ):
+        monkeypatch.setattr("sys.argv", [script, *words.split()])
+        assert gather.run(gather.main) == USAGE and told in capsys.readouterr().err
+    assert not (tmp_path / "figures.json").exists()

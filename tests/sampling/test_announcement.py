@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny_pipeline import INDEX, copied, write_pipeline, write_published
+from tests.tiny_pipeline import INDEX, copied, write_json, write_pipeline, write_published
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.backbones.base import as_read, cut_of
 from vdit_cli.backbones.open_sora_plan.offload import Parts
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.errors import DONE, USAGE
+from vdit_cli.recipe import GenerateOptions
+from vdit_cli.sampling.generate import base_doubts
 
 FORM = {
     "sentence": "a {size} {colour} {shape} over black",
@@ -222,3 +224,33 @@ def test_a_negative_prompt_for_a_student_of_distilled_guidance(evdit, models: tu
     (line,) = Receipt.read("out.json").ran.warnings
     assert code == DONE and f"warning: {line}" in err.splitlines()
     assert line.endswith("guidance 1 asks for no negative prompt: this student has it distilled in")
+
+
+@pytest.mark.parametrize(
+    ("told", "model", "is_said"),
+    [
+        ({"command": "distill-kd", "model": "shapes"}, "shapes", False),
+        ({"command": "distill-kd", "model": "shapes"}, "other", True),
+        ({"command": "distill-mlcd", "model": "here/model"}, "there/model", True),  # both are there
+        ({"command": "distill-mlcd", "model": "here/model"}, "./here/../here/model", False),
+        ({"command": "distill-mlcd", "model": "gone/model"}, "there/model", False),  # perhaps it was moved
+        ({"command": "distill-mlcd", "model": "hub/model"}, "hub/other", True),
+        ({"command": "train-shapes", "model": "shapes"}, "other", False),
+        ({"model": 3}, "other", False),
+        (None, "other", False),
+    ],
+)
+@pytest.mark.parametrize("checkpoint", ["run", "run/student", "run/steps-4/student"])
+def test_a_student_of_another_base_is_told_by_its_run(
+    told: dict[str, object] | None, model: str, is_said: bool, checkpoint: str, tmp_path: Path, monkeypatch
+):
+    """From any folder of it; no weights are there to read."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("run/student", "run/steps-4/student", "here/model", "there/model"):
+        Path(folder).mkdir(parents=True)
+    if told is not None:
+        write_json(Path("run/run.json"), {"schema": "evdit.run/1", **told})
+    said = base_doubts(GenerateOptions(model=model, checkpoint=checkpoint))
+    assert len(said) == is_said
+    assert not is_said or f"--model {(told or {})['model']})" in said[0]
+    assert base_doubts(GenerateOptions(model=model)) == []

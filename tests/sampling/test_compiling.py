@@ -63,5 +63,9 @@ def test_what_compiling_needs(monkeypatch):
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
     assert why_not(on_gpu=False) == "there is no C compiler"
     monkeypatch.setattr(compiling.shutil, "which", lambda name: name if name == "/opt/cc" else None)
-    monkeypatch.setenv("CC", "/opt/cc")
-    assert why_not(on_gpu=False) is None
+    for named in ("/opt/cc", "/opt/cc gcc", " /opt/cc -O2"):  # "ccache gcc" is a program and its first word
+        monkeypatch.setenv("CC", named)
+        assert why_not(on_gpu=False) is None
+    for named in ("gcc", "gcc /opt/cc"):
+        monkeypatch.setenv("CC", named)
+        assert why_not(on_gpu=False) == "there is no C compiler"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -50,22 +50,23 @@ def test_what_changes_is_said():
     diagonal.
     """
     before, after = (64 + 34 + 22 + 44) / 256, (52 + 52 + 52 + 44) / 256
-    assert relax(PLAN, (0, 1, 2), "4:4").changes == (
-        "layer 0: 8:0 becomes 4:4, a sparser mask: 100.0 % kept, 0.0 % skipped become 81.2 % kept, 18.8 % skipped",
+    assert relax(PLAN, (0, 1, 2), "4:4").lines == (
+        "layer 0: 8:0 (full attention) becomes 4:4, a sparser mask: 100.0 % kept, 0.0 % skipped become 81.2 % kept, "
+        "18.8 % skipped",
         "layer 1: 2:6 becomes 4:4: 53.1 % kept, 46.9 % skipped become 81.2 % kept, 18.8 % skipped",
         "layer 2: 1:7 becomes 4:4: 34.4 % kept, 65.6 % skipped become 81.2 % kept, 18.8 % skipped",
         f"tiles of all layers: {100 * before:.1f} % kept, {100 - 100 * before:.1f} % skipped become "
         f"{100 * after:.1f} % kept, {100 - 100 * after:.1f} % skipped",
         "left out, as it was predicted of the masks before: loss, speedup",
     )
-    assert not any("left out" in line for line in relax(replace(PLAN, predicted={}), (1,), "4:4").changes)
+    assert not any("left out" in line for line in relax(replace(PLAN, predicted={}), (1,), "4:4").lines)
 
 
 def test_a_layer_that_has_it_already_is_said_and_not_told_as_changed():
     """One of two; of none that changes there is no plan to write."""
     made = relax(PLAN, (1, 2), "2:6")
-    assert made.changes[0] == "layer 1 has 2:6 already" and made.plan.made_by["layers"] == [2]
-    with pytest.raises(EvditError, match="layers 0, 3 have the mask 8:0 already") as caught:
+    assert made.lines[0] == "layer 1 has 2:6 already" and made.plan.made_by["layers"] == [2]
+    with pytest.raises(EvditError, match=r"layers 0, 3 have the mask 8:0 \(full attention\) already") as caught:
         relax(replace(PLAN, masks=(PLAN.masks[0],) * 4), (0, 3), "dense")
     assert caught.value.exit_code == USAGE
     with pytest.raises(EvditError, match="layer 1 has the mask 2:6 already: nothing would change"):
@@ -73,9 +74,33 @@ def test_a_layer_that_has_it_already_is_said_and_not_told_as_changed():
 
 
 def test_other_frames_of_the_same_name_are_a_change():
-    """Frames that somebody chose by hand make way for the family's; the shares don't change."""
+    """Frames that somebody chose by hand make way for the family's; name and shares don't change, which is said."""
     made = relax(replace(PLAN, masks=(*PLAN.masks[:3], TileMask(8, (0, 5)))), (3,), "2:6")
-    assert made.plan.masks[3] == TileMask.parse("2:6", 8) and "sparser" not in made.changes[0]
+    assert made.plan.masks[3] == TileMask.parse("2:6", 8)
+    assert made.lines[0] == "layer 3: 2:6 stays, its global frames 0, 5 become 0, 4"
+
+
+def test_what_changes_is_told_as_objects_too():
+    """A layer that changes with its masks before and after; shares of all tiles and what is left out."""
+    told = relax(PLAN, (1, 3), "2:6").content()
+    assert told == {
+        "grid": {"before": asdict(PLAN.grid), "after": asdict(PLAN.grid)},
+        "changes": [
+            {
+                "layer": 3,
+                "before": {
+                    "mask": "3:5",
+                    "global_frames": [0, 3, 6],
+                    "kept_share": 44 / 64,
+                    "skipped_share": 1 - 44 / 64,
+                },
+                "after": {"mask": "2:6", "global_frames": [0, 4], "kept_share": 34 / 64, "skipped_share": 1 - 34 / 64},
+            }
+        ],
+        "kept_share": {"before": (64 + 34 + 22 + 44) / 256, "after": (64 + 34 + 22 + 34) / 256},
+        "skipped_share": {"before": 1 - (64 + 34 + 22 + 44) / 256, "after": 1 - (64 + 34 + 22 + 34) / 256},
+        "left_out": ["loss", "speedup"],
+    }
 
 
 def test_a_mask_of_other_frames_is_refused_with_those_that_fit():

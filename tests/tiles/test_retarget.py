@@ -43,9 +43,9 @@ def test_the_masks_of_the_paper_at_8_frames_become_those_at_24():
 def test_what_changes_is_said():
     """The grid, each kind of layer from the densest on, the tiles of the whole plan, and what is no longer known."""
     kept, kept_then = (64 + 34 * 2 + 44 + 22) / 64 / 5, (576 + 2 * 270 + 336 + 156) / 576 / 5
-    assert retarget(PLAN, LARGE).changes == (
+    assert retarget(PLAN, LARGE).lines == (
         "8 frames of 45 x 80 tokens become 24 frames of 45 x 80 tokens",
-        "8:0 becomes 24:0 in 1 layer (stride 1)",
+        "8:0 (full attention) becomes 24:0 (full attention) in 1 layer (stride 1)",
         "3:5 becomes 8:16 in 1 layer (stride 3)",
         "2:6 becomes 6:18 in 2 layers (stride 4)",
         "1:7 becomes 3:21 in 1 layer (stride 8)",
@@ -59,8 +59,8 @@ def test_another_height_leaves_the_masks():
     """Only the grid is another one; at its own grid the plan is the same to the byte."""
     made = retarget(replace(PLAN, predicted={}), VideoGrid(8, 30, 40))
     assert made.plan.masks == PLAN.masks
-    assert made.changes == ("8 frames of 45 x 80 tokens become 8 frames of 30 x 40 tokens",)
-    assert retarget(PLAN, SMALL).plan is PLAN and retarget(PLAN, SMALL).changes == ()
+    assert made.lines == ("8 frames of 45 x 80 tokens become 8 frames of 30 x 40 tokens",)
+    assert retarget(PLAN, SMALL).plan is PLAN and retarget(PLAN, SMALL).lines == ()
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 30))

@@ -99,7 +99,10 @@ def check_writable(path: Path, where: str | None = None) -> None:
 
 
 def free_name(path: Path) -> Path:
-    """`path`, or with -2, -3, ... behind its stem where something is there."""
+    """`path`, or with -2, -3, ... behind its stem where something is there; "." and ".." by their own names."""
+    if path.name in ("", ".."):
+        path = path.resolve()
+        path = path if path.name else path / "new"
     names = (path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(1))
     return next(name for name in names if not os.path.lexists(name))
 

@@ -198,11 +198,13 @@ class Trainable(Backbone, Trains, Protocol):
 class TrainingSizes(NamedTuple):
     """How large a training of the transformer is: numbers of all weights and, a rank, of LoRA pairs beside its blocks.
 
-    `block_bytes` is what one block keeps for its backward pass, `stream_bytes` its input, for the whole batch.
+    `matrices` are the numbers of the weights that are linear layers of its blocks. `block_bytes` is what one block
+    keeps for its backward pass, `stream_bytes` its input, for the whole batch.
     """
 
     weights: int
     pairs: int
+    matrices: int
     block_bytes: int
     stream_bytes: int
 

@@ -32,7 +32,10 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
         )
     if device.type not in ("cpu", "mps"):
         raise unknown_name("device", str(name), DEVICES, where=f"--device {name}")
-    return device
+    if device.index:
+        what = f"{device} was asked for, and there is one {device.type}"
+        raise EvditError(what, where=f"--device {name}", next_steps=[f"--device {device.type}"])
+    return torch.device(device.type)  # what reads safetensors knows no cpu:0
 
 
 def pick_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:

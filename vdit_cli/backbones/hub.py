@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from vdit_cli.artifacts.places import user_cache_path
 from vdit_cli.backbones.sources import size_text
-from vdit_cli.errors import ENVIRONMENT, FAILED, EvditError
+from vdit_cli.errors import ENVIRONMENT, FAILED, EvditError, nearest, quoted
 from vdit_cli.timing import Progress
 
 SAFE_SUFFIXES = (".json", ".safetensors", ".model")
@@ -118,10 +118,12 @@ def cache_folder() -> Path:
 
 def _fetched_before(hub_id: str) -> Path | None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(hub_id, cache_dir=cache_folder(), local_files_only=True))
+    except IncompleteSnapshotError as error:  # a part was asked for, by --include: it may be all that is needed
+        return Path(error.snapshot_path)
     except LocalEntryNotFoundError:
         return None
 
@@ -146,9 +148,9 @@ def _check_disk(hub_id: str, needed: int, cache: Path) -> None:
 
 def _refused(hub_id: str, why: str, step: str) -> EvditError:
     return EvditError(
-        f"{hub_id} can't be fetched: {why}",
+        f"{hub_id} can't be fetched: {why}, and there is no folder {hub_id} here",
         where=hub_id,
-        next_steps=[step, "hf auth login  (private and gated models)", "--model FOLDER"],
+        next_steps=[*_alike(hub_id), step, "hf auth login  (private and gated models)", "--model FOLDER"],
         exit_code=ENVIRONMENT,
     )
 
@@ -157,9 +159,18 @@ def _unreachable(what: str, error: Exception) -> EvditError:
     from huggingface_hub.constants import ENDPOINT
 
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    hub_id = what.partition(" ")[0]
+    again = "the same command again with a connection (it goes on where it stopped)"
     return EvditError(
-        f"{what} can't be fetched: {reason}",
+        f"{what} can't be fetched: {reason}; there is no folder {hub_id} here",
         where=ENDPOINT,
-        next_steps=["the same command again with a connection (it goes on where it stopped)", "--model FOLDER"],
+        next_steps=[*_alike(hub_id), again, "--model FOLDER"],
         exit_code=ENVIRONMENT,
     )
+
+
+def _alike(hub_id: str) -> list[str]:
+    """The folder that is here and may have been meant: the most alike of those beside the place that was named."""
+    parent, _, name = hub_id.rpartition("/")
+    beside = [path.name for path in Path(parent).iterdir() if path.is_dir()] if Path(parent).is_dir() else []
+    return [f"{quoted(f'{parent}/{each}')}, which is a folder here" for each in nearest(name, beside, 1)]

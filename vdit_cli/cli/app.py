@@ -33,6 +33,7 @@ from vdit_cli.errors import (
     EvditError,
     Interrupted,
     nearest,
+    quoted,
     unknown_name,
 )
 from vdit_cli.parallel.environment import leave_error, not_told_yet, rank
@@ -183,7 +184,8 @@ def as_evdit_error(error: BaseException) -> EvditError:
         )
     if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError) and error.filename is not None:
         what = f"{error.filename} can't be opened: {error.strerror}"
-        return EvditError(what, where=str(error.filename), exit_code=ENVIRONMENT)
+        steps = [f"ls -ld {quoted(Path(str(error.filename)))}  (whose it is, and who may open it)"]
+        return EvditError(what, where=str(error.filename), next_steps=steps, exit_code=ENVIRONMENT)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return EvditError(f"the disk is full: {first_line(error)}", next_steps=["free some space"], exit_code=FAILED)
     return EvditError(

@@ -248,9 +248,9 @@ def tell_made(made: MadeOver, place: Path, schema: str | None) -> None:
     file = made.plan.write(place)
     console = Console()
     if schema:
-        console.json(schema, {"file": str(file), "digest": made.plan.digest, "changes": list(made.changes)})
+        console.json(schema, {"file": str(file), "digest": made.plan.digest, **made.content()})
     else:
-        changes = made.changes or ("nothing changes: the plan is for this size",)
+        changes = made.lines or ("nothing changes: the plan is for this size",)
         console.data("\n".join([*changes, f"wrote {file}: digest {made.plan.digest}"]))
 
 
@@ -271,10 +271,7 @@ def as_content(plan: MaskPlan) -> dict[str, Any]:
         "layers": [
             {
                 "layer": layer,
-                "mask": mask.name,
-                "global_frames": list(mask.global_frames),
-                "kept_share": mask.kept_share,
-                "skipped_share": mask.skipped_share,
+                **mask.content(),
                 "kept_pair_share": mask.kept_pair_share(plan.grid),
                 "skipped_pair_share": 1 - mask.kept_pair_share(plan.grid),
             }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from vdit_cli.distillation.kd_job import KdJob
 from vdit_cli.distillation.kd_layers import TaughtLayer
+from vdit_cli.distillation.student_card import guidance_told, trained_rows
 from vdit_cli.errors import printable, quoted
 from vdit_cli.sampling.announcement import counted, masks_told
 
@@ -16,19 +17,16 @@ def kd_card(job: KdJob, losses: Sequence[float], layers: Sequence[TaughtLayer], 
     `changes` are the values that changed on the way, in words; what the card says besides are the last ones.
     """
     options, own, plan = job.options, job.start.defaults, job.plan
-    weights = f"LoRA of rank {options.lora_rank}, merged" if options.lora_rank else "all weights"
-    weights += ", going on with an adapter" if job.adapter else ""
-    how = "without guidance" if own.guidance == 1.0 else f"with guidance {own.guidance:g}"
+    steps = counted(own.steps, "step")
+    more = ", going on with an adapter" if job.adapter else ""
     times = f", timesteps {', '.join(map(str, job.sampler.timesteps))}" if job.sampler else ""
-    data = f"{len(job.clips)} clips, {options.held_out} of them held out"
-    data = f"the first {options.clips} of {data}" if options.clips else data
     terms = f"{options.attention_weight:g} attention + {options.hidden_weight:g} hidden"
     terms += f" + {options.output_weight:g} output"
     shares = ", ".join(f"{each.layer}: {each.left:.2f}" for each in layers)
     left = f"| attention loss left, by layer | {shares} |\n" if layers else ""
     changed = f"| changed on the way | {'; '.join(changes)} |\n" if changes else ""
     loss = ", ".join(f"{each:.4g}" for each in dict.fromkeys((losses[0], losses[-1])))
-    return f"""# A student of {job.start.name} under {masks_told(job.plan)}: {counted(own.steps, "step")}, {how}
+    return f"""# A student of {job.start.name} under {masks_told(job.plan)}: {steps}, {guidance_told(own.guidance)}
 
 Made by `evdit distill-kd` (knowledge distillation under tile masks, arXiv 2502.06155): the teacher is its start, dense.
 It is a transformer alone: VAE, text encoder and tokenizer are {job.start.name}'s.
@@ -39,9 +37,7 @@ It is a transformer alone: VAE, text encoder and tokenizer are {job.start.name}'
 |---|---|
 | masks | {plan.masks_text()}, kept {plan.kept_share:.2f} and skipped {plan.skipped_share:.2f} of the tiles |
 | sampler | {own.scheduler}{times} |
-| trained | {weights}, {options.iterations} iterations of {options.batch_size} clips |
-| data | {data} |
-| start | {printable(options.checkpoint or job.start.name)} |
+{trained_rows(job, "", printable(options.checkpoint or job.start.name), more)}
 | loss | {terms} |
 {changed}| loss {"at first and " if len(losses) > 1 else ""}at the end | {loss} |
 {left}

@@ -21,6 +21,7 @@ from vdit_cli.distillation.student_job import (
     check_data,
     check_student_options,
     fitted_to,
+    idle_told,
     trains_nothing,
 )
 from vdit_cli.errors import EvditError, quoted
@@ -160,11 +161,7 @@ def announce(job: KdJob, need: int, free: int, progress: Progress) -> None:
 def doubts(job: KdJob) -> list[str]:
     """Options that were set and have no effect, and numbers that will hardly make a good student."""
     options = job.options
-    idle = {
-        "null_share": None if job.is_guided else "the student is sampled without guidance",
-        "collapse_factor": "without previews nothing is watched" if options.previews == 0 else None,
-    }
-    told = [f"{options.where(key)} has no effect: {why}" for key, why in idle.items() if why and options.where(key)]
+    told = idle_told(options, {"null_share": None if job.is_guided else "the student is sampled without guidance"})
     told += trains_nothing(options, ("learning_rate", "clip"))
     beside = Path(options.checkpoint or "") / "student" / ADAPTER_FOLDER
     if options.lora_rank and job.adapter is None and options.checkpoint and beside.is_dir():

@@ -19,7 +19,7 @@ from vdit_cli.recipe_training import DistillKdOptions
 from vdit_cli.sampling.memory import WORK_SPACE, free_bytes, gib
 
 STATES = {"adamw": 8, "adamw-8bit": 2, "adamw-8bit-paged": 0}
-"""Bytes of the optimiser's states a trained number."""
+"""Bytes of the optimiser's states a trained number; Muon keeps one of float32 for each number of a matrix."""
 WHOLE = torch.float32.itemsize
 LESS_MEMORY: dict[str, dict[str, Any]] = {
     "--set distill_kd.gradient_checkpointing=true": {"gradient_checkpointing": True},
@@ -40,7 +40,8 @@ def needed_bytes(job: KdJob, options: DistillKdOptions) -> int:
     # With LoRA one network is both; the frozen weights have the type of the products, trained ones are float32.
     weights = made.weights * products.itemsize + 2 * trained * WHOLE if options.lora_rank else 2 * made.weights * WHOLE
     cast = made.weights * products.itemsize if half and not options.lora_rank else 0
-    learning = trained * (2 * WHOLE + STATES[options.adam])
+    by_muon = (trained if options.lora_rank else made.matrices) if options.muon_rate else 0
+    learning = trained * 2 * WHOLE + by_muon * WHOLE + (trained - by_muon) * STATES[options.adam]
     differences = made.stream_bytes * sum(
         (bool(options.attention_weight) and masked) + bool(options.hidden_weight) for masked in job.is_masked
     )

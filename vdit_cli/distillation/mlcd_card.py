@@ -9,6 +9,7 @@ from pathlib import Path
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.distillation.mlcd_job import Job
 from vdit_cli.distillation.segment_errors import SegmentError, told_worth
+from vdit_cli.distillation.student_card import guidance_told, trained_rows
 from vdit_cli.errors import printable, quoted
 from vdit_cli.sampling.announcement import masks_told
 
@@ -24,17 +25,13 @@ def student_card(
     lines = metrics.read_text(encoding="utf-8").splitlines()
     loss = f"{json.loads(lines[-1])['loss']:.4g}" if lines else "unknown"
     steps = "1 step" if sampler.steps == 1 else f"{sampler.steps} steps"
-    how = "without guidance" if sampler.guidance == 1.0 else f"with guidance {sampler.guidance:g}"
-    weights = f"LoRA of rank {options.lora_rank}, merged" if options.lora_rank else "all weights"
-    data = f"{len(job.clips)} clips, {options.held_out} of them held out"
-    data = f"the first {options.clips} of {data}" if options.clips else data
     asked = options.segment_shares if len(options.segment_shares) == sampler.steps else ()
     shares = f"| samples for each step | {' : '.join(f'{share:g}' for share in asked)} |\n" if asked else ""
     changed = f"| changed on the way | {'; '.join(changes)} |\n" if changes else ""
     substeps = f", {options.teacher_substeps} substeps to each" if options.teacher_substeps > 1 else ""
     worth = ", ".join(told_worth(each) for each in errors)
     near = f"| a step is worth, of the teacher's | {worth} (by segment, on held-out clips) |\n" if errors else ""
-    return f"""# A student of {teacher}: {steps}, {how}
+    return f"""# A student of {teacher}: {steps}, {guidance_told(sampler.guidance)}
 
 Made by `evdit distill-mlcd` (multi-step latent consistency distillation, arXiv 2403.06807 and 2502.06155).
 It is a transformer alone: VAE, text encoder and tokenizer are {teacher}'s.
@@ -44,9 +41,7 @@ It is a transformer alone: VAE, text encoder and tokenizer are {teacher}'s.
 | | |
 |---|---|
 | sampler | {sampler.scheduler}, timesteps {", ".join(map(str, sampler.timesteps))} |
-| trained | {weights}, {masks_told(job.plan)}, {options.iterations} iterations of {options.batch_size} clips |
-| data | {data} |
-| start | {printable(start)} |
+{trained_rows(job, f"{masks_told(job.plan)}, ", printable(start))}
 | teacher points a segment | {", ".join(map(str, options.teacher_points))}{substeps} |
 {shares}{changed}| loss at the end | {loss} |
 {near}

@@ -20,6 +20,7 @@ from vdit_cli.distillation.student_job import (
     check_data,
     check_student_options,
     fitted_to,
+    idle_told,
     trains_nothing,
 )
 from vdit_cli.distillation.student_networks import Pair, open_pair
@@ -89,12 +90,11 @@ def idle_options(options: DistillMlcdOptions) -> list[str]:
     idle = {
         "truth_steps": "no clip is held out" if options.held_out == 0 else None,
         "null_share": "no caption is emptied where guidance is distilled" if options.guidance == "distilled" else None,
-        "collapse_factor": "without previews nothing is watched" if options.previews == 0 else None,
         "allow_other_weights": "there is no plan"
         if options.masks != AUTO and not Path(options.masks).exists()
         else None,
     }
-    return [f"{options.where(key)} has no effect: {why}" for key, why in idle.items() if why and options.where(key)]
+    return idle_told(options, idle)
 
 
 def check_options(options: DistillMlcdOptions, ranks: Ranks = ALONE) -> None:

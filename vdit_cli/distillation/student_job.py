@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -167,6 +167,15 @@ def fitted_to(clips: Clips, options: Options) -> Options:
             next_steps=[f"--set {options.SECTION}.clips={most}"],
         )
     return options
+
+
+def idle_told(options: StudentOptions, causes: Mapping[str, str | None]) -> list[str]:
+    """Options that were set and change nothing beside the others, each with its cause: those of every distillation too.
+
+    `causes` are why the command's own options are idle, None where they are not.
+    """
+    idle = {**causes, "collapse_factor": None if options.previews else "without previews nothing is watched"}
+    return [f"{options.where(key)} has no effect: {why}" for key, why in idle.items() if why and options.where(key)]
 
 
 def trains_nothing(options: StudentOptions, keys: Sequence[str]) -> list[str]:

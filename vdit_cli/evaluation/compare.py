@@ -17,6 +17,7 @@ import numpy as np
 
 from vdit_cli.artifacts.atomic import replacing_together
 from vdit_cli.artifacts.frames import Frames
+from vdit_cli.artifacts.run_form import known_manifest
 from vdit_cli.artifacts.stills import is_frame
 from vdit_cli.artifacts.video_file import check_output, encode, kind_of, read_frames
 from vdit_cli.errors import EvditError, Interrupted, quoted
@@ -28,11 +29,12 @@ from vdit_cli.timing import Progress
 
 LARGE_PART = 4
 """Large motion is that of the first run's videos that move most, one in so many of the pairs."""
+TITLE = "Where the runs differ most"
 TITLES = {
-    False: "Where the runs differ most",
-    True: "Large motion: of the quarter of all pairs that moves most, where the runs differ most",
+    False: "Where the runs differ most, of the pairs that move less than the quarter below",
+    True: "Large motion: where the runs differ most, of the quarter of all pairs that moves most",
 }
-"""Of the two groups of pairs on the sheet, by `Pair.is_large`."""
+"""Of the two groups of pairs on the sheet, by `Pair.is_large`; TITLE where one group is all there is to show."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def compare(
     check_output(output, overwrite)
     sides = [distinct(videos_at([run], progress), progress) for run in runs]
     rows, missing = together(names, sides, progress)
-    _check_kept(output, rows)
+    _check_kept(output, rows, runs)
     rate, size = alike(rows)
     paper = Sheet(names, size, min(limit, len(rows))) if sheet else None
     pairs: list[Pair] = []
@@ -187,6 +189,7 @@ def together(
     Raises EvditError where no video has a partner in every run.
     """
     first, *others = sides
+    lines: list[str] = []
     partners = [dict(paired(first, other)) for other in others]
     rows = [
         (video, *(other[partner[at]] for other, partner in zip(others, partners, strict=True)))
@@ -201,12 +204,14 @@ def together(
         for names, count, of, where in ((lacks, len(first), labels[0], label), (alone, len(other), label, labels[0])):
             if names:
                 told = ", ".join(names[:NAMES_TOLD]) + (", ..." if names[NAMES_TOLD:] else "")
-                progress.say(f"{len(names)} of {count} videos of {of} have no partner in {where}: {told}")
+                lines.append(f"{len(names)} of {count} videos of {of} have no partner in {where}: {told}")
     if not rows:
         what = f"no video of {labels[0]} has a partner in " + " and ".join(labels[1:])
         rule = "partners have the same prompt and seed, or the same name and prompt"
         step = "evdit generate with the same prompts and --seed for each run"
         raise EvditError(f"{what}: {rule}", next_steps=[step])
+    for line in lines:
+        progress.say(line)
     silent = sum(row[0].prompt is None for row in rows)
     if silent:
         progress.say(f"{silent} of {len(rows)} pairs are of equal names alone: no prompt of theirs is known")
@@ -228,11 +233,19 @@ def alike(rows: Sequence[Sequence[Video]]) -> tuple[Fraction, tuple[int, int]]:
     return standard
 
 
-def _check_kept(output: Path, rows: Sequence[Sequence[Video]]) -> None:
-    """Refuse an output that would replace one of the videos."""
+def _check_kept(output: Path, rows: Sequence[Sequence[Video]], runs: Sequence[Path]) -> None:
+    """Refuse an output that would replace one of the videos, or would count as one of a run's from then on."""
+    folder, what = output.parent, None
     if output.resolve() in {video.path.resolve() for row in rows for video in row}:
         what = f"{output} is one of the videos that are compared: it would be replaced"
+    elif folder.resolve() in {run.resolve() for run in runs} or _is_videos(folder):
+        what = f"{output} would lie among the videos of {folder}, and count as one of them from then on"
+    if what:
         raise EvditError(what, where=f"-o {output}", next_steps=["another place with -o"])
+
+
+def _is_videos(folder: Path) -> bool:
+    return (known_manifest(folder) or {}).get("command") == "generate"
 
 
 def measured(row: Sequence[Video]) -> Pair:
@@ -303,9 +316,8 @@ def columns_of(labels: Sequence[str], size: tuple[int, int], pairs: Sequence[Pai
 
 def draw_sheet(sheet: Sheet, pairs: Sequence[Pair], progress: Progress) -> None:
     """Draw some frames of each pair. Raises Interrupted between two pairs when asked to stop."""
-    sheet.begin(
-        {title: [pair.caption() for pair in pairs if pair.is_large is large] for large, title in TITLES.items()}
-    )
+    groups = {title: [pair.caption() for pair in pairs if pair.is_large is large] for large, title in TITLES.items()}
+    sheet.begin(groups if all(groups.values()) else {TITLE: [pair.caption() for pair in pairs]})
     progress.stage("sheet", len(pairs))
     for block, pair in enumerate(pairs):
         _stop_if_asked(progress, f"the sheet was done for {block} of {len(pairs)} pairs")

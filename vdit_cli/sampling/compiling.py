@@ -51,7 +51,7 @@ def why_not(on_gpu: bool) -> str | None:
     """None where torch.compile has what it needs, else what is missing."""
     if on_gpu and find_spec("triton") is None:
         return "triton is not installed"
-    named = os.environ.get("CC") or os.environ.get("CXX")
-    if not any(shutil.which(name) for name in ([named] if named else COMPILERS)):
+    named = (os.environ.get("CC") or os.environ.get("CXX") or "").split()  # "ccache gcc": a program and its words
+    if not any(shutil.which(name) for name in (named[:1] or COMPILERS)):
         return "there is no C compiler"
     return None

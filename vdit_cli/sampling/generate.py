@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vdit_cli.artifacts.places import expanded
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.artifacts.run_dir import Request
+from vdit_cli.artifacts.run_form import known_manifest
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.artifacts.video_file import check_encoder, rate_of
 from vdit_cli.backbones.base import AddsAdapters, Backbone, cut_of
@@ -44,6 +46,8 @@ from vdit_cli.timing import Progress, Stopwatch
 
 HOW = ("strict", "offload", "device", "batch", "kernel", "compile")
 """Options that change where and how a video is computed, not which: a folder may be gone on with under others."""
+MOST_ABOVE = 2
+"""A student lies at most so far below its run, in steps-4/student."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,9 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
     fps = rate_of(options.fps or own.fps)
     say_options("generate", options, filled(options, spec, negative, fps), backbone.name, progress)
     runs = Sampler(spec.scheduler, tuple(timesteps), spec.guidance)
-    warnings = sampler_doubts(backbone, spec, runs) + adapter_doubts(options, backbone, plan, runs)
+    warnings = (
+        base_doubts(options) + sampler_doubts(backbone, spec, runs) + adapter_doubts(options, backbone, plan, runs)
+    )
     warnings += idle_options(options, backbone, spec, plan, len(prompts))
     for line in (*warnings, *doubts.values()):
         progress.say(f"warning: {line}")
@@ -207,6 +213,24 @@ def sampler_doubts(backbone: Backbone, spec: SampleSpec, runs: Sampler) -> list[
         if asked != trained:
             found.append(f"this student was trained for {name} {trained}: {name} {asked} may look worse")
     return found
+
+
+def base_doubts(options: GenerateOptions) -> list[str]:
+    """Where the run that made a checkpoint tells of another model than it is put on now.
+
+    Models are the same where both are folders that are there and one, or where one of them is not and names are equal.
+    """
+    if options.checkpoint is None:
+        return []
+    place = expanded(options.checkpoint, f"--checkpoint {options.checkpoint}").resolve()
+    for folder in (place, *list(place.parents)[:MOST_ABOVE]):
+        told = known_manifest(folder) or {}
+        if str(told.get("command")).startswith("distill-"):
+            base, now = (Path(str(each)).expanduser() for each in (told.get("model"), options.model))
+            same = base.samefile(now) if base.exists() and now.exists() else base.name == now.name
+            what = f"{options.checkpoint} was trained from the model {base}, and is put on {options.model}: "
+            return [] if same else [f"{what}VAE and text encoder may be others (--model {quoted(base)})"]
+    return []
 
 
 def adapter_doubts(options: GenerateOptions, backbone: Backbone, plan: MaskPlan, runs: Sampler) -> list[str]:
@@ -281,4 +305,5 @@ def request_of(job: Job, prompts: Sequence[str]) -> Request:
         values={**values, **digests, "lora": loras_of(job.backbone), "prompts": list(prompts)},
         origins=dict(job.options.origins),
         lineage=(job.backbone.weights_digest, *job.backbone.lineage),
+        length="num",
     )

@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from vdit_cli.artifacts.atomic import check_writable, free_name
+from vdit_cli.artifacts.changes import differences
 from vdit_cli.artifacts.receipt import SCHEMA, Receipt
 from vdit_cli.artifacts.run_dir import RUN_FILE, Request, RunDir, contents
 from vdit_cli.artifacts.video_file import WRITTEN, check_output
@@ -88,6 +89,13 @@ def check_file(clip: Clip, overwrite: bool) -> None:
             where=f"-o {clip.path}",
             next_steps=["another name"],
         )
+    other = clip.path.with_name(str(told.output)) if told else clip.path
+    if other.name != clip.path.name and os.path.lexists(other):
+        raise EvditError(
+            f"{clip.sidecar} is the receipt of {other}: {clip.path} would have the same",
+            where=f"-o {clip.path}",
+            next_steps=[f"-o {quoted(beside_taken(clip).path)}"],
+        )
     if told is not None and not overwrite:
         raise EvditError(
             f"{clip.sidecar} exists: it would hold this video's receipt",
@@ -132,8 +140,19 @@ def open_run(folder: Path | None, request: Request, overwrite: bool) -> RunDir:
         return RunDir(folder, request.manifest())
     if folder is not None and overwrite and folder.exists():
         return RunDir.anew(folder, request)
-    run = RunDir.start(folder, request, otherwise=["--overwrite"])
+    run = RunDir.start(folder, request, _has_more(folder, request) or None, otherwise=["--overwrite"])
     return RunDir.anew(run.path, request) if overwrite and (run.path / RUN_FILE).exists() else run
+
+
+def _has_more(folder: Path | None, request: Request) -> bool:
+    """Whether the request is that of the run at `folder` with more videos behind those that it has.
+
+    Of one prompt these are --num's; of several ones each has its own number of videos, and later ones' seeds move.
+    """
+    if folder is None or not (folder / RUN_FILE).exists() or len(request.values["prompts"]) != 1:
+        return False
+    changed = differences(RunDir.of_command(folder, COMMAND).manifest, request.manifest())
+    return list(changed) == ["num"] and changed["num"][1] > changed["num"][0]
 
 
 def waiting(run: RunDir, clips: Sequence[Clip]) -> list[Clip]:

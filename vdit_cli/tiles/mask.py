@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vdit_cli.errors import EvditError, unknown_name
 from vdit_cli.tiles.grid import VideoGrid
@@ -93,6 +93,20 @@ class TileMask:
     def name(self) -> str:
         """`k:F-k`, the number of global frames and of the others."""
         return f"{len(self.global_frames)}:{self.frames - len(self.global_frames)}"
+
+    @property
+    def words(self) -> str:
+        """The name, beside which a mask that keeps every tile is called what it is."""
+        return f"{self.name} (full attention)" if self.is_dense else self.name
+
+    def content(self) -> dict[str, Any]:
+        """The mask and its shares of tiles as JSON values."""
+        return {
+            "mask": self.name,
+            "global_frames": list(self.global_frames),
+            "kept_share": self.kept_share,
+            "skipped_share": self.skipped_share,
+        }
 
     @property
     def is_dense(self) -> bool:

@@ -41,7 +41,7 @@ def relax(plan: MaskPlan, layers: Sequence[int], to: str) -> MadeOver:
     changed = [layer for layer in layers if plan.masks[layer] != mask]
     if not changed:
         told = f"layer {layers[0]} has" if len(layers) == 1 else f"layers {', '.join(map(str, layers))} have"
-        what = f"{told} the mask {mask.name} already: nothing would change"
+        what = f"{told} the mask {mask.words} already: nothing would change"
         raise EvditError(what, where=plan.origin, next_steps=["another mask with --to", "another layer with --layer"])
     made_by = {
         "command": "masks relax",
@@ -52,7 +52,7 @@ def relax(plan: MaskPlan, layers: Sequence[int], to: str) -> MadeOver:
     }
     masks = tuple(mask if layer in changed else old for layer, old in enumerate(plan.masks))
     made = replace(plan, masks=masks, made_by=made_by, predicted={}, origin=None)
-    return MadeOver(made, tuple(_changes(plan, made, layers)))
+    return MadeOver(made, plan, tuple(_changes(plan, made, layers)))
 
 
 def _changes(old: MaskPlan, made: MaskPlan, layers: Sequence[int]) -> list[str]:
@@ -61,11 +61,15 @@ def _changes(old: MaskPlan, made: MaskPlan, layers: Sequence[int]) -> list[str]:
     for layer in layers:
         before, after = old.masks[layer], made.masks[layer]
         if before == after:
-            lines.append(f"layer {layer} has {after.name} already")
+            lines.append(f"layer {layer} has {after.words} already")
+            continue
+        if before.name == after.name:
+            frames = (", ".join(map(str, mask.global_frames)) for mask in (before, after))
+            lines.append(f"layer {layer}: {after.words} stays, its global frames {' become '.join(frames)}")
             continue
         sparser = ", a sparser mask" if after.kept_tiles < before.kept_tiles else ""
         shares = f"{shares_told(before)} become {shares_told(after)}"
-        lines.append(f"layer {layer}: {before.name} becomes {after.name}{sparser}: {shares}")
+        lines.append(f"layer {layer}: {before.words} becomes {after.words}{sparser}: {shares}")
     lines.append(f"tiles of all layers: {shares_told(old)} become {shares_told(made)}")
     if old.predicted:
         lines.append(f"left out, as it was predicted of the masks before: {', '.join(old.predicted)}")

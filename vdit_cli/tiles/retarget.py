@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from vdit_cli.errors import EvditError
 from vdit_cli.tiles.grid import VideoGrid
@@ -13,10 +14,26 @@ from vdit_cli.tiles.plan import MaskPlan
 
 @dataclass(frozen=True)
 class MadeOver:
-    """A plan made of another one, and what differs between the two, in lines."""
+    """A plan made of the one `before`, and what differs between the two, in lines."""
 
     plan: MaskPlan
-    changes: tuple[str, ...]
+    before: MaskPlan
+    lines: tuple[str, ...]
+
+    def content(self) -> dict[str, Any]:
+        """What differs as JSON values: grid, layers with another mask, shares of all tiles, predictions left out."""
+        old, made = self.before, self.plan
+        return {
+            "grid": {"before": asdict(old.grid), "after": asdict(made.grid)},
+            "changes": [
+                {"layer": layer, "before": before.content(), "after": after.content()}
+                for layer, (before, after) in enumerate(zip(old.masks, made.masks, strict=True))
+                if before != after
+            ],
+            "kept_share": {"before": old.kept_share, "after": made.kept_share},
+            "skipped_share": {"before": old.skipped_share, "after": made.skipped_share},
+            "left_out": [key for key in old.predicted if key not in made.predicted],
+        }
 
 
 def stride_of(mask: TileMask) -> int | None:
@@ -34,7 +51,7 @@ def retarget(plan: MaskPlan, grid: VideoGrid) -> MadeOver:
     have no stride.
     """
     if plan.grid == grid:
-        return MadeOver(plan, ())
+        return MadeOver(plan, plan, ())
     strides = [stride_of(mask) for mask in plan.masks]
     for layer, (mask, stride) in enumerate(zip(plan.masks, strides, strict=True)):
         if stride is None:
@@ -52,7 +69,7 @@ def retarget(plan: MaskPlan, grid: VideoGrid) -> MadeOver:
         "made_by": dict(plan.made_by),
     }
     made = replace(plan, grid=grid, masks=masks, made_by=made_by, predicted={}, origin=None)
-    return MadeOver(made, tuple(_changes(plan, made)))
+    return MadeOver(made, plan, tuple(_changes(plan, made)))
 
 
 def shares_told(of: TileMask | MaskPlan) -> str:
@@ -67,7 +84,7 @@ def _changes(old: MaskPlan, made: MaskPlan) -> list[str]:
     for (before, after), count in sorted(layers.items(), key=lambda item: -item[0][0].kept_tiles):
         if before != after:
             plural = "" if count == 1 else "s"
-            lines.append(f"{before.name} becomes {after.name} in {count} layer{plural} (stride {stride_of(before)})")
+            lines.append(f"{before.words} becomes {after.words} in {count} layer{plural} (stride {stride_of(before)})")
     if old.kept_share != made.kept_share:
         lines.append(f"tiles: {shares_told(old)} become {shares_told(made)}")
     if old.predicted:

@@ -298,9 +298,10 @@ class OpenSoraPlan:
 
     def training_sizes(self, batch: int, size: tuple[int, int, int], products: torch.dtype) -> TrainingSizes:
         """How large a training of the transformer is; see `base.TellsLayers`."""
-        made = block_sizes(self.transformer_config, products, (batch, *self.latent_shape(*size)))
-        weights, byte = self.part_bytes("transformer"), self.dtype.itemsize
-        return TrainingSizes(weights // byte, self.architecture.layers * made[0], made[1], made[2] * byte)
+        latents = (batch, *self.latent_shape(*size))
+        pairs, matrices, tokens, kept = block_sizes(self.transformer_config, products, latents)
+        weights, layers, byte = self.part_bytes("transformer"), self.architecture.layers, self.dtype.itemsize
+        return TrainingSizes(weights // byte, layers * pairs, layers * matrices, kept, tokens * byte)
 
     def compile_blocks(self) -> None:
         """Let each block run compiled; a second call changes nothing."""

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vdit_cli.artifacts.atomic import replacing, write_json
+from vdit_cli.backbones.open_sora_plan.foreign import no_weights, other_weights
 from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.errors import ENVIRONMENT, EvditError
 from vdit_cli.reader import advising, read_object
@@ -78,12 +79,14 @@ def weight_files(folder: Path | str) -> list[Path]:
     found = _entry(folder)
     if found is not None:
         return _indexed(found) if found.suffix == ".json" else [found]
-    raise _broken(f"{folder / f'{STEM}.safetensors'} is missing, and no {STEM}.safetensors.index.json is beside it")
+    if others := other_weights(folder):
+        return others
+    raise no_weights(folder, f"{STEM}.safetensors")
 
 
 def has_weights(folder: Path | str) -> bool:
     """Whether `weight_files` finds safetensors weights in `folder`: other files that end so are none."""
-    return _entry(Path(folder)) is not None
+    return _entry(Path(folder)) is not None or bool(other_weights(Path(folder)))
 
 
 def read_state(folder: Path | str, device: torch.device | str = "cpu") -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ from transformers.activations import ACT2FN
 from vdit_cli.artifacts.digest import content_digest, file_digest, weights_digest
 from vdit_cli.backbones.base import Cut, TextStates
 from vdit_cli.backbones.open_sora_plan import loading
+from vdit_cli.backbones.open_sora_plan.foreign import tokenizer_files
 from vdit_cli.backbones.open_sora_plan.prompt_cleaning import clean_prompt
 from vdit_cli.errors import ENVIRONMENT, EvditError, unknown_name
 from vdit_cli.reader import Amount, Count, Index, Layers, Share, Size, advising, check_regular, read_object, shaped
@@ -207,8 +208,8 @@ def read_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
                 read_object(TokenizerConfig, file, "tokenizer's config")
     # Nothing but spiece.model says how many sentinel tokens were added; prompts need none, and none is always in range.
     bare = {} if (folder / "tokenizer_config.json").is_file() else {"extra_ids": 0}
-    with _Telling(folder):
-        return T5Tokenizer.from_pretrained(folder, local_files_only=True, **bare)
+    with tokenizer_files(folder) as place, _Telling(folder):
+        return T5Tokenizer.from_pretrained(place, local_files_only=True, **bare)
 
 
 class _Telling:
@@ -222,7 +223,7 @@ class _Telling:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         # The tokenizers library raises plain Exception, which no `except` takes without taking every other one too.
-        if kind is not None and (kind is Exception or issubclass(kind, NO_TOKENIZER)):
+        if kind is not None and (kind is Exception or issubclass(kind, NO_TOKENIZER)) and kind is not PermissionError:
             raise EvditError(
                 f"the tokenizer in {self.folder} can't be read: {error}",
                 next_steps=["fetch the folder's files again"],

@@ -27,8 +27,8 @@ def denoising_bytes(config: dict[str, Any], dtype: torch.dtype, shape_BCFhw: Sha
         return working_bytes(lambda: transformer(x, t, text))
 
 
-def block_sizes(config: dict[str, Any], products: torch.dtype, shape_BCFhw: Shape) -> tuple[int, int, int]:
-    """Of one block: numbers of LoRA pairs of rank 1, bytes kept for its backward pass, and numbers of its tokens.
+def block_sizes(config: dict[str, Any], products: torch.dtype, shape_BCFhw: Shape) -> tuple[int, int, int, int]:
+    """Of one block: numbers of LoRA pairs of rank 1, of its matrices and of its tokens, and bytes kept for backward.
 
     All of it is counted in the type of the matrix products.
     """
@@ -41,7 +41,8 @@ def block_sizes(config: dict[str, Any], products: torch.dtype, shape_BCFhw: Shap
         cos, sin = transformer.rotary(grid, x.device)
         kept = kept_bytes(lambda: block(x, modulation, text, None, cos, sin), transformer.parameters())
     linear = [module for module in block.modules() if isinstance(module, torch.nn.Linear)]
-    return sum(each.in_features + each.out_features for each in linear), kept, x.numel()
+    pairs = sum(each.in_features + each.out_features for each in linear)
+    return pairs, sum(each.weight.numel() for each in linear), x.numel(), kept
 
 
 def decoding_bytes(config: dict[str, Any], dtype: torch.dtype, shape_BCFhw: Shape, tiling: bool) -> int:
