@@ -19,6 +19,7 @@ from PIL import Image
 
 from tests.evaluation.planted import compare, plain_video, plant
 from vdit_cli.artifacts.digest import path_digest
+from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.artifacts.video_file import read_frames, read_video, write_video
 from vdit_cli.errors import FAILED, INTERRUPTED, EvditError, Interrupted
 from vdit_cli.evaluation import compare as comparing
@@ -125,7 +126,8 @@ def test_no_video_that_is_compared_is_replaced(output: str):
 def test_no_output_becomes_a_video_of_a_run(output: str):
     """Of one that is compared, or of another one's: it would be scored and compared with the others of that folder."""
     plant_colours("abc", pairs=1, frames=2, height=20, width=30)
-    Path("c/run.json").write_text('{"schema": "evdit.run/1", "command": "generate"}', encoding="utf-8")
+    RunDir.start(Path("other"), Request("generate", "shapes", {}))
+    Path("other/run.json").rename("c/run.json")
     before = sorted(Path().rglob("*"))
     with pytest.raises(EvditError, match="would lie among the videos of .*, and count as one of them") as caught:
         compare("a", "b", output=output, overwrite=True)

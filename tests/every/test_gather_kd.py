@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_told(gather_kd: ModuleType, folders: Path):  # noq
     dense = folders / "kd" / "dense.json"
     for path, content, says in (
         (folders / "kd" / "other-kd.json", None, "other is no plan"),
-        (folders / "kd" / "dense.json", {"videos": []}, "are not those of"),
+        (folders / "kd" / "dense.json", {"videos": []}, "no video"),
     ):
         before = path.read_bytes() if path.exists() else None
         if content is None:

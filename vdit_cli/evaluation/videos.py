@@ -92,6 +92,8 @@ def find_source(video: Path, progress: Progress) -> Video:
     A receipt that holds the digest of another video is not asked, which is said. Raises EvditError for a receipt that
     is not JSON, a seed that can be none, and what is no video.
     """
+    with read_as():
+        read_metadata(video)  # what is no video is told before it is read whole, however long it is
     digest = path_digest(video)
     sidecar = video.with_name(bare_name(video) + ".json")
     if sidecar.is_file():
