@@ -267,12 +267,12 @@ NUMBERS = [key for key, _ in flat(Recipe()) if numbers_of(find_knob(Recipe, key,
 def test_every_number_has_an_upper_bound(key: str):
     """Told with the bound, as a recipe, a setting and a flag: no machine holds ten to the thirtieth of anything."""
     is_list = get_origin(find_knob(Recipe, key, key)[0]) is tuple
-    for huge in (10**30, 10**400, 1e300):
+    for huge in (10**31, 10**400, 1e300):
         with pytest.raises(EvditError, match=f"{key} is .* it must be .*at most") as caught:
             load(None, (), {key: (huge,) if is_list else huge})
         assert caught.value.exit_code == USAGE and len(caught.value.text()) < 20_000
     with pytest.raises(EvditError, match="at most|can't be read"):
-        load(None, [f"{key}={[10**30] if is_list else 10**30}"])
+        load(None, [f"{key}={[10**31] if is_list else 10**31}"])
 
 
 @pytest.mark.parametrize(
