@@ -103,7 +103,8 @@ def recipes_page() -> str:
         "Generated from `vdit_cli/recipe.py` by `make docs`.",
         "A recipe is a YAML file for `--config`; a key can also be set by `--set section.key=value`, and those that a\n"
         "person types daily have a flag. Later ones win: default, file, `--set`, flag. Where the default is\n"
-        "`null`, the model's own value is taken.",
+        "`null`, the model's own value is taken. A number is at most 10^6 (frames and pixels 2^16, layers and\n"
+        "heads 1000, seeds 2^63 - 1), and a text has at most 10,000 signs.",
     ]
     files = sorted((ROOT / "recipes").glob("**/*.yaml"))
     if files:

@@ -16,6 +16,9 @@ from vdit_cli.knobs import FASTEST, SLOWEST, Section, flat, knob, read, section
 from vdit_cli.reader import MOST_LAYERS, MOST_SEED, MOST_SIZE
 from vdit_cli.recipe_training import DistillKdOptions, DistillMlcdOptions, TrainShapesOptions
 
+MOST_LOSS = 1e30
+"""A squared error is in units of the model's own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(Section):
@@ -129,14 +132,16 @@ class SearchMasksOptions(LookingOptions):
     by: Literal["attention", "relative", "output"] = knob(
         "attention", "score: error of the attention output, that over its power, or error of the model's output"
     )
-    r: float = knob(0.1, "keep the sparsest mask of each layer whose score is below r", at_least=0)
+    r: float = knob(0.1, "keep the sparsest mask of each layer whose score is below r", at_least=0, at_most=MOST_LOSS)
     target_speedup: float | None = knob(
         None, "instead of r: attention that many times cheaper at the least loss", at_least=1
     )
     latency: float | None = knob(
         None, "instead of r: the least loss within these seconds of attention a step; needs costs", at_least=1e-9
     )
-    max_loss: float | None = knob(None, "instead of r: the cheapest plan whose scores sum up to no more", at_least=0)
+    max_loss: float | None = knob(
+        None, "instead of r: the cheapest plan whose scores sum up to no more", at_least=0, at_most=MOST_LOSS
+    )
     uniform: str | None = knob(None, "instead of r: this mask k:m on every layer")
     fix: str | None = knob(None, "layers whose mask is given, 0=dense,7=4:4; the others are chosen")
     costs: str | None = knob(

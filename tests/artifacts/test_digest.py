@@ -72,7 +72,7 @@ def test_damaged_weights_are_named(tmp_path: Path):
             weights_digest([file])
         assert told.value.exit_code == 3
     file.write_bytes(b"\x20" + b"\0" * 7 + b"x" * 40)
-    with pytest.raises(EvditError, match="not JSON"):
+    with pytest.raises(EvditError, match="invalid JSON in header"):
         weights_digest([file])
     file.write_bytes(whole)
     other = tmp_path / "other.safetensors"

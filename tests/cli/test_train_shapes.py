@@ -153,7 +153,7 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_is_made(evdit, settin
     assert told[:2] != "--" or f"  from:  --set train_shapes.{setting}\n" in err
 
 
-@pytest.mark.parametrize("length", [1, 18, 513, 10**9])
+@pytest.mark.parametrize("length", [1, 18, 513, 10**6])
 def test_a_length_that_no_caption_fits_in_is_refused_before_anything_is_trained(evdit, tmp_path: Path, length: int):
     """Or that no memory does."""
     setting = f"train_shapes.text.length={length}"

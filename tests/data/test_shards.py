@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.tiny_pipeline import write_pipeline, write_vae
+from vdit_cli.artifacts.digest import file_digest
 from vdit_cli.backbones.base import TextStates
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.data.facts import DataFacts
@@ -85,6 +87,30 @@ def test_a_damaged_shard_is_found_when_it_is_first_needed(tmp_path: Path):
     damaged.unlink()
     with pytest.raises(EvditError, match="is gone"):
         clips.text([5])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensors: tensors.pop("mask"), "it holds no mask"),
+        (lambda tensors: tensors.update(latents=tensors["latents"][:2]), "latents is F32 [2, 4, 3, 4, 6], not float"),
+        (lambda tensors: tensors.update(latents=tensors["latents"].int()), "latents is I32"),
+        (lambda tensors: tensors.update(text=tensors["text"][..., 1:]), "text is F32"),
+    ],
+)
+def test_a_shard_that_holds_other_tensors_than_its_index_says_is_refused(tmp_path: Path, change, words: str):
+    """With a right digest: fewer clips than are named, another width, another type, one that is lacking."""
+    write(tmp_path)
+    shard = tmp_path / "shards" / "0.safetensors"
+    tensors = load_file(shard)
+    change(tensors)
+    save_file({name: each.contiguous() for name, each in tensors.items()}, shard)
+    index = json.loads((tmp_path / INDEX).read_text(encoding="utf-8"))
+    index["shards"][0]["sha256"] = file_digest(shard)
+    (tmp_path / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(EvditError) as caught:
+        open_data(tmp_path).text([0])
+    assert words in caught.value.what and caught.value.where == str(shard)
 
 
 def test_what_is_no_data_is_refused(tmp_path: Path):

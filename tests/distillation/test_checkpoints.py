@@ -79,6 +79,17 @@ def test_only_the_newest_of_its_own_are_kept(tmp_path: Path):
     assert newest_checkpoint(tmp_path, "cpu")[0].iteration == 1_000_001
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "", '{"schema": "evdit.checkpoint/0"}'])
+def test_a_state_that_is_none_is_gone_back_from(tmp_path: Path, content: str):
+    """To the checkpoint before it, with a line that says why."""
+    for iteration in (1, 2):
+        save_checkpoint(tmp_path, TrainingState(iteration, 0.0, {"x": torch.zeros(1)}, {"x": torch.zeros(1)}, []))
+    (tmp_path / "step-000002" / "state.json").write_text(content, encoding="utf-8")
+    found, told = newest_checkpoint(tmp_path, "cpu")
+    assert found is not None and found.iteration == 1
+    assert len(told) == 1 and "checkpoint step-000002 is damaged (" in told[0]
+
+
 @pytest.mark.parametrize("part", ["model", "average", "optimiser-0"])
 def test_what_is_not_finite_is_not_saved(tmp_path: Path, part: str):
     """In the model, its average or an optimiser's state: refused by name, and nothing is written."""

@@ -132,8 +132,9 @@ def test_what_can_not_be_scored_is_refused(tmp_path: Path):
         assert error.value.exit_code == USAGE
     for content in ("{", "[" * 1000, '{"asked": {"seed": ' + "7" * 5000 + "}}"):
         (tmp_path / "good.json").write_text(content, encoding="utf-8")
-        with pytest.raises(EvditError, match="good.json is not JSON") as error:
+        with pytest.raises(EvditError, match="not a receipt: it is not JSON") as error:
             score([tmp_path / "good.mp4"])
+        assert error.value.where == str(tmp_path / "good.json")
         assert "move it away" in error.value.next_steps[0]
 
 

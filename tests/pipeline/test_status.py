@@ -152,3 +152,25 @@ def test_a_stage_outside_the_run_is_refused(whole: Whole):
     (run / "run.json").write_text(json.dumps({**manifest, "stages": [{"folder": "../other"}]}), encoding="utf-8")
     with pytest.raises(EvditError, match="leaves the run's folder"):
         status(run)
+
+
+@pytest.mark.parametrize(
+    ("command", "values", "metrics", "where", "words"),
+    [
+        ("distill-mlcd", {}, "", "run.json values", "does not hold the values of evdit distill-mlcd: KeyError"),
+        ("prepare-data", {"count": [], "shard_clips": 3}, "", "run.json values", "the values of evdit prepare-data"),
+        ("generate", {"prompts": 3, "num": 1}, "", "run.json values", "the values of evdit generate: TypeError"),
+        ("distill-kd", {"iterations": 3}, "[" * 100_000 + "\n", "metrics.jsonl:1", "not a line: it is not JSON"),
+        ("distill-kd", {"iterations": 3}, '{"loss": 1}\n', "metrics.jsonl:1", "iteration is missing: a line needs it"),
+        ("distill-kd", {"iterations": 3}, '{"iteration": "2"}\n', "metrics.jsonl:1 iteration", "a whole number"),
+    ],
+)
+def test_files_that_tell_nothing_are_named(
+    command: str, values: dict, metrics: str, where: str, words: str, tmp_path: Path
+):
+    """Values of another command, and a last line that is none."""
+    with RunDir.create(tmp_path / "run", Request(command, "shapes", values)):
+        (tmp_path / "run" / "metrics.jsonl").write_text(metrics, encoding="utf-8")
+    with pytest.raises(EvditError) as caught:
+        status(tmp_path / "run")
+    assert words in caught.value.what and caught.value.where == str(tmp_path / "run" / where)

@@ -5,7 +5,6 @@ Each prompt and seed is a trajectory whose numbers are a file of the run, so tha
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from vdit_cli.artifacts.receipt import this_machine, versions
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.backbones.base import TextStates
 from vdit_cli.errors import Interrupted
+from vdit_cli.reader import kept, read
 from vdit_cli.recipe import AnalyzeOptions
 from vdit_cli.sampling.noise import generators_for
 from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
@@ -174,15 +174,12 @@ def put_together(study: Study, folder: Path, progress: Progress) -> Analysis:
 
 def has_names(folder: Path) -> bool:
     """Whether the names of the sites are there and can be read; else they are made again."""
-    try:
-        return isinstance(read_names(folder), dict)
-    except (OSError, ValueError):
-        return False
+    return kept(dict[str, str], folder / SITES_FILE, "file of sites") is not None
 
 
 def read_names(folder: Path) -> dict[str, str]:
-    """The names of the sites, as the start that loaded the model wrote them down."""
-    return json.loads((folder / SITES_FILE).read_text(encoding="utf-8"))
+    """The names of the sites, as the start that loaded the model wrote them down. Raises EvditError for other files."""
+    return read(dict[str, str], folder / SITES_FILE, "file of sites")
 
 
 def settings_of(study: Study, kernel: str) -> Settings:

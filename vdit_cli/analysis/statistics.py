@@ -13,12 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
 
 from vdit_cli.analysis.positions import Agreement, stability
 from vdit_cli.analysis.results import Between, LayerAnalysis, Open, Row, Stability
 from vdit_cli.analysis.rows import RowSample, jackknife_error, leave_out
-from vdit_cli.analysis.trajectory import UNREADABLE, SampleNumbers, Trajectory, damaged
+from vdit_cli.analysis.trajectory import POSITIONS, UNREADABLE, SampleNumbers, Trajectory, damaged
+from vdit_cli.artifacts.tensors import opened
 from vdit_cli.tiles.mask import TileMask
 
 LEAST_MASS = 1e-9
@@ -134,7 +134,7 @@ class Everything:
         """A trajectory's packed sets in one layer, (T, M, H, P, F, bytes). Raises EvditError for a damaged file."""
         path = trajectory.positions_file(self.folder)
         try:
-            with safe_open(path, framework="np") as file:
+            with opened(path, wanted=POSITIONS) as file:
                 return file.get_slice("positions")[:, layer.place]
         except UNREADABLE as error:
             raise damaged(path, error) from error

@@ -11,19 +11,24 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vdit_cli.analysis.row_statistics import RowNumbers, row_numbers
 from vdit_cli.analysis.rows import RowSample
 from vdit_cli.analysis.tile_mass import choose_kernel, tile_mass
 from vdit_cli.artifacts.atomic import replacing
+from vdit_cli.artifacts.tensors import Stored, opened
 from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.errors import EvditError
 from vdit_cli.timing import Stopwatch
 
-UNREADABLE = (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError)
+UNREADABLE = (EvditError, OSError, KeyError, TypeError, ValueError, RuntimeError)
 """What reading a file of numbers raises where it is damaged or another's."""
+DIMENSIONS = {"mass": 5, "text": 4, "entropy_HP": 4, "first_HPF": 5, "repetition_HJL": 5}
+WANTED = {name: Stored("float", (-1,) * count) for name, count in DIMENSIONS.items()}
+"""The tensors of a file of numbers."""
+POSITIONS = {"positions": Stored("U8", (-1,) * 7)}
+"""Packed bits by step, layer, mass, head, place, frame and byte."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,9 @@ class SampleNumbers:
     def read(path: Path) -> SampleNumbers:
         """The numbers in a file. Raises EvditError (exit 2) for a damaged one."""
         try:
-            with safe_open(path, framework="pt") as file:
+            with opened(path, "pt", wanted=WANTED) as file:
                 told = file.metadata()
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+                tensors = {key: file.get_tensor(key) for key in WANTED}
             seconds = json.loads(told["seconds"])
             return SampleNumbers(**tensors, seconds=seconds, peak=int(told["peak"]), kernel=told["kernel"])
         except UNREADABLE as error:
@@ -91,8 +96,7 @@ class SampleNumbers:
 def check_positions(path: Path) -> None:
     """Raise EvditError (exit 2) for a file of positions that is missing or damaged."""
     try:
-        with safe_open(path, framework="pt") as file:
-            file.get_slice("positions")
+        opened(path, wanted=POSITIONS)
     except UNREADABLE as error:
         raise damaged(path, error) from error
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vdit_cli.artifacts.tensors import Stored, damaged, places
 from vdit_cli.errors import ENVIRONMENT, EvditError
 
 CHUNK_BYTES = 1 << 22
@@ -58,47 +58,23 @@ def weights_digest(files: Iterable[Path]) -> str:
     without weights, for a damaged file, and for a key that stands twice.
     """
     files = list(files)
-    places: dict[str, tuple[Path, int, dict[str, Any]]] = {}
+    found: dict[str, tuple[Path, Stored, int]] = {}
     for file in files:
-        start, tensors = safetensors_header(file)
-        for key, tensor in tensors.items():
-            if key in places:
-                raise damaged(file, f"the tensor {key} stands in {places[key][0].name} too")
-            places[key] = (file, start, tensor)
-    if not places:
+        for key, tensor, start in places(file):
+            if key in found:
+                raise damaged(file, f"the tensor {key} stands in {found[key][0].name} too")
+            found[key] = (file, tensor, start)
+    if not found:
         raise EvditError(f"no weights are in {', '.join(map(str, files)) or 'no file'}", exit_code=ENVIRONMENT)
     total = hashlib.sha256()
-    for key in sorted(places):
-        file, start, tensor = places[key]
-        total.update(content_digest([key, tensor["dtype"], tensor["shape"]]).encode("ascii"))
-        first, last = tensor["data_offsets"]
+    for key in sorted(found):
+        file, tensor, start = found[key]
+        total.update(content_digest([key, tensor.dtype, tensor.shape]).encode("ascii"))
         with file.open("rb") as opened:
-            opened.seek(start + first)
-            for chunk in chunks(opened, last - first):
+            opened.seek(start)
+            for chunk in chunks(opened, tensor.bytes):
                 total.update(chunk)
     return total.hexdigest()
-
-
-def safetensors_header(file: Path) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Where a safetensors file's data begins, in bytes, and its tensors: key -> dtype, shape, data_offsets.
-
-    Raises EvditError (exit 3) for a file that is cut short or is not safetensors.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        head = opened.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-        if not 2 <= length <= size - 8:
-            raise damaged(file, "its header is cut short")
-        try:
-            tensors = json.loads(opened.read(length))
-        except ValueError as error:
-            raise damaged(file, f"its header is not JSON: {error}") from error
-    tensors.pop("__metadata__", None)
-    end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-    if end != size:
-        raise damaged(file, f"it should have {end} bytes and has {size}")
-    return 8 + length, tensors
 
 
 def chunks(opened: BinaryIO, count: int) -> Iterator[bytes]:
@@ -109,10 +85,3 @@ def chunks(opened: BinaryIO, count: int) -> Iterator[bytes]:
             return
         count -= len(chunk)
         yield chunk
-
-
-def damaged(file: Path, why: str) -> EvditError:
-    """The error for a safetensors file that can't be what was saved."""
-    return EvditError(
-        f"{file} is damaged: {why}", where=str(file), next_steps=["bring the file again"], exit_code=ENVIRONMENT
-    )

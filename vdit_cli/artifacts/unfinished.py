@@ -47,7 +47,7 @@ def noted(run: Path) -> list[tuple[Path, Path]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             names = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(names, list) and len(names) == 2 and all(isinstance(name, str) for name in names):
             pure = [PurePosixPath(name) for name in names]

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
-from vdit_cli.artifacts.digest import damaged
+from vdit_cli.artifacts.tensors import damaged, opened
 from vdit_cli.errors import EvditError, quoted
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.tiles.plan_json import PLAN_FILE
@@ -40,12 +38,12 @@ class Lineage:
     def read(cls, file: Path) -> Lineage:
         """What a safetensors file says, nothing where it does not. Raises EvditError (3) for a damaged file."""
         try:
-            with safe_open(file, framework="pt") as opened:
-                metadata = opened.metadata() or {}
+            with opened(file) as tensors:
+                metadata = tensors.metadata() or {}
             weights = json.loads(metadata.get(WEIGHTS, "[]"))
             if not isinstance(weights, list) or not all(isinstance(digest, str) for digest in weights):
                 raise ValueError(f"{WEIGHTS} is no list of digests")
-        except (OSError, ValueError, SafetensorError) as error:
+        except (ValueError, RecursionError) as error:
             raise damaged(file, str(error)) from error
         return cls(tuple(weights), metadata.get(PLAN))
 

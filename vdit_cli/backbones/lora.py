@@ -5,7 +5,6 @@ Letters: r rank, I inputs and O outputs of a linear layer.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vdit_cli.artifacts.atomic import write_json
-from vdit_cli.artifacts.digest import content_digest, damaged, weights_digest
+from vdit_cli.artifacts.digest import content_digest, weights_digest
 from vdit_cli.artifacts.places import expanded
 from vdit_cli.artifacts.sampler import Sampler
+from vdit_cli.artifacts.tensors import opened, stored
 from vdit_cli.backbones.lineage import Lineage
 from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.errors import EvditError
+from vdit_cli.reader import parse, read_text, shaped
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """The two files of a PEFT folder."""
@@ -102,8 +102,8 @@ class Lora:
     def delta(self, name: str, device: torch.device) -> Tensor:
         """What is added to the weight `name`, (O, I) in float32: scale * alpha / r * B A."""
         pair = self.pairs[name]
-        with safe_open(self.file, framework="pt", device=str(device)) as opened:
-            up, down = (opened.get_tensor(key).float() for key in (pair.up, pair.down))
+        with opened(self.file, "pt", str(device)) as tensors:
+            up, down = (tensors.get_tensor(key).float() for key in (pair.up, pair.down))
         return self.scale * pair.factor * (up @ down)
 
 
@@ -199,44 +199,37 @@ def _find(place: Path, where: str) -> tuple[Path, dict[str, Any] | None]:
 
 def _keys(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, float], dict[str, str]]:
     """Of a safetensors file the shapes by key, the values of alpha keys, and the metadata."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
-            alphas = {
-                key: float(opened.get_tensor(key))
-                for key, shape in shapes.items()
-                if key.endswith(".alpha") and math.prod(shape) == 1
-            }
-            return shapes, alphas, opened.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise damaged(file, str(error)) from error
+    with opened(file, "pt") as tensors:
+        shapes = {key: each.shape for key, each in stored(tensors).items()}
+        alphas = {
+            key: float(tensors.get_tensor(key))
+            for key, shape in shapes.items()
+            if key.endswith(".alpha") and math.prod(shape) == 1
+        }
+        return shapes, alphas, tensors.metadata() or {}
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """What of PEFT's configuration has numbers by layer."""
+
+    rank_pattern: dict[str, float] | None = None
+    alpha_pattern: dict[str, float] | None = None
 
 
 def _object(file: Path, where: str) -> dict[str, Any]:
-    try:
-        return _as_object(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EvditError(f"{file} can't be read: {error}", where=where) from error
+    return parse(read_text(file, CONFIG, where), where, CONFIG)
 
 
 def _of_transformer(text: str, where: str) -> dict[str, Any]:
     """The transformer's keys of diffusers' configuration, which names parts as "transformer.r"."""
-    try:
-        content = _as_object(text)
-    except ValueError as error:
-        raise EvditError(f"its {DIFFUSERS_CONFIG} can't be read: {error}", where=where) from error
+    content = parse(text, where, DIFFUSERS_CONFIG)
     return {key.removeprefix("transformer."): value for key, value in content.items()}
-
-
-def _as_object(text: str) -> dict[str, Any]:
-    content = json.loads(text)
-    if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
-    return content
 
 
 def _check_config(config: Mapping[str, Any], where: str) -> None:
     """Raise EvditError for adapters that are more than pairs beside linear layers, or other pairs than these."""
+    shaped(Patterns, config, where, CONFIG, is_open=True)
     started = str(config.get("init_lora_weights", True)).lower()
     faults = {
         "peft_type": config.get("peft_type", "LORA") != "LORA",

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from vdit_cli.artifacts.atomic import free_name, replacing, write_json
 from vdit_cli.artifacts.digest import file_digest
 from vdit_cli.artifacts.run_dir import RunDir, is_free
+from vdit_cli.artifacts.tensors import Stored, opened
 from vdit_cli.backbones.base import TextStates
 from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.data.facts import DataFacts
@@ -220,10 +220,17 @@ class Clips:
         if shard.path not in self._checked:
             self._check(path, shard.sha256)
             self._checked.add(shard.path)
-        self._opened[shard.path] = safe_open(path, "pt")
+        self._opened[shard.path] = opened(path, "pt", wanted=self._wanted(shard))
         if len(self._opened) > OPEN_AT_ONCE:
             self._opened.popitem(last=False)
         return self._opened[shard.path]
+
+    def _wanted(self, shard: Shard) -> dict[str, Stored]:
+        """The tensors that a shard must hold; the null states have no latents."""
+        clips = len(shard.sources)
+        latents = {} if shard is self.null else {"latents": Stored("float", (clips, *self.latent_shape))}
+        text = Stored("float", (clips, shard.text_length, self.text_width))
+        return {**latents, "text": text, "mask": Stored("U8", (clips, shard.text_length))}
 
     def _check(self, path: Path, sha256: str) -> None:
         again = [

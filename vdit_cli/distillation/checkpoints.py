@@ -6,7 +6,6 @@ Of a sharded model:      shard-*.safetensors with all three, a file a rank, and 
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -27,12 +26,13 @@ from vdit_cli.distillation.sharded_state import read_shares, write_shares
 from vdit_cli.errors import FAILED, EvditError
 from vdit_cli.parallel.groups import ALONE, Ranks
 from vdit_cli.parallel.sharding import is_sharded, local
+from vdit_cli.reader import read_object
 
 NAME = re.compile(r"step-\d{6,}")
 SCHEMA = "evdit.training-state/2"
 READ_TOO = ("evdit.training-state/1",)
 STATE = "state.json"
-DAMAGE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
+DAMAGE = (EvditError, OSError, ValueError, KeyError, TypeError, SafetensorError)
 """What reading a damaged checkpoint may raise."""
 
 
@@ -221,8 +221,8 @@ def load_checkpoint(path: Path, device: torch.device | str, like: Mapping[str, T
 
 def _checked_state(path: Path) -> dict[str, Any]:
     """What state.json of a checkpoint says, once its own digest and those of the files beside it are right."""
-    state = json.loads((path / STATE).read_text(encoding="utf-8"))
-    if not isinstance(state, dict) or state.get("schema") not in (SCHEMA, *READ_TOO):
+    state = read_object(dict[str, Any], path / STATE, "checkpoint's state")
+    if state.get("schema") not in (SCHEMA, *READ_TOO):
         raise ValueError(f"{STATE} is no {SCHEMA}")
     if state["schema"] != SCHEMA:  # such a one knows the sizes of its files only
         for name, size in state.get("bytes", {}).items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import platform
 from dataclasses import replace
@@ -37,6 +36,7 @@ from vdit_cli.distillation.shapes_transformer import ClipPool, errors_by_time, l
 from vdit_cli.distillation.shapes_vae import UNSEEN_SEED, measure_psnr, normalise_latents, train_vae
 from vdit_cli.errors import EvditError
 from vdit_cli.knobs import Section, flat
+from vdit_cli.reader import read as read_file
 from vdit_cli.recipe_training import ShapesTextOptions, ShapesVaeOptions, TrainShapesOptions
 from vdit_cli.sampling.announcement import counted, say_options
 from vdit_cli.sampling.peak import PeakMemory
@@ -243,7 +243,7 @@ def _finished_vae(
     finished = folder / FINISHED
     if run.is_whole("vae"):
         vae = CausalVAEModel.from_pretrained(finished, device=device).eval().requires_grad_(False)
-        return vae, json.loads((finished / FACTS).read_text(encoding="utf-8"))
+        return vae, read_file(dict[str, Any], finished / FACTS, "training's facts")
     vae, trained = train_vae(options.vae, options.seed, folder, device, compiled, progress)
     progress.say("VAE: measuring the latents and the PSNR on unseen clips")
     normalise_latents(vae, options.vae.measured_clips, device)
@@ -274,7 +274,7 @@ def _finished_text(
     finished = folder / FINISHED
     if run.is_whole("text"):
         text = T5EncoderModel.from_pretrained(finished).to(device).eval().requires_grad_(False)
-        return text, json.loads((finished / FACTS).read_text(encoding="utf-8"))
+        return text, read_file(dict[str, Any], finished / FACTS, "training's facts")
     text, trained, read = train_text(tokenizer, options.text, options.seed, folder, device, progress)
     facts: dict[str, Any] = {
         "iterations": trained.iterations,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vdit_cli.artifacts.digest import path_digest
 from vdit_cli.artifacts.stills import holds_only_frames, is_frame
 from vdit_cli.artifacts.video_file import READ_BY_FFMPEG, existing, read_metadata
 from vdit_cli.errors import FAILED, USAGE, EvditError, quoted
+from vdit_cli.reader import advising, read_object
 from vdit_cli.timing import Progress
 
 VIDEO_SUFFIXES = (*READ_BY_FFMPEG, ".gif", ".webp")
@@ -96,13 +97,9 @@ def find_source(video: Path, progress: Progress) -> Video:
         read_metadata(video)  # what is no video is told before it is read whole, however long it is
     digest = path_digest(video)
     sidecar = video.with_name(bare_name(video) + ".json")
-    if sidecar.is_file():
-        try:
-            content = json.loads(sidecar.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            steps = ["move it away: the video's own metadata are asked then"]
-            raise EvditError(f"{sidecar} is not JSON: {error}", where=str(sidecar), next_steps=steps) from error
-        told = content if isinstance(content, dict) else {}
+    if sidecar.exists():
+        with advising(["move it away: the video's own metadata are asked then"]):
+            told = read_object(dict[str, Any], sidecar, "receipt")
         asked = told.get("asked")
         asked = asked if isinstance(asked, dict) else {}
         prompt = asked.get("prompt")

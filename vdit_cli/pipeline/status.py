@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -12,7 +11,8 @@ from typing import Any
 
 from vdit_cli.artifacts.changes import DONE, RUN_FILE, RUNNING, SECONDS
 from vdit_cli.artifacts.run_dir import RunDir
-from vdit_cli.errors import quoted
+from vdit_cli.errors import EvditError, quoted
+from vdit_cli.reader import Index, parse, read_text, shaped
 
 NOT_BEGUN = "not begun"
 SEVERAL = "run"
@@ -80,13 +80,19 @@ def stage_state(folder: Path, command: str) -> StageState:
         return StageState(command, str(folder), NOT_BEGUN)
     run = RunDir.open(folder)
     manifest = run.manifest
-    count = PROGRESS.get(manifest["command"])
+    count = PROGRESS.get(manifest["command"], lambda *_: None)
+    try:
+        progress = count(manifest, folder)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        file = folder / RUN_FILE
+        rule = f"{file} does not hold the values of evdit {manifest['command']}: {type(error).__name__} {error}"
+        raise EvditError(rule, where=f"{file} values", next_steps=["a new folder with -o"]) from error
     outputs = dict.fromkeys(str(folder / each["path"]) for each in manifest["outputs"].values())
     return StageState(
         manifest["command"],
         str(folder),
         run.state(),
-        count(manifest, folder) if count else None,
+        progress,
         manifest.get(SECONDS),
         manifest.get("failure"),
         tuple(outputs),
@@ -106,11 +112,21 @@ def _iterations(manifest: Mapping[str, Any], folder: Path) -> Progress:
     return Progress(sum(map(_last_iteration, folders)), values["iterations"] * len(folders), "iterations")
 
 
+@dataclass(frozen=True)
+class Line:
+    """What every line of metrics.jsonl has."""
+
+    iteration: Index
+
+
 def _last_iteration(folder: Path) -> int:
     """That of the last whole line of the metrics; one that is being written is left out."""
     file = folder / "metrics.jsonl"
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
-    return json.loads(lines[-1])["iteration"] if lines else 0
+    lines = read_text(file, "metrics").split("\n")[:-1] if file.exists() else []
+    if not lines:
+        return 0
+    where = f"{file}:{len(lines)}"
+    return shaped(Line, parse(lines[-1], where, "line"), where, "line", is_open=True).iteration
 
 
 def _trajectories(manifest: Mapping[str, Any], folder: Path) -> Progress | None:

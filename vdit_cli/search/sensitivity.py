@@ -19,7 +19,7 @@ import numpy as np
 from vdit_cli.artifacts.atomic import write_text
 from vdit_cli.artifacts.digest import content_digest
 from vdit_cli.errors import EvditError, unknown_name
-from vdit_cli.reader import Index, brief, check_schema, parse, read_text, shaped
+from vdit_cli.reader import Index, advising, brief, check_schema, parse, read_text, shaped
 from vdit_cli.search.candidates import in_order
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
@@ -147,7 +147,8 @@ class SensitivityTable:
         file = Path(path) / FILE if Path(path).is_dir() else Path(path)
         origin = str(file)
         document = parse(read_text(file, KIND), origin, KIND)
-        check_schema(document, SCHEMA, origin, KIND)
+        with advising(["the folder of a run of `evdit search-masks`"]):
+            check_schema(document, SCHEMA, origin, KIND)
         table = shaped(StoredTable, document, origin, KIND).table(origin)
         sealed = content_digest({key: value for key, value in document.items() if key != "digest"})
         if document["digest"] != sealed:

@@ -6,7 +6,6 @@ at, L layers, M masks.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from vdit_cli.diffusion.guidance import combine
 from vdit_cli.diffusion.prediction import x0_gain
 from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.errors import FAILED, EvditError
+from vdit_cli.reader import kept
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.sampling.taps import Shown, Taps
 from vdit_cli.tiles.grid import VideoGrid
@@ -160,10 +160,12 @@ class PairNumbers:
     @staticmethod
     def read(path: Path, shape_SLM: tuple[int, int, int], sees_output: bool) -> PairNumbers | None:
         """The numbers in a file; None where it is missing, damaged or of another shape, so that it is made again."""
+        found = kept(PairNumbers, path, "pair's numbers")
+        if found is None:
+            return None
         try:
-            found = PairNumbers(**json.loads(path.read_text(encoding="utf-8")))
             arrays = [np.asarray(each, np.float64) for each in (found.attention, found.power, found.output)]
-        except (OSError, ValueError, TypeError, RecursionError):
+        except ValueError:  # lists of several lengths
             return None
         shapes = [shape_SLM, shape_SLM[:2], shape_SLM if sees_output else (0,)]
         fits = [array.shape for array in arrays] == shapes

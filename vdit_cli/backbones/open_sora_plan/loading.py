@@ -7,16 +7,16 @@ and transformers write them. Tensors are mapped from the file, so reading needs 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vdit_cli.artifacts.atomic import replacing, write_json
+from vdit_cli.artifacts.tensors import FLOATS, Stored, opened, stored
 from vdit_cli.backbones.open_sora_plan.foreign import no_weights, other_weights
 from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.errors import ENVIRONMENT, EvditError
@@ -27,7 +27,6 @@ STEM = "diffusion_pytorch_model"
 STEMS = (STEM, "model")
 """Names of weight files without their endings: diffusers', then transformers'."""
 MAX_SHARD_BYTES = 5_000_000_000
-HEADER_LENGTH_BYTES = 8
 NAMED = 3
 """Of wrong keys so many are named; the rest is counted."""
 
@@ -102,23 +101,30 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> Iterator[tup
 
     Raises EvditError (exit 3) when the file is damaged.
     """
-    check_whole(path)
-    with _opened(path, device) as file:
+    with opened(path, "pt", str(device)) as file:
         for key in file.keys():  # noqa: SIM118  a safetensors file is no mapping
             yield key, file.get_tensor(key)
 
 
-def stored_shapes(folder: Path | str) -> dict[str, tuple[int, ...]]:
+def stored_shapes(folder: Path | str, whole: Collection[str] | None = None) -> dict[str, tuple[int, ...]]:
     """The shape of every stored tensor, from the headers alone.
 
-    Raises EvditError (exit 3) for missing or damaged files.
+    Raises EvditError (exit 3) for missing or damaged files, and for weights of whole numbers that are not in `whole`.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
+    tensors: dict[str, Stored] = {}
     for path in weight_files(folder):
-        check_whole(path)
-        with _opened(path) as file:
-            shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    return shapes
+        with opened(path) as file:
+            tensors |= stored(file)
+    if whole is not None:
+        check_floats({key: each.dtype for key, each in tensors.items() if each.dtype not in FLOATS}, folder, whole)
+    return {key: each.shape for key, each in tensors.items()}
+
+
+def check_floats(others: Mapping[str, object], folder: Path | str, whole: Collection[str] = ()) -> None:
+    """Raise EvditError (exit 3) for weights of `others` types than floating point, unless they are in `whole`."""
+    odd = [f"{key} {dtype}" for key, dtype in others.items() if key not in whole]
+    if odd:
+        raise _broken(f"the weights in {folder} are not of floating point: {_listed(odd)}")
 
 
 def load_strict(
@@ -135,11 +141,12 @@ def load_strict(
     Raises EvditError (exit 3) for damaged files and, before any weight is read, for missing, unknown or misshapen keys.
     """
     wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    check_keys(wanted, stored_shapes(folder), type(module).__name__, folder)
+    whole = [key for key, value in module.state_dict().items() if not value.is_floating_point()]
+    check_keys(wanted, stored_shapes(folder, whole), type(module).__name__, folder)
     state: dict[str, Tensor] = {}
     for path in weight_files(folder):
-        for key, stored in read_tensors(path, device):
-            tensor = change(key, stored)
+        for key, read in read_tensors(path, device):
+            tensor = change(key, read)
             state[key] = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
     module.load_state_dict(state, strict=True, assign=True)
 
@@ -160,31 +167,6 @@ def check_keys(
     ]
     if any(faults):
         raise _broken(f"the weights in {folder} do not fit {model}: {'; '.join(filter(None, faults))}")
-
-
-def check_whole(path: Path) -> None:
-    """Raise EvditError (exit 3) unless the file at `path` has the length that its safetensors header announces."""
-    if not path.is_file():
-        raise _broken(f"{path} is missing")
-    actual = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(HEADER_LENGTH_BYTES)
-        if start == b"version ":
-            raise _broken(f"{path} ({actual} bytes) is a git-lfs pointer: the weights themselves were not fetched")
-        length = int.from_bytes(start, "little")
-        if len(start) < HEADER_LENGTH_BYTES or HEADER_LENGTH_BYTES + length > actual:
-            needed = (
-                f"at least {HEADER_LENGTH_BYTES + length} bytes" if len(start) == HEADER_LENGTH_BYTES else "a header"
-            )
-            raise _broken(f"{path} is truncated or not safetensors: it has {actual} bytes and needs {needed}")
-        try:
-            header = json.loads(file.read(length))
-            ends = [int(entry["data_offsets"][1]) for key, entry in header.items() if key != "__metadata__"]
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            raise _broken(f"{path} ({actual} bytes) is damaged: its safetensors header can't be read") from error
-    expected = HEADER_LENGTH_BYTES + length + max(ends, default=0)
-    if actual != expected:
-        raise _broken(f"{path} is damaged: its header announces {expected} bytes and it has {actual}")
 
 
 def save_weights(
@@ -269,13 +251,6 @@ def _indexed(index: Path) -> list[Path]:
     if absent:
         raise _broken(f"{index} names files that are not there: {_listed(absent)}")
     return [index.parent / name for name in names]
-
-
-def _opened(path: Path, device: torch.device | str = "cpu") -> safe_open:
-    try:
-        return safe_open(path, framework="pt", device=str(device))
-    except SafetensorError as error:
-        raise _broken(f"{path} is damaged: {error}") from error
 
 
 def _counted(fault: str, names: list[str]) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
+from vdit_cli.artifacts.tensors import opened
 from vdit_cli.backbones.open_sora_plan import loading
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.errors import unknown_name
@@ -125,7 +125,7 @@ def open_streamed(
     with torch.device("meta"):
         model = OpenSoraT2V(loading.read_config(folder))
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    loading.check_keys(wanted, loading.stored_shapes(folder), type(model).__name__, folder)
+    loading.check_keys(wanted, loading.stored_shapes(folder, whole=()), type(model).__name__, folder)
     inside: dict[str, Tensor] = {}
     outside: list[dict[str, Callable[[], Tensor]]] = [{} for _ in model.transformer_blocks]
     for path in loading.weight_files(folder):
@@ -155,5 +155,5 @@ def _waiting(
 
 def _read(path: Path, key: str) -> Tensor:
     """One tensor of a safetensors file; the file is mapped for as long as the tensor lives."""
-    with safe_open(path, framework="pt") as file:
+    with opened(path, "pt") as file:
         return file.get_tensor(key)

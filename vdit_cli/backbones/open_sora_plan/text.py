@@ -245,6 +245,7 @@ def read_encoder(
     stored: dict[str, tuple[int, ...]] = {}
     for key, tensor in _tensors(Path(folder)):
         if not key.startswith(OTHER_HALF):
+            loading.check_floats({} if tensor.is_floating_point() else {key: tensor.dtype}, folder)
             stored[key] = tuple(tensor.shape)
             state[key] = tensor.to(device, dtype)
     for key, twin in (EMBEDDINGS, EMBEDDINGS[::-1]):

@@ -80,7 +80,6 @@ class Weights:
     @cached_property
     def _lineage(self) -> Lineage:
         file = self.adapter / WEIGHTS if self.adapter else loading.weight_files(self.folder)[0]
-        loading.check_whole(file)
         return Lineage.read(file)
 
     @property
