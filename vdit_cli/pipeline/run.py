@@ -156,7 +156,7 @@ def refusal_told(folders: Sequence[Path]) -> Iterator[None]:
         if error.where == str(place):
             left = " ".join(quoted(folder) for folder in folders if folder.exists())
             insist = [step for step in error.next_steps if step == "--allow-changed"]
-            steps = [f"rm -r {left}, which are then made anew", *insist, "another folder with -o"]
+            steps = [f"rm -r {left}  (they are then made anew)", *insist, "another folder with -o"]
             error.next_steps = tuple(steps)
         raise
 
