@@ -161,7 +161,7 @@ def test_what_is_not_there_has_a_next_step(tmp_path: Path) -> None:
     for place, told in ((tmp_path, "holds no costs.json"), (tmp_path / "no", "can't be read"), (words, "not JSON")):
         with pytest.raises(EvditError, match=told) as caught:
             CostTable.load(place)
-        assert caught.value.next_steps == ("evdit bench attention, which makes one",)
+        assert caught.value.next_steps == ("evdit bench attention  (makes one)",)
 
 
 def test_what_has_no_end_is_not_read() -> None:

@@ -121,7 +121,7 @@ def test_a_stage_under_another_section_is_refused_and_nothing_is_touched(whole: 
     before = made(run), told(run)
     code, _, err = evdit(*whole.words, "--set", f"{section}.seed=1")
     later = " ".join(f"run/{each}" for each in STAGES[STAGES.index(stage) :])
-    assert code == 2 and f"  from:  run/{stage}/run.json\n  try:   rm -r {later}, which" in err
+    assert code == 2 and f"  from:  run/{stage}/run.json\n  try:   rm -r {later}  (they are then" in err
     assert "seed: was 0, is 1" in err and "--overwrite" not in err
     assert (made(run), told(run)) == before
 

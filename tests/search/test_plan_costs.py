@@ -163,7 +163,7 @@ def test_seconds_need_a_table(options: dict, told: str, step: str):
     with pytest.raises(EvditError, match=told) as caught:
         chosen(None, **options)
     assert caught.value.exit_code == USAGE
-    assert caught.value.next_steps == ("--costs RUN, of `evdit bench attention`", step)
+    assert caught.value.next_steps == ("--costs RUN  (of evdit bench attention)", step)
 
 
 @pytest.mark.parametrize(

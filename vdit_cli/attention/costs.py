@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 SCHEMA = "evdit.cost-table/1"
 KIND = "cost table"
 COSTS_FILE = "costs.json"
-MAKES_ONE = "evdit bench attention, which makes one"
+MAKES_ONE = "evdit bench attention  (makes one)"
 GATHER = "gather"
 """In place of a kernel, of the full mask: what `measure_gather` measures. No kernel of that name is ever chosen."""
 SHORTEST, LONGEST = 1e-12, 1e12

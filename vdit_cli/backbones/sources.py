@@ -111,7 +111,7 @@ def size_text(size: int) -> str:
 
 def repair(entry: BackboneEntry) -> str:
     """What brings an embedded model's files back."""
-    return f"git checkout -- {shlex.quote(str(entry.weights_folder))}, or install the package again"
+    return f"git checkout -- {shlex.quote(str(entry.weights_folder))}  (or install the package again)"
 
 
 def check_whole(entry: BackboneEntry) -> None:

@@ -162,7 +162,7 @@ def _check_takes(name: str, timesteps: str, most: int) -> None:
         raise EvditError(
             "scheduler ddim can't lay out the timesteps linspace: it steps by the whole number T / steps, past them",
             where=f"--timesteps {timesteps}",
-            next_steps=["--timesteps trailing", "--timesteps and the numbers themselves, 999,666,333,0"],
+            next_steps=["--timesteps trailing", "--timesteps 999,666,333,0  (the numbers themselves)"],
         )
     if not getattr(SCHEDULERS[name], wanted):
         raise EvditError(

@@ -7,6 +7,7 @@ What a stage takes from the one before is a path; by which content its result st
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +18,7 @@ from vdit_cli.artifacts.changes import RUN_FILE
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.artifacts.run_form import known_manifest
 from vdit_cli.errors import EvditError, Interrupted, quoted, unknown_name
-from vdit_cli.knobs import origins_told
+from vdit_cli.knobs import flag_name, flat, origins_told
 from vdit_cli.parallel.environment import is_rank, number_of
 from vdit_cli.pipeline.stages import STAGES, Work
 from vdit_cli.recipe import Recipe
@@ -25,6 +26,8 @@ from vdit_cli.sampling.prompts import collect_prompts
 from vdit_cli.timing import Progress
 
 COMMAND = "run"
+FLAG = re.compile(r"""(?<![\w-])(?P<flag>--[a-z]+(?:-[a-z]+)*)(?:(?: |=)(?P<value>"[^"]*"|'[^']*'|[^\s(-][^\s]*))?""")
+"""A flag in advice, with its value."""
 KEPT = ("started", "stages")
 """Keys of a run.json that stay where the same folder is gone on with under another recipe: each stage judges it."""
 
@@ -50,7 +53,7 @@ def run(recipe: Recipe, out: Path | None, progress: Progress, allow_changed: boo
         for number, work in enumerate(works):
             progress.say(f"stage {number + 1} of {len(works)}: {work.folder.name} in {work.folder}")
             try:
-                with refusal_told(folders[number:]), origins_told(work.options):
+                with refusal_told(folders[number:]), settings_told(work.name, work.options):
                     STAGES[work.name].carry_out(work, progress)
             finally:
                 progress.end_stage()
@@ -70,7 +73,7 @@ def works_of(recipe: Recipe, place: Path, allow_changed: bool) -> list[Work]:
     works = []
     for name in recipe.run.stages:
         stage, folder, options = STAGES[name], place / name.replace("_", "-"), fed(recipe, name, made)
-        with origins_told(options):
+        with settings_told(name, options):
             stage.check(options)
         works.append(Work(name, options, folder, recipe, made.get("videos"), allow_changed))
         made[stage.makes] = folder
@@ -156,9 +159,33 @@ def refusal_told(folders: Sequence[Path]) -> Iterator[None]:
         if error.where == str(place):
             left = " ".join(quoted(folder) for folder in folders if folder.exists())
             insist = [step for step in error.next_steps if step == "--allow-changed"]
-            steps = [f"rm -r {left}, which are then made anew", *insist, "another folder with -o"]
+            steps = [f"rm -r {left}  (they are then made anew)", *insist, "another folder with -o"]
             error.next_steps = tuple(steps)
         raise
+
+
+@contextmanager
+def settings_told(section: str, options: Any) -> Iterator[None]:
+    """Let what a stage advises be what `evdit run` takes: its command's flags are settings of the recipe's section."""
+    flags = {flag_name(type(options), key): key for key, _ in flat(options)}
+
+    def setting(found: re.Match[str]) -> str:
+        key, value = flags.get(found["flag"]), found["value"]
+        if key is None:
+            return found[0]
+        if isinstance(getattr(options, key, None), bool):
+            return f"--set {section}.{key}=true" + found[0].removeprefix(found["flag"])
+        return f"{section}.{key}" if value is None else f"--set {section}.{key}={value}"
+
+    with origins_told(options):
+        try:
+            yield
+        except EvditError as error:
+            of_others = ("evdit ", "rm ", "iconv ")
+            error.next_steps = tuple(
+                step if step.startswith(of_others) else FLAG.sub(setting, step) for step in error.next_steps
+            )
+            raise
 
 
 def as_noted(folder: Path) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def pareto_front(
                 f"after {layer + 1} of {len(costs_LM)} layers {len(kept)} choices are left that none beats: "
                 f"an exact choice is made among at most {most_points}",
                 where="--masks",
-                next_steps=["fewer candidate masks", "--r, which takes each layer by itself"],
+                next_steps=["fewer candidate masks", "--r 0.1  (takes each layer by itself)"],
                 exit_code=FAILED,
             )
         steps.append(((kept % len(cost_K)).astype(np.int32), taken[kept // len(cost_K)]))

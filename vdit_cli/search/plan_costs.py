@@ -81,7 +81,7 @@ def read_costs(
                 raise EvditError(
                     f"{flag} {value} is about seconds: without a cost table a mask costs its share of tiles",
                     where=options.where(name) or flag,
-                    next_steps=["--costs RUN, of `evdit bench attention`", f"no {flag}"],
+                    next_steps=["--costs RUN  (of evdit bench attention)", f"no {flag}"],
                 )
         return PlanCosts(kept_shares(masks), "kept share")
     table = CostTable.load(Path(options.costs))
