@@ -126,7 +126,8 @@ def test_no_video_that_is_compared_is_replaced(output: str):
 def test_no_output_becomes_a_video_of_a_run(output: str):
     """Of one that is compared, or of another one's: it would be scored and compared with the others of that folder."""
     plant_colours("abc", pairs=1, frames=2, height=20, width=30)
-    RunDir.start(Path("other"), Request("generate", "shapes", {}))
+    with RunDir.create(Path("other"), Request("generate", "shapes", {})):
+        pass
     Path("other/run.json").rename("c/run.json")
     before = sorted(Path().rglob("*"))
     with pytest.raises(EvditError, match="would lie among the videos of .*, and count as one of them") as caught:
