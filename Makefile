@@ -1,6 +1,6 @@
 # make demo   a virtual environment, the package, and demo.mp4 from the embedded model
 # make test   the same, then ruff, mypy and the suite      make test-more   the tests that take long
-# make fuzz   a hundred commands with odd places, kills, interrupts and full disks (minutes)
+# make fuzz   a hundred commands with odd places, kills, interrupts and full disks, 300 with damaged files (minutes)
 # make test-cpus   the tests with a tolerance as other processors would compute them, and what room their bounds leave
 # make test-mutations   mistakes of training, search and generation, each made in a copy: its tests must fail (minutes)
 # make docs   write the generated pages and docs/demo.png again (a minute)        make clean   remove what was made here
