@@ -14,7 +14,7 @@ from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.backbones.base import as_read, cut_of
 from vdit_cli.backbones.open_sora_plan.offload import Parts
 from vdit_cli.backbones.registry import find_source, open_backbone
-from vdit_cli.errors import DONE, USAGE
+from vdit_cli.errors import DONE, USAGE, quoted
 from vdit_cli.recipe import GenerateOptions
 from vdit_cli.sampling.generate import base_doubts
 
@@ -236,6 +236,7 @@ def test_a_negative_prompt_for_a_student_of_distilled_guidance(evdit, models: tu
         ({"command": "distill-mlcd", "model": "gone/model"}, "there/model", False),  # perhaps it was moved
         ({"command": "distill-mlcd", "model": "hub/model"}, "hub/other", True),
         ({"command": "train-shapes", "model": "shapes"}, "other", False),
+        ({"command": "distill-kd", "model": "~nobody-at-all/" + "x" * 300}, "other", True),
         ({"model": 3}, "other", False),
         (None, "other", False),
     ],
@@ -252,5 +253,5 @@ def test_a_student_of_another_base_is_told_by_its_run(
         write_json(Path("run/run.json"), {"schema": "evdit.run/1", **told})
     said = base_doubts(GenerateOptions(model=model, checkpoint=checkpoint))
     assert len(said) == is_said
-    assert not is_said or f"--model {(told or {})['model']})" in said[0]
+    assert not is_said or f"--model {quoted(str((told or {})['model']))})" in said[0]
     assert base_doubts(GenerateOptions(model=model)) == []

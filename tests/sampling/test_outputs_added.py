@@ -91,3 +91,24 @@ def test_two_kinds_of_one_name_would_share_a_receipt():
     Path("out.gif").unlink()
     made("out.mp4", "1", overwrite=True)
     assert json.loads(Path("out.json").read_text(encoding="utf-8"))["output"] == "out.mp4"
+
+
+@pytest.mark.parametrize("output", ["../out.gif", "", "/", "a\0b", "x" * 300, "gone.mp4"])
+def test_a_receipt_that_names_no_video_beside_it_is_replaced(output: str):
+    """As any older one, where one says so; whatever it holds."""
+    made("out.mp4", "1")
+    told = json.loads(Path("out.json").read_text(encoding="utf-8"))
+    Path("out.json").write_text(json.dumps({**told, "output": output or "."}), encoding="utf-8")
+    made("out.mp4", "2", overwrite=True)
+    assert json.loads(Path("out.json").read_text(encoding="utf-8"))["output"] == "out.mp4"
+
+
+def test_a_damaged_number_of_videos_is_another_recipe():
+    """Which is refused, not compared."""
+    made("run", "1", num=3)
+    told = json.loads(Path("run/run.json").read_text(encoding="utf-8"))
+    for num in (None, "3", [3]):
+        told["values"]["num"], told["key"] = num, "0"
+        Path("run/run.json").write_text(json.dumps(told), encoding="utf-8")
+        with pytest.raises(EvditError, match="run was made by another recipe: num: was"):
+            made("run", "1", num=5)

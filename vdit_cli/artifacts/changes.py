@@ -55,7 +55,7 @@ def check_may_change(
     """Raise EvditError (exit 2) unless what `changed` may change in the run at `path`, and the person insists."""
     fixed = {key: values for key, values in changed.items() if key.removeprefix("input ") in request.fixed}
     was, now = changed.get(request.length or "", (0, 0))
-    is_longer = len(changed) == 1 and now > was
+    is_longer = len(changed) == 1 and isinstance(was, int | float) and now > was
     may_change = not fixed and (manifest["state"] != DONE or is_longer)
     if allow_changed and may_change:
         return

@@ -21,7 +21,7 @@ from vdit_cli.errors import EvditError, Interrupted, quoted, unknown_name
 from vdit_cli.knobs import flag_name, flat, origins_told
 from vdit_cli.parallel.environment import is_rank, number_of
 from vdit_cli.pipeline.stages import STAGES, Work
-from vdit_cli.recipe import Recipe
+from vdit_cli.recipe import Recipe, RunOptions
 from vdit_cli.sampling.prompts import collect_prompts
 from vdit_cli.timing import Progress
 
@@ -167,6 +167,7 @@ def refusal_told(folders: Sequence[Path]) -> Iterator[None]:
 @contextmanager
 def settings_told(section: str, options: Any) -> Iterator[None]:
     """Let what a stage advises be what `evdit run` takes: its command's flags are settings of the recipe's section."""
+    section = "run" if isinstance(options, RunOptions) else section
     flags = {flag_name(type(options), key): key for key, _ in flat(options)}
 
     def setting(found: re.Match[str]) -> str:

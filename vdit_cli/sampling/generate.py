@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,8 +227,9 @@ def base_doubts(options: GenerateOptions) -> list[str]:
     for folder in (place, *list(place.parents)[:MOST_ABOVE]):
         told = known_manifest(folder) or {}
         if str(told.get("command")).startswith("distill-"):
-            base, now = (Path(str(each)).expanduser() for each in (told.get("model"), options.model))
-            same = base.samefile(now) if base.exists() and now.exists() else base.name == now.name
+            base, now = (os.path.expanduser(str(each)) for each in (told.get("model"), options.model))
+            are_here = os.path.exists(base) and os.path.exists(now)
+            same = os.path.samefile(base, now) if are_here else Path(base).name == Path(now).name
             what = f"{options.checkpoint} was trained from the model {base}, and is put on {options.model}: "
             return [] if same else [f"{what}VAE and text encoder may be others (--model {quoted(base)})"]
     return []

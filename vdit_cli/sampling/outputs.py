@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vdit_cli.artifacts.atomic import check_writable, free_name
 from vdit_cli.artifacts.changes import differences
+from vdit_cli.artifacts.digest import path_digest
 from vdit_cli.artifacts.receipt import SCHEMA, Receipt
 from vdit_cli.artifacts.run_dir import RUN_FILE, Request, RunDir, contents
 from vdit_cli.artifacts.video_file import WRITTEN, check_output
@@ -89,8 +90,7 @@ def check_file(clip: Clip, overwrite: bool) -> None:
             where=f"-o {clip.path}",
             next_steps=["another name"],
         )
-    other = clip.path.with_name(str(told.output)) if told else clip.path
-    if other.name != clip.path.name and os.path.lexists(other):
+    if told and (other := _others_video(clip, told)):
         raise EvditError(
             f"{clip.sidecar} is the receipt of {other}: {clip.path} would have the same",
             where=f"-o {clip.path}",
@@ -102,6 +102,13 @@ def check_file(clip: Clip, overwrite: bool) -> None:
             where=f"-o {clip.path}",
             next_steps=["--overwrite", "another name"],
         )
+
+
+def _others_video(clip: Clip, told: Receipt) -> Path | None:
+    """The video of another name, still there, that the receipt in a clip's place is of."""
+    other = clip.path.parent / Path(str(told.output)).name
+    is_there = other.name != clip.path.name and other != clip.path.parent and os.path.exists(other)
+    return other if is_there and path_digest(other) == told.output_sha256 else None
 
 
 def beside_taken(clip: Clip) -> Clip:
@@ -152,7 +159,8 @@ def _has_more(folder: Path | None, request: Request) -> bool:
     if folder is None or not (folder / RUN_FILE).exists() or len(request.values["prompts"]) != 1:
         return False
     changed = differences(RunDir.of_command(folder, COMMAND).manifest, request.manifest())
-    return list(changed) == ["num"] and changed["num"][1] > changed["num"][0]
+    was, now = changed.get("num", (None, 0))
+    return len(changed) == 1 and isinstance(was, int) and now > was
 
 
 def waiting(run: RunDir, clips: Sequence[Clip]) -> list[Clip]:
