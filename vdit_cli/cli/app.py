@@ -36,6 +36,7 @@ from vdit_cli.errors import (
     unknown_name,
 )
 from vdit_cli.parallel.environment import leave_error, not_told_yet, rank
+from vdit_cli.reader import brief
 
 COMMANDS: tuple[tuple[str, str], ...] = (
     ("doctor", "Check this machine; each problem comes with its fix"),
@@ -184,6 +185,9 @@ def as_evdit_error(error: BaseException) -> EvditError:
     if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError) and error.filename is not None:
         what = f"{error.filename} can't be opened: {error.strerror}"
         return EvditError(what, where=str(error.filename), exit_code=ENVIRONMENT)
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        name = brief(str(error.filename), str)
+        return EvditError(f"{name} is no path: {error.strerror}", where=name, next_steps=["another path"])
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return EvditError(f"the disk is full: {first_line(error)}", next_steps=["free some space"], exit_code=FAILED)
     return EvditError(
