@@ -20,8 +20,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from vdit_cli.errors import EvditError, nearest
-from vdit_cli.reader import MOST, MOST_TEXT, RecipeLoader, brief, check_tag, compose, read_text, walk
+from vdit_cli.errors import EvditError, brief, nearest
+from vdit_cli.reader import MOST, MOST_TEXT, RecipeLoader, check_tag, compose, read_text, walk
 
 SLOWEST, FASTEST = Fraction(1, 600), Fraction(1000)
 """Frames a second: a GIF shows no picture for longer than eleven minutes, a WebP none for less than a millisecond."""

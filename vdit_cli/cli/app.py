@@ -32,11 +32,11 @@ from vdit_cli.errors import (
     OUT_OF_MEMORY,
     EvditError,
     Interrupted,
+    brief,
     nearest,
     unknown_name,
 )
 from vdit_cli.parallel.environment import leave_error, not_told_yet, rank
-from vdit_cli.reader import brief
 
 COMMANDS: tuple[tuple[str, str], ...] = (
     ("doctor", "Check this machine; each problem comes with its fix"),

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from vdit_cli.backbones.base import Backbone, TextStates, as_read
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
-from vdit_cli.errors import OUT_OF_MEMORY, EvditError, Interrupted, unknown_name
-from vdit_cli.reader import MOST_SEED, brief
+from vdit_cli.errors import OUT_OF_MEMORY, EvditError, Interrupted, brief, unknown_name
+from vdit_cli.reader import MOST_SEED
 from vdit_cli.recipe import LookingOptions
 from vdit_cli.sampling.making import TEXT_CHUNK
 from vdit_cli.sampling.memory import free_bytes, gib, smaller_videos
