@@ -167,5 +167,8 @@ def test_a_refusal_may_be_given_advice():
 
 def test_pydantic_is_loaded_where_a_file_is_read():
     """Help is as quick as it was: no command's page needs it."""
-    program = "import sys, vdit_cli.reader, vdit_cli.cli.app; assert 'pydantic' not in sys.modules"
+    program = "import sys, vdit_cli.reader; assert 'pydantic' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1])
+    program = "import sys; from vdit_cli.cli.app import main; main(['--help']); "
+    program += "assert not {'pydantic', 'annotated_types', 'yaml'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1], capture_output=True)

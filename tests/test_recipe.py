@@ -298,6 +298,7 @@ BOMB = "generate.scheduler=[" + "&a0 [x]," + ",".join(f"&a{i} [*a{i - 1},*a{i - 
 SETTINGS = [
     (BOMB, "an alias stands inside this value"),
     ("distill_mlcd.milestones=" + "[" * 20_000, "not YAML"),
+    ('generate.model="a\\0b"', "signs that UTF-8 can write, none of them zero"),
     ("generate.negative=" + "x" * 10_001, "text of at most 10000 signs"),
     ('generate.negative="\\ud800"', "text of at most 10000 signs that UTF-8 can write"),
     ("generate.negative=\udcff", "unacceptable character"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Any
 
 DONE = 0
 FAILED = 1
@@ -69,6 +70,12 @@ def quoted(word: str | Path) -> str:
     text = f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
     is_plain = re.fullmatch(r"[\w%+,./:;()?\[\]\-@= ]+", text) is not None
     return f'"{text}"' if is_plain and text != shlex.quote(text) else shlex.quote(text)
+
+
+def brief(value: Any, said: Callable[[Any], str] = repr) -> str:
+    """A value in at most 60 characters."""
+    text = said(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:

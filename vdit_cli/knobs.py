@@ -20,14 +20,14 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from vdit_cli.errors import EvditError, nearest
-from vdit_cli.reader import MOST, MOST_TEXT, RecipeLoader, brief, check_tag, compose, read_text, walk
+from vdit_cli.errors import EvditError, brief, nearest
+from vdit_cli.reader import MOST, MOST_TEXT, RecipeLoader, check_tag, compose, read_text, walk
 
 SLOWEST, FASTEST = Fraction(1, 600), Fraction(1000)
 """Frames a second: a GIF shows no picture for longer than eleven minutes, a WebP none for less than a millisecond."""
 LARGEST_PART = 10**6
 """Of a fraction, above or below its line: an mp4 counts time in whole numbers of 31 bits."""
-SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\0\ud800-\udfff]")
 FRACTION = re.compile(r"[-+]?\d+(?:\.\d*)?|[-+]?\d+/0*[1-9]\d*", re.ASCII)
 
 
@@ -236,7 +236,7 @@ def checked(root: type[Section], value: Any, key: str, where: str) -> Any:
     if found.metadata.get("takes_numbers") and value and fit(value, tuple[int, ...])[0]:
         value = ",".join(map(str, value))
     if any(isinstance(each, str) and (len(each) > MOST_TEXT or SURROGATE.search(each)) for each in items(value)):
-        rule = f"text of at most {MOST_TEXT} signs that UTF-8 can write"
+        rule = f"text of at most {MOST_TEXT} signs that UTF-8 can write, none of them zero"
         raise EvditError(f"{key} is {brief(value)}: it must be {rule}", where=where)
     least, most = found.metadata.get("at_least"), found.metadata.get("at_most")
     most = MOST if most is None and "number" in describe(kind) else most

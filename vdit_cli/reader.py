@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_type_hints
 import yaml
 from annotated_types import Ge, Le, MaxLen
 
-from vdit_cli.errors import USAGE, EvditError, nearest
+from vdit_cli.errors import USAGE, EvditError, brief, nearest
 
 T = TypeVar("T")
 MOST_BYTES = 64 << 20
@@ -263,12 +263,6 @@ def walk(node: yaml.Node, where: str) -> Iterator[yaml.Node]:
 def a(kind: str) -> str:
     """A kind of file with its article."""
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
-
-
-def brief(value: Any, said: Any = repr) -> str:
-    """A value in at most 60 characters."""
-    text = said(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 @cache

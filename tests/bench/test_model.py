@@ -315,3 +315,11 @@ def test_a_step_on_a_gpu_keeps_the_kernels_times(monkeypatch, tmp_path):
     assert asked == masks[:2]
     for mask in masks:
         assert CostTable.read(here, pytest.fail).timed(mask, case) == {"sdpa": 2e-3, "triton": 1e-3}
+
+
+@pytest.mark.parametrize("lengths", ["4,65537", "100000000000", "4,x", "1" * 5000])
+def test_lengths_that_no_video_has_are_refused(lengths: str):
+    """At once: masks of so many frames are never listed."""
+    with pytest.raises(EvditError, match="65536 is the most|is no list of latent frames") as caught:
+        lengths_of(tiny(lengths=lengths, global_frames=2))
+    assert caught.value.exit_code == USAGE

@@ -54,6 +54,12 @@ def failing(monkeypatch: pytest.MonkeyPatch):
         (OutOfMemoryError("CUDA out of memory.\nTried"), 4, "error: out of memory: CUDA out of memory.\n"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 4, "error: out of memory: "),
         (OSError(errno.ENOSPC, "No space left on device", "a"), 1, "error: the disk is full: "),
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long", "n" * 300),
+            2,
+            f"error: {'n' * 57}... is no path: File name",
+        ),
+        (OSError(errno.ELOOP, "Too many levels of symbolic links", "a"), 2, "error: a is no path: Too many levels"),
         (ValueError("odd\nthing"), 1, "error: ValueError: odd\n"),
     ],
 )

@@ -10,6 +10,7 @@ import torch
 
 from tests.tiny_pipeline import INDEX, copied, write_json, write_pipeline, write_published
 from vdit_cli.artifacts.receipt import Receipt
+from vdit_cli.artifacts.run_dir import Request
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.backbones.base import as_read, cut_of
 from vdit_cli.backbones.open_sora_plan.offload import Parts
@@ -250,7 +251,7 @@ def test_a_student_of_another_base_is_told_by_its_run(
     for folder in ("run/student", "run/steps-4/student", "here/model", "there/model"):
         Path(folder).mkdir(parents=True)
     if told is not None:
-        write_json(Path("run/run.json"), {"schema": "evdit.run/1", **told})
+        write_json(Path("run/run.json"), {**Request("distill-kd", "shapes", {}).manifest(), **told})
     said = base_doubts(GenerateOptions(model=model, checkpoint=checkpoint))
     assert len(said) == is_said
     assert not is_said or f"--model {quoted(str((told or {})['model']))})" in said[0]

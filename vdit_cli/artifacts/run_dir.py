@@ -38,8 +38,7 @@ from vdit_cli.artifacts.lock import LOCK, FolderLock
 from vdit_cli.artifacts.receipt import this_machine, versions
 from vdit_cli.artifacts.run_card import CARD, is_own_card, write_card
 from vdit_cli.artifacts.run_form import SCHEMA, known_manifest, read_manifest
-from vdit_cli.errors import USAGE, EvditError, Interrupted, quoted
-from vdit_cli.reader import brief
+from vdit_cli.errors import USAGE, EvditError, Interrupted, brief, quoted
 
 REPLACES = "replaces"
 """Key of the outputs of the run before, in the same folder, that have no successor yet."""

@@ -7,8 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from vdit_cli.artifacts.atomic import write_json
-from vdit_cli.errors import EvditError
-from vdit_cli.reader import Amount, Index, brief, read
+from vdit_cli.errors import EvditError, brief
+from vdit_cli.reader import Amount, Index, read
 
 SCHEMA = "evdit.sampler/1"
 FILE = "sampler.json"

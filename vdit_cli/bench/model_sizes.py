@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vdit_cli.errors import EvditError, unknown_name
+from vdit_cli.reader import MOST_SIZE
 from vdit_cli.recipe import BenchModelOptions
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
@@ -158,6 +159,8 @@ def lengths_of(options: BenchModelOptions) -> tuple[int, ...]:
     except ValueError as error:
         rule = f"{options.lengths!r} is no list of latent frames"
         raise EvditError(rule, where=where, next_steps=["--lengths 8,12,16,24"]) from error
+    if max(lengths) > MOST_SIZE:
+        raise EvditError(f"{max(lengths)} latent frames are too many: {MOST_SIZE} is the most", where=where)
     for frames in lengths:
         TileMask.parse(f"{options.global_frames}:{frames - options.global_frames}", frames, where=where)
     return lengths

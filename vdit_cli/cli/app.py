@@ -32,6 +32,7 @@ from vdit_cli.errors import (
     OUT_OF_MEMORY,
     EvditError,
     Interrupted,
+    brief,
     nearest,
     quoted,
     unknown_name,
@@ -186,6 +187,9 @@ def as_evdit_error(error: BaseException) -> EvditError:
         what = f"{error.filename} can't be opened: {error.strerror}"
         steps = [f"ls -ld {quoted(Path(str(error.filename)))}  (whose it is, and who may open it)"]
         return EvditError(what, where=str(error.filename), next_steps=steps, exit_code=ENVIRONMENT)
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        name = brief(str(error.filename), str)
+        return EvditError(f"{name} is no path: {error.strerror}", where=name, next_steps=["another path"])
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return EvditError(f"the disk is full: {first_line(error)}", next_steps=["free some space"], exit_code=FAILED)
     return EvditError(

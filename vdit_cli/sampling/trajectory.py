@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from vdit_cli.backbones.base import Backbone, TextStates, as_read
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps
-from vdit_cli.errors import OUT_OF_MEMORY, EvditError, Interrupted, unknown_name
+from vdit_cli.errors import OUT_OF_MEMORY, EvditError, Interrupted, brief, unknown_name
+from vdit_cli.reader import MOST_SEED
 from vdit_cli.recipe import LookingOptions
 from vdit_cli.sampling.making import TEXT_CHUNK
 from vdit_cli.sampling.memory import free_bytes, gib, smaller_videos
@@ -89,11 +90,11 @@ def read_shares(text: str, where: str) -> tuple[float, ...]:
 def read_seeds(text: str, where: str) -> tuple[int, ...]:
     """Different seeds with commas between them, in their order. Raises EvditError for other text."""
     parts = [part.strip() for part in text.split(",")]
-    wrong = [part for part in parts if not (part.isascii() and part.isdigit())]
+    wrong = [part for part in parts if not (part.isascii() and part.isdigit() and len(part) < 20)]
+    wrong += [part for part in parts if part not in wrong and int(part) > MOST_SEED]
     if wrong:
-        raise EvditError(
-            f"{wrong[0]!r} is no seed: it must be a whole number from 0 on", where=where, next_steps=["--seeds 0,1"]
-        )
+        rule = f"{brief(wrong[0])} is no seed: it must be a whole number from 0 to {MOST_SEED}"
+        raise EvditError(rule, where=where, next_steps=["--seeds 0,1"])
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 

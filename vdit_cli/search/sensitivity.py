@@ -18,8 +18,8 @@ import numpy as np
 
 from vdit_cli.artifacts.atomic import write_text
 from vdit_cli.artifacts.digest import content_digest
-from vdit_cli.errors import EvditError, unknown_name
-from vdit_cli.reader import Index, advising, brief, check_schema, parse, read_text, shaped
+from vdit_cli.errors import EvditError, brief, unknown_name
+from vdit_cli.reader import Index, advising, check_schema, parse, read_text, shaped
 from vdit_cli.search.candidates import in_order
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid

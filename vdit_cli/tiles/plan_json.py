@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vdit_cli.artifacts.digest import content_digest
-from vdit_cli.errors import EvditError, quoted
-from vdit_cli.reader import Count, brief, check_schema, shaped
+from vdit_cli.errors import EvditError, brief, quoted
+from vdit_cli.reader import Count, check_schema, shaped
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
