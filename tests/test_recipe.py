@@ -89,6 +89,19 @@ def test_scalars_mean_what_they_look_like(recipe_file):
     options = load(path).generate
     assert (options.masks, options.guidance, options.negative) == ("1:7", 1e-4, "no")
     assert (options.model, options.text_encoder) == ("010", None)
+    with pytest.raises(EvditError, match=r"seed is '010': it must be a whole number"):
+        load(recipe_file("generate: {seed: 010}\n"), (), {})
+
+
+def test_a_share_is_at_most_the_whole():
+    """Of steps, clips and captions, and what an average keeps: 1.1 of them would be taken for another rule."""
+    found = []
+    for key, value in flat(Recipe()):
+        if isinstance(value, float) and key.endswith(("_share", "_keep", "dropout", "left_out", "two_objects")):
+            found.append(key)
+            with pytest.raises(EvditError, match="at most 1"):
+                load(None, [f"{key}=1.1"], {})
+    assert len(found) > 12
 
 
 @pytest.mark.parametrize(

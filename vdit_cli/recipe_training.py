@@ -17,9 +17,9 @@ class TrainingOptions(Section):
     batch_size: int = knob(16, "clips a step", at_least=1)
     learning_rate: float = knob(1e-4, "peak learning rate", at_least=0)
     warmup: int = knob(100, "steps to reach the peak", at_least=0)
-    flat_share: float = knob(0.3, "share of the steps before the rate begins to fall", at_least=0)
-    final_share: float = knob(0.01, "share of the peak rate at the end", at_least=0)
-    average_keep: float = knob(0.999, "decay of the averaged weights, which are what is kept", at_least=0)
+    flat_share: float = knob(0.3, "share of the steps before the rate begins to fall", at_least=0, at_most=1)
+    final_share: float = knob(0.01, "share of the peak rate at the end", at_least=0, at_most=1)
+    average_keep: float = knob(0.999, "decay of the averaged weights, which are what is kept", at_least=0, at_most=1)
     clip: float = knob(1.0, "largest norm of a step's gradient", at_least=0)
     checkpoint_every: int = knob(500, "steps between checkpoints", at_least=1)
     keep_last: int = knob(2, "checkpoints that stay on the disk", at_least=1)
@@ -53,8 +53,8 @@ class ShapesVaeOptions(TrainingOptions):
     iterations: int = knob(7000, "optimiser steps", at_least=1)
     batch_size: int = knob(4, "clips a step", at_least=1)
     learning_rate: float = knob(1e-3, "peak learning rate", at_least=0)
-    average_keep: float = knob(0.995, "decay of the averaged weights, which are what is kept", at_least=0)
-    two_objects: float = knob(0.4, "share of clips with a second object", at_least=0)
+    average_keep: float = knob(0.995, "decay of the averaged weights, which are what is kept", at_least=0, at_most=1)
+    two_objects: float = knob(0.4, "share of clips with a second object", at_least=0, at_most=1)
     edge_weight: float = knob(0.5, "weight of the loss on differences between neighbours", at_least=0)
     kl_weight: float = knob(1e-4, "weight of the divergence from a normal distribution", at_least=0)
     hidden_size: int = knob(32, "channels of the first level", at_least=1)
@@ -70,7 +70,7 @@ class ShapesTextOptions(TrainingOptions):
     iterations: int = knob(1000, "optimiser steps", at_least=1)
     batch_size: int = knob(128, "captions a step", at_least=1)
     learning_rate: float = knob(1e-3, "peak learning rate", at_least=0)
-    average_keep: float = knob(0.99, "decay of the averaged weights, which are what is kept", at_least=0)
+    average_keep: float = knob(0.99, "decay of the averaged weights, which are what is kept", at_least=0, at_most=1)
     left_out: float = knob(
         0.15, "share of captions that leave out a size, a motion or a background", at_least=0, at_most=1
     )
@@ -87,7 +87,7 @@ class ShapesTransformerOptions(TrainingOptions):
     batch_size: int = knob(256, "latent clips a step", at_least=1)
     learning_rate: float = knob(1.5e-3, "peak learning rate", at_least=0)
     warmup: int = knob(300, "steps to reach the peak", at_least=0)
-    two_objects: float = knob(0.5, "share of clips with a second object", at_least=0)
+    two_objects: float = knob(0.5, "share of clips with a second object", at_least=0, at_most=1)
     left_out: float = knob(
         0.15, "share of captions that leave out a size, a motion or a background", at_least=0, at_most=1
     )
@@ -102,7 +102,7 @@ class ShapesTransformerOptions(TrainingOptions):
         at_least=0,
         at_most=1,
     )
-    prompt_dropout: float = knob(0.1, "share of clips whose prompt is blanked, for guidance", at_least=0)
+    prompt_dropout: float = knob(0.1, "share of clips whose prompt is blanked, for guidance", at_least=0, at_most=1)
     clips: int = knob(32768, "encoded clips held in memory, a multiple of fresh_clips", at_least=1)
     fresh_clips: int = knob(64, "clips encoded anew each time", at_least=1)
     fresh_every: int = knob(16, "steps between fresh clips", at_least=1)
@@ -142,7 +142,7 @@ class StudentOptions(RankedTrainingOptions):
     clips: int | None = knob(
         None, "train on so many of them, the first ones; without it on all that are not held out", at_least=1
     )
-    null_share: float = knob(0.1, "share of the captions emptied where guidance is kept", at_least=0)
+    null_share: float = knob(0.1, "share of the captions emptied where guidance is kept", at_least=0, at_most=1)
     lora_rank: int = knob(0, "rank of LoRA pairs beside the blocks' linear layers; 0 trains all weights", at_least=0)
     muon_rate: float = knob(
         0.0,
@@ -174,7 +174,7 @@ class DistillMlcdOptions(StudentOptions):
 
     steps: str = knob("20", "steps of the student; several, as in 20,8,4,2: each student starts the next")
     iterations: int = knob(2000, "optimiser steps of each student", at_least=1)
-    average_keep: float = knob(0.98, "decay of the averaged weights, which are what is kept", at_least=0)
+    average_keep: float = knob(0.98, "decay of the averaged weights, which are what is kept", at_least=0, at_most=1)
     teacher_points: tuple[int, ...] = knob((2, 5, 25), "steps of the teacher in each of the student's, coarse to fine")
     teacher_shares: tuple[float, ...] = knob((), "share of the iterations for each of them; empty: alike")
     teacher_substeps: int = knob(
@@ -221,8 +221,8 @@ class DistillKdOptions(StudentOptions):
         "with the checkpoint or the model; the teacher has full attention",
     )
     iterations: int = knob(1000, "optimiser steps", at_least=1)
-    average_keep: float = knob(0.98, "decay of the averaged weights, which are what is kept", at_least=0)
+    average_keep: float = knob(0.98, "decay of the averaged weights, which are what is kept", at_least=0, at_most=1)
     attention_weight: float = knob(1.0, "weight of the masked layers' attention outputs in the loss", at_least=0)
     hidden_weight: float = knob(1.0, "weight of all blocks' outputs in the loss", at_least=0)
     output_weight: float = knob(1.0, "weight of the network's output in the loss", at_least=0)
-    null_share: float = knob(0.1, "share of the captions emptied where the student is guided", at_least=0)
+    null_share: float = knob(0.1, "share of the captions emptied where the student is guided", at_least=0, at_most=1)
