@@ -96,7 +96,8 @@ class SampleNumbers:
 def check_positions(path: Path) -> None:
     """Raise EvditError (exit 2) for a file of positions that is missing or damaged."""
     try:
-        opened(path, wanted=POSITIONS)
+        with opened(path, wanted=POSITIONS):
+            pass
     except UNREADABLE as error:
         raise damaged(path, error) from error
 

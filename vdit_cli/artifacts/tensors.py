@@ -16,7 +16,7 @@ from vdit_cli.errors import ENVIRONMENT, EvditError
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
-POINTER = b"version "
+POINTER = b"version https://git-lfs"
 """What a git-lfs pointer begins with."""
 
 
@@ -62,9 +62,8 @@ def opened(
     except FileNotFoundError as error:
         raise EvditError(f"{file} is missing", where=str(file), next_steps=AGAIN, exit_code=ENVIRONMENT) from error
     except (OSError, ValueError, SafetensorError) as error:
-        with file.open("rb") as start:
-            if start.read(len(POINTER)) == POINTER:
-                raise damaged(file, "it is a git-lfs pointer: the weights themselves were not fetched") from error
+        if is_pointer(file):
+            raise damaged(file, "it is a git-lfs pointer: the weights themselves were not fetched") from error
         raise damaged(file, f"{error} ({status.st_size} bytes)") from error
     if wanted:
         tensors = stored(found)
@@ -74,6 +73,12 @@ def opened(
             if not form.fits(tensors[name]):
                 raise damaged(file, f"{name} is {tensors[name]}, not {form}")
     return found
+
+
+def is_pointer(file: Path) -> bool:
+    """Whether a file is what git-lfs leaves in place of one that was not fetched."""
+    with file.open("rb") as start:
+        return start.read(len(POINTER)) == POINTER
 
 
 def stored(file: safe_open) -> dict[str, Stored]:

@@ -12,6 +12,7 @@ import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.backbones.open_sora_plan.vocabulary import vocabulary
 from tests.tiny_pipeline import WORDS, copied, write_transformer
 from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.backbones.open_sora_plan import loading
@@ -102,20 +103,7 @@ def test_an_empty_folder_is_told_as_ever(tmp_path: Path):
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A vocabulary in sentencepiece's own form."""
-    folder = tmp_path_factory.mktemp("words")
-    (folder / "lines.txt").write_text("\n".join([" ".join(WORDS)] * 10), encoding="utf-8")
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "lines.txt"),
-        model_prefix=str(folder / "spiece"),
-        vocab_size=60,
-        hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
-    return (folder / "spiece.model").read_bytes()
+    return vocabulary(tmp_path_factory.mktemp("words"), [" ".join(WORDS)])
 
 
 def test_a_model_type_in_the_tokenizers_settings_is_left_out(words: bytes, tmp_path: Path):

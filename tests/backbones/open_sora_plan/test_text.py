@@ -21,6 +21,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from tests.backbones.open_sora_plan.vocabulary import vocabulary
 from tests.closeness import assert_close
 from tests.tiny_pipeline import write_text_encoder
 from vdit_cli.backbones.open_sora_plan.prompt_cleaning import clean_caption, clean_prompt, simple_prompt
@@ -56,20 +57,7 @@ def test_plain_words_pass_unchanged(words: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def spiece(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    folder = tmp_path_factory.mktemp("spiece")
-    (folder / "lines.txt").write_text("\n".join(LINES * 10), encoding="utf-8")
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "lines.txt"),
-        model_prefix=str(folder / "spiece"),
-        vocab_size=60,
-        hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
-    return (folder / "spiece.model").read_bytes()
+    return vocabulary(tmp_path_factory.mktemp("spiece"), LINES)
 
 
 @pytest.fixture(scope="module")

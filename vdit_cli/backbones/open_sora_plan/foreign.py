@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vdit_cli.artifacts.tensors import is_pointer
 from vdit_cli.errors import ENVIRONMENT, EvditError, quoted
 
 NAME = re.compile(r"(?:diffusion_pytorch_model|model)(\.\w+)?(?:-\d{5}-of-(\d{5}))?\.safetensors")
 """A whole file or a shard, of the usual numbers or of a variant such as ".fp16"."""
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 """Files whose reading may run code that is in them."""
-POINTER = b"version https://git-lfs"
 TOKENIZER, SETTINGS = "spiece.model", "tokenizer_config.json"
 
 
@@ -74,9 +74,7 @@ def tokenizer_files(folder: Path) -> Iterator[Path]:
     if (folder / "tokenizer.json").is_file() or not words.is_file():
         yield folder
         return
-    with words.open("rb") as file:
-        is_pointer = file.read(len(POINTER)) == POINTER
-    if is_pointer:
+    if is_pointer(words):
         what = f"{words} is a git-lfs pointer: the vocabulary itself was not fetched"
         steps = [f"git -C {quoted(folder)} lfs pull", "fetch the file again"]
         raise EvditError(what, where=str(words), next_steps=steps, exit_code=ENVIRONMENT)
