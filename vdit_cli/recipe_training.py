@@ -180,6 +180,11 @@ class DistillMlcdOptions(StudentOptions):
     teacher_substeps: int = knob(
         1, "steps of second order that the teacher takes from a point to the next, each of them a run of it", at_least=1
     )
+    teacher_reuse: int = knob(
+        1,
+        "iterations that learn from a batch, its noise and the teacher's answers, 64 batches in turn; 1: all are new",
+        at_least=1,
+    )
     truth_steps: int = knob(
         0,
         "steps of the teacher in each segment that the finished student's one is held against, on held-out clips; "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,22 @@ from vdit_cli.diffusion.schedules import NoiseSchedule
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(noisy latents, timesteps (B,)) -> what the network predicts, in the shape of the latents."""
+
+
+class Answer(NamedTuple):
+    """Where a teacher led noisy latents: to x_u, and the x0 whose one step lands there, both (B, C, F, h, w)."""
+
+    x0: Tensor
+    x_u: Tensor
+
+
+Kept = Callable[[Callable[[], Answer]], Answer]
+"""How a teacher is asked -> its answer, of now or of before."""
+
+
+def asked(ask: Callable[[], Answer]) -> Answer:
+    """The answer of now."""
+    return ask()
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,7 @@ def mlcd_losses(
     cap: float = 5.0,
     c: float = 1e-3,
     substeps: int = 1,
+    kept: Kept = asked,
 ) -> dict[str, Tensor]:
     """The losses (B,) of latents x0 and noise eps (B, C, F, h, w) at `times` (t, u, tau), each (B,).
 
@@ -64,6 +82,7 @@ def mlcd_losses(
     so many `substeps` of second order lead; x_ref = `reference` of the teacher and f_target(x_u, u), no gradient;
     loss = mean of `x0_weight` of this kind times
     pseudo-Huber_c(f_student(x_t, t) - x_ref). `distance` is the same without the weight, in the mean of |d|.
+    `kept` is given how the teacher is asked, and may have its answer already.
     """
     t, u, tau = times
     (a_t, s_t), (a_u, s_u), (a_tau, s_tau) = (signal_and_noise(schedule, each) for each in times)
@@ -72,7 +91,7 @@ def mlcd_losses(
     a_t, s_t, a_u, s_u = (each.to(x0) for each in (a_t, s_t, a_u, s_u))
     x_t = a_t * x0 + s_t * eps
     with torch.no_grad():
-        from_teacher, x_u = straight(networks.teacher, kind, schedule, x_t, t, u, substeps)
+        from_teacher, x_u = kept(lambda: straight(networks.teacher, kind, schedule, x_t, t, u, substeps))
         x_ref = from_teacher
         if networks.target is not None:
             # No network knows clean data's own time; where u is that, the target's share is 0.
@@ -95,7 +114,7 @@ def straight(
     steps: int,
     *,
     order: int = 2,
-) -> tuple[Tensor, Tensor]:
+) -> Answer:
     """Where so many steps lead from x_t (B, C, F, h, w) to times u, and the x0 whose one step from t lands there.
 
     The steps are as even as whole timesteps can be; t - u must be at least as many. Order 1 is DDIM; in order 2 all but
@@ -112,4 +131,4 @@ def straight(
         x0 = reference(x0, taken, target_share(a_t, s_t, a, s, a_next, s_next, none).to(x_t)) if i else taken
         x = step(x, taken, *(each.to(x_t) for each in (a, s, a_next, s_next)))
         before = told
-    return x0, x
+    return Answer(x0, x)

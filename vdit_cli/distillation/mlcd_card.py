@@ -29,6 +29,7 @@ def student_card(
     shares = f"| samples for each step | {' : '.join(f'{share:g}' for share in asked)} |\n" if asked else ""
     changed = f"| changed on the way | {'; '.join(changes)} |\n" if changes else ""
     substeps = f", {options.teacher_substeps} substeps to each" if options.teacher_substeps > 1 else ""
+    reuse = f", each answer learned from {options.teacher_reuse} times" if options.teacher_reuse > 1 else ""
     worth = ", ".join(told_worth(each) for each in errors)
     near = f"| a step is worth, of the teacher's | {worth} (by segment, on held-out clips) |\n" if errors else ""
     return f"""# A student of {teacher}: {steps}, {guidance_told(sampler.guidance)}
@@ -42,7 +43,7 @@ It is a transformer alone: VAE, text encoder and tokenizer are {teacher}'s.
 |---|---|
 | sampler | {sampler.scheduler}, timesteps {", ".join(map(str, sampler.timesteps))} |
 {trained_rows(job, f"{masks_told(job.plan)}, ", printable(start))}
-| teacher points a segment | {", ".join(map(str, options.teacher_points))}{substeps} |
+| teacher points a segment | {", ".join(map(str, options.teacher_points))}{substeps}{reuse} |
 {shares}{changed}| loss at the end | {loss} |
 {near}
 `sampler.json` holds the sampler: `evdit generate` takes steps, timesteps and guidance from it.

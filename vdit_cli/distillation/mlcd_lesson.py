@@ -6,7 +6,8 @@ Letters: B batch, C channels, F latent frames, h, w latent height and width, L t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from vdit_cli.backbones.base import TextStates
 from vdit_cli.diffusion.milestones import CLEAN, Milestones, points_at
 from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.distillation.held_clips import HeldClips, held_out_terms
-from vdit_cli.distillation.mlcd import Networks, guided, mlcd_losses
+from vdit_cli.distillation.mlcd import Kept, Networks, asked, guided, mlcd_losses
 from vdit_cli.distillation.mlcd_segments import (
     drawn_segments,
     held_segments,
@@ -28,6 +29,7 @@ from vdit_cli.distillation.mlcd_segments import (
 from vdit_cli.distillation.samples import LossTerms, Samples
 from vdit_cli.distillation.segment_errors import SegmentError, segment_errors, segment_squares
 from vdit_cli.distillation.student_networks import Learned, Pair, predicting, predicting_with
+from vdit_cli.distillation.teacher_answers import Answers, drawn_in
 from vdit_cli.parallel.groups import ALONE, Ranks
 from vdit_cli.recipe_training import DistillMlcdOptions
 
@@ -48,12 +50,16 @@ class Lesson:
     teacher_guidance: float
     trained: int
     ranks: Ranks = ALONE
+    answers: Answers = field(default_factory=Answers)
 
     def of(self, samples: Samples) -> LossTerms:
-        """The loss terms of one part of a batch."""
+        """The loss terms of one part of a batch, which may have been learned from before."""
+        path = self.path_at(samples.iteration)
         shares = shares_of(self.options, self.steps)
+        if self.options.teacher_reuse > 1:
+            samples = replace(samples, iteration=drawn_in(samples.iteration, self.options.teacher_reuse))
         segment_B = drawn_segments(samples, shares)
-        losses = self._losses(samples, samples.items(self.trained), segment_B, self.path_at(samples.iteration))
+        losses = self._losses(samples, samples.items(self.trained), segment_B, path, self._kept(samples, path))
         return means_by_segment(losses, segment_B, shares)
 
     @torch.no_grad()
@@ -88,7 +94,15 @@ class Lesson:
         means = self.ranks.sum(torch.stack(list(squares.values())))
         return segment_errors(dict(zip(squares, means.tolist(), strict=True)), times)
 
-    def _losses(self, samples: Samples, items: Sequence[int], segment_B: Tensor, path: Milestones) -> dict[str, Tensor]:
+    def _kept(self, samples: Samples, path: Milestones) -> Kept:
+        """Where the teacher's answers are kept for the next time, the way to one that is there."""
+        if self.options.teacher_reuse == 1:
+            return asked
+        return partial(self.answers.of, samples.iteration, (samples.first, samples.count, path.points))
+
+    def _losses(
+        self, samples: Samples, items: Sequence[int], segment_B: Tensor, path: Milestones, kept: Kept = asked
+    ) -> dict[str, Tensor]:
         options = self.options
         x0, text = self.clips.batch(items)
         if options.guidance == "kept":
@@ -104,6 +118,7 @@ class Lesson:
             cap=options.weight_cap,
             c=options.huber_c,
             substeps=options.teacher_substeps,
+            kept=kept,
         )
 
     def path_at(self, iteration: int) -> Milestones:
