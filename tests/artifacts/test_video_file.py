@@ -383,3 +383,13 @@ def test_the_same_frames_make_the_same_file(tmp_path: Path):
         mp4.write(tmp_path / "a.mp4", frames, Fraction(8), {})
         kinds.add((tmp_path / "a.mp4").read_bytes())
     assert len(kinds) == 1
+
+
+@pytest.mark.parametrize(("size", "threads"), [((32, 32), 1), ((480, 640), 1), ((720, 1280), 4), ((1088, 1920), 8)])
+def test_threads_follow_the_pictures_size_and_not_the_machine(tmp_path: Path, size: tuple[int, int], threads: int):
+    """x264 tells in the file with how many it worked, and a reader of many small videos has one each."""
+    frames = np.zeros((2, *size, 3), dtype=np.uint8)
+    mp4.write(tmp_path / "a.mp4", frames, Fraction(8), {})
+    assert f" threads={threads} ".encode() in (tmp_path / "a.mp4").read_bytes()
+    with mp4.reading(tmp_path / "a.mp4") as (_, _, stream):
+        assert stream.codec_context.thread_count == threads

@@ -80,6 +80,7 @@ def write(path: Path, frames: np.ndarray | Frames, fps: Fraction, comment: Mappi
             stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
             stream.thread_type = "AUTO"  # its own default cuts each picture into slices: larger files
             coder = stream.codec_context
+            coder.thread_count = threads_of(height, width)
             coder.colorspace = coder.color_primaries = coder.color_trc = BT709
             coder.color_range = LIMITED
             graph = None
@@ -91,6 +92,15 @@ def write(path: Path, frames: np.ndarray | Frames, fps: Fraction, comment: Mappi
         why = f"{ENCODER} could not encode {count} frames of {width}x{height}: {reason(error)}"
         raise EvditError(why, exit_code=FAILED) from error
     path.write_bytes(whole.getbuffer())
+
+
+def threads_of(height: int, width: int) -> int:
+    """Threads that encode or decode pictures of a size: one for each 640 x 360, at most 8.
+
+    x264 notes their number in the file, which is so the same on every machine; and of many small videos at once, each
+    with a thread a core, a large machine has not threads enough.
+    """
+    return min(8, max(1, height * width // (640 * 360)))
 
 
 def writing(av: Any, whole: BytesIO) -> Any:
@@ -184,7 +194,9 @@ def reading(path: Path) -> Iterator[tuple[Any, Any, Any]]:
         with path.open("rb") as file, av.open(file, io_open=refuse, **odd_tags(av)) as container:
             if not container.streams.video or container.streams.video[0].codec_context is None:
                 raise unreadable(path, "it holds no pictures that ffmpeg can decode")
-            yield av, container, container.streams.video[0]
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = threads_of(stream.height, stream.width)
+            yield av, container, stream
     except (av.FFmpegError, ValueError, OSError) as error:
         raise unreadable(path, reason(error)) from error
 

@@ -264,7 +264,12 @@ class RunDir:
             self.lock.release()
 
     def add_output(self, role: str, relative: str, *others: str) -> None:
-        """Note a finished file or folder under `role`, with the digest of each of its files.
+        """Write into run.json a finished file or folder as `note_output` takes it."""
+        self.note_output(role, relative, *others)
+        self.save()
+
+    def note_output(self, role: str, relative: str, *others: str) -> None:
+        """Note a finished file or folder under `role`, with the digest of each of its files, for the next `save`.
 
         `others` are files that belong to it, such as the receipt of a video. Raises EvditError for one outside.
         """
@@ -281,7 +286,6 @@ class RunDir:
         for other in [other for other, output in replaced.items() if output["path"] == relative]:
             del replaced[other]
         self.waits = False
-        self.save()
 
     def is_whole(self, role: str) -> bool:
         """Whether an output was made, and each of its files is still what it was then. Others beside them don't count.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -40,6 +41,8 @@ from vdit_cli.timing import Progress, Stopwatch
 
 TEXT_CHUNK = 8
 """Prompts encoded at once."""
+WRITERS = 4
+"""Threads that put videos in place, most of whose time encoder and disk have, while the next ones are decoded."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,7 @@ class Making:
                 clips = self.clips[start : start + batch]
                 switched, latents, seconds = self.denoise(clips, texts, null_text)
                 # What is denoised is finished: a Ctrl-C now waits until all of the batch is written.
-                for clip, latents_CFhw in zip(clips, latents, strict=True):
-                    self.write(clip, latents_CFhw, switched, {"denoise": seconds / len(clips)})
+                self.write(clips, latents, switched, {"denoise": seconds / len(clips)})
                 self.stop_here_if_asked()
         return self.finished
 
@@ -155,8 +157,7 @@ class Making:
     ) -> tuple[Switched, Tensor, float]:
         """What denoised a batch of clips, with its attention; their latents (B, C, F, h, w); the seconds they took."""
         job, clock = self.job, Stopwatch()
-        first = len(self.finished) + 1
-        which = f" {first}-{first + len(clips) - 1} of {len(self.clips)}" if len(self.clips) > 1 else ""
+        which = self.which(clips)
         less = ["--offload model", "--offload block", "fewer --frames", "--set generate.batch=1"]
         with ExitStack() as stack, out_of_memory_told("denoise", less):
             with self.clock.phase("load"):
@@ -175,6 +176,11 @@ class Making:
                 raise self.interrupted(stopped.what) from stopped
         return switched, latents, clock.seconds["denoise"]
 
+    def which(self, clips: Sequence[Clip]) -> str:
+        """Which of all clips these are, those that come next, in words."""
+        first = len(self.finished) + 1
+        return f" {first}-{first + len(clips) - 1} of {len(self.clips)}" if len(self.clips) > 1 else ""
+
     def switched(self, batch: int) -> Switched:
         """What denoises a network batch: bound to the plan, or to full attention for the first steps."""
         job = self.job
@@ -185,30 +191,54 @@ class Making:
 
         return Switched(job.backbone, job.plan, bind, job.options.dense_steps, job.spec.steps)
 
-    def write(self, clip: Clip, latents_CFhw: Tensor, switched: Switched, batch_seconds: dict[str, float]) -> None:
-        """Decode one clip, put video and receipt in place together, and note them in the run."""
-        job, clock = self.job, Stopwatch()
-        with ExitStack() as stack, out_of_memory_told("decode", ["--vae-tiling", "--offload model", "fewer --frames"]):
-            with self.clock.phase("load"):
-                stack.enter_context(job.backbone.resident("vae"))
-            self.progress.stage("decoding", 1)
-            with clock.phase("decode"):
-                frames = to_frames(job.backbone.decode_video(latents_CFhw[None]), job.backbone.dtype)
-            self.progress.advance()
-        clip = self.with_free_place(clip)
+    def write(
+        self, clips: Sequence[Clip], latents_BCFhw: Tensor, switched: Switched, batch_seconds: Mapping[str, float]
+    ) -> None:
+        """Decode a batch, put each clip's video and receipt in place meanwhile, then note in the run those that are.
+
+        Raises EvditError for the first that can't be; a clip that was not decoded by then is left.
+        """
+        job = self.job
+        putting: list[Future[Clip]] = []
         try:
-            self.put_in_place(clip, frames, switched, batch_seconds, clock)
+            with ExitStack() as stack, ThreadPoolExecutor(WRITERS, thread_name_prefix="write") as writers:
+                less = ["--vae-tiling", "--offload model", "fewer --frames"]
+                stack.enter_context(out_of_memory_told("decode", less))
+                with self.clock.phase("load"):
+                    stack.enter_context(job.backbone.resident("vae"))
+                self.progress.stage(f"decoding{self.which(clips)}", len(clips))
+                for clip, latents_CFhw in zip(clips, latents_BCFhw, strict=True):
+                    if any(each.done() and each.exception() for each in putting):
+                        break
+                    clock = Stopwatch()
+                    with clock.phase("decode"):
+                        frames = to_frames(job.backbone.decode_video(latents_CFhw[None]), job.backbone.dtype)
+                    # Loading and text are of the whole command so far; denoising is the batch's share of a video.
+                    seconds = {**self.clock.seconds, **batch_seconds, **clock.seconds}
+                    place = self.with_free_place(clip)
+                    putting.append(writers.submit(self.put, place, frames, switched, seconds, self.memory.read()))
+                    self.progress.advance()
+        finally:
+            made = [each.result() for each in putting if not each.exception()]
+            self.finished += made
+            if self.run is not None and made:
+                note_finished(self.run, made)
+        for each in putting:
+            each.result()
+
+    def put(self, clip: Clip, frames: np.ndarray, switched: Switched, seconds: dict[str, float], peak: int) -> Clip:
+        """Put a clip's video and receipt in place together, or the video elsewhere where the place refuses now."""
+        try:
+            self.put_in_place(clip, frames, switched, seconds, peak)
         except EvditError as error:
             if error.exit_code != USAGE:
                 raise
             # The place was asked before the work, and refuses now.
             kept = Path(tempfile.mkdtemp(prefix="evdit-")) / clip.path.name
-            write_video(kept, frames, job.fps, self.told(clip))
+            write_video(kept, frames, self.job.fps, self.told(clip))
             steps = [f"{quoted(kept)} holds the video", *error.next_steps]
             raise EvditError(error.what, where=error.where, next_steps=steps, exit_code=FAILED) from error
-        self.finished.append(clip)
-        if self.run is not None:
-            note_finished(self.run, clip)
+        return clip
 
     def with_free_place(self, clip: Clip) -> Clip:
         """The clip with a place that nothing stands in which is not ours to replace; what was done for it is said."""
@@ -237,11 +267,11 @@ class Making:
         clip: Clip,
         frames: np.ndarray,
         switched: Switched,
-        batch_seconds: dict[str, float],
-        clock: Stopwatch,
+        seconds: dict[str, float],
+        peak: int,
     ) -> None:
         """Write video and receipt, which take their places together."""
-        job = self.job
+        job, clock = self.job, Stopwatch()
         with replacing_together(clip.path, clip.sidecar, drop=is_frame) as (video, sidecar):
             with clock.phase("write"):
                 self.encode_or_keep(clip, video, frames, self.told(clip))
@@ -256,9 +286,8 @@ class Making:
                 switched=switched,
                 fallbacks=job.fallbacks,
                 warnings=(*job.warnings, *([job.doubts[clip.prompt]] if clip.prompt in job.doubts else [])),
-                # Loading and text are of the whole command so far; denoising is the batch's share of a video.
-                seconds={**self.clock.seconds, **batch_seconds, **clock.seconds},
-                peak_bytes=self.memory.read(),
+                seconds={**seconds, **clock.seconds},
+                peak_bytes=peak,
                 output_sha256=path_digest(video),
             ).write(sidecar)
 

@@ -183,9 +183,11 @@ def step_aside(path: Path) -> Path | None:
     return free
 
 
-def note_finished(run: RunDir, clip: Clip) -> None:
-    """Write into run.json that a clip and its receipt are on the disk."""
-    run.add_output(clip.role, clip.path.name, clip.sidecar.name)
+def note_finished(run: RunDir, clips: Sequence[Clip]) -> None:
+    """Write into run.json that clips and their receipts are on the disk."""
+    for clip in clips:
+        run.note_output(clip.role, clip.path.name, clip.sidecar.name)
+    run.save()
 
 
 def write_receipt(run: RunDir, finished: Sequence[Clip]) -> None:
