@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,6 +207,9 @@ def read_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
                 check_regular(file, "part of a tokenizer")
             if file.name == "tokenizer_config.json":
                 read_object(TokenizerConfig, file, "tokenizer's config")
+            if file.suffix == ".json" and file.read_bytes().startswith(BOM_UTF8):
+                what = f"{file} begins with a byte order mark, with which transformers can't read it"
+                raise EvditError(what, where=str(file), next_steps=["save it as UTF-8 without the mark"])
     # Nothing but spiece.model says how many sentinel tokens were added; prompts need none, and none is always in range.
     bare = {} if (folder / "tokenizer_config.json").is_file() else {"extra_ids": 0}
     with tokenizer_files(folder) as place, _Telling(folder):
