@@ -213,13 +213,12 @@ def plain(node: yaml.Node | None, kind: Any, where: str) -> Any:
         return None
     for inner in walk(node, where):
         check_tag(inner, where)
+        if isinstance(inner, yaml.MappingNode):
+            list(mapping_items(inner, "a mapping", where, None))
     if isinstance(node, yaml.ScalarNode):
         takes_text = any(member is str or isinstance(member, str) for member in members(kind))
         if takes_text and node.tag != "tag:yaml.org,2002:null":
             return node.value
-    for inner in walk(node, where):
-        if isinstance(inner, yaml.MappingNode):
-            list(mapping_items(inner, "a mapping", where, None))
     try:
         return RecipeLoader("").construct_document(node)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
