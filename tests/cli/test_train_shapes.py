@@ -12,7 +12,7 @@ from tests.tiny_pipeline import copied
 from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.cli.app import main
-from vdit_cli.errors import INTERRUPTED, USAGE, Interrupted
+from vdit_cli.errors import INTERRUPTED, USAGE, Interrupted, quoted
 
 TINY = [
     f"train_shapes.{key}"
@@ -150,7 +150,7 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_is_made(evdit, settin
     """Exit 2, the rule and what would fit."""
     code, _, err = evdit("train-shapes", "-o", "run", "--set", f"train_shapes.{setting}")
     assert code == 2 and told in err and not Path("run").exists()
-    assert told[:2] != "--" or f"  from:  --set train_shapes.{setting}\n" in err
+    assert told[:2] != "--" or f"  from:  --set {quoted(f'train_shapes.{setting}')}\n" in err
 
 
 @pytest.mark.parametrize("length", [1, 18, 513, 10**6])
