@@ -50,8 +50,6 @@ def knob(
     """
     notes = {"help": help, "flag": flag, "at_least": at_least, "at_most": at_most, "may_be_empty": may_be_empty}
     notes["takes_numbers"] = takes_numbers
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=notes)
     return field(default=default, metadata=notes)
 
 
@@ -213,8 +211,6 @@ def plain(node: yaml.Node | None, kind: Any, where: str) -> Any:
         return None
     for inner in walk(node, where):
         check_tag(inner, where)
-        if isinstance(inner, yaml.MappingNode):
-            list(mapping_items(inner, "a mapping", where, None))
     if isinstance(node, yaml.ScalarNode):
         takes_text = any(member is str or isinstance(member, str) for member in members(kind))
         if takes_text and node.tag != "tag:yaml.org,2002:null":
@@ -291,8 +287,6 @@ def fit(value: Any, kind: Any) -> tuple[bool, Any]:
     if kind is Fraction:
         fraction = to_fraction(value)
         return fraction is not None, fraction
-    if get_origin(kind) is dict:
-        return isinstance(value, dict) and is_json(value), value
     if get_origin(kind) is tuple:
         item = get_args(kind)[0]
         inside = [fit(each, item) for each in value] if isinstance(value, list | tuple) else [(False, None)]
@@ -321,14 +315,6 @@ def as_json(value: Any) -> Any:
     return value
 
 
-def is_json(value: Any) -> bool:
-    """Whether JSON can say a value and its numbers are finite."""
-    try:
-        return bool(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError):
-        return False
-
-
 def describe(kind: Any) -> str:
     """A type in words: "a whole number or null"."""
     words = {
@@ -341,8 +327,6 @@ def describe(kind: Any) -> str:
     }
     if get_origin(kind) is tuple:
         return f"a list, each item {describe(get_args(kind)[0])}"
-    if get_origin(kind) is dict:
-        return "a mapping"
     return either(words.get(member, str(member)) for member in members(kind))
 
 
