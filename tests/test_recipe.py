@@ -358,6 +358,7 @@ def test_what_was_meant_is_advised(recipe_file, text: str, sets: list[str], flag
         ("base: &b {steps: 8}\ngenerate: *b\n", "unknown key 'base'", "a section: generate, analyze, "),
         ("generate:\n  <<: {steps: 8}\n", "'<<' merges nothing here: write out the keys", ""),
         ("generatr: {steps: 8}\n", "unknown key 'generatr'", "generate"),
+        ("generate: {" + "x" * 900 + ": 8}\n", "unknown key 'generate.xxx", "generate."),
     ],
 )
 def test_what_yaml_shares_is_not_taken_for_a_key(recipe_file, text: str, told: str, step: str):

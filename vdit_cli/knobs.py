@@ -145,7 +145,7 @@ def find_knob(root: type[Section], key: str, where: str) -> tuple[Any, Any]:
         if name not in known:
             every = [known_key for known_key, _ in flat(root())]
             sections = [each.name for each in knobs(root)]
-            close = get_close_matches(key.lower(), [*every, *sections], 1, 0.5)
+            close = get_close_matches(key.lower(), [*every, *sections], 1, 0.5 if kind is root else 0)
             close = close or [f"a section: {', '.join(sections)}"]
             raise EvditError(f"unknown key {key!r}: no stage has it", where=where, next_steps=close)
         kind, found = get_type_hints(kind)[name], known[name]
