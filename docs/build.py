@@ -26,7 +26,8 @@ from vdit_cli.artifacts.digest import file_digest
 from vdit_cli.backbones.registry import ENTRIES
 from vdit_cli.backbones.sources import SUMS, BackboneEntry
 from vdit_cli.cli.app import COMMANDS, command_line, load_command
-from vdit_cli.knobs import Section, flat, knobs
+from vdit_cli.knobs import Section, find_knob, flat, knobs, rule_of
+from vdit_cli.reader import MOST_TEXT
 from vdit_cli.recipe import Recipe
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import family_masks
@@ -103,8 +104,7 @@ def recipes_page() -> str:
         "Generated from `vdit_cli/recipe.py` by `make docs`.",
         "A recipe is a YAML file for `--config`; a key can also be set by `--set section.key=value`, and those that a\n"
         "person types daily have a flag. Later ones win: default, file, `--set`, flag. Where the default is\n"
-        "`null`, the model's own value is taken. A number is at most 10^6 (frames and pixels 2^16, layers and\n"
-        "heads 1000, seeds 2^63 - 1), and a text has at most 10,000 signs.",
+        f"`null`, the model's own value is taken. A text has at most {MOST_TEXT:,} signs, and a list as many items.",
     ]
     files = sorted((ROOT / "recipes").glob("**/*.yaml"))
     if files:
@@ -123,16 +123,12 @@ def opening(recipe: Path) -> str:
 
 
 def knob_table(name: str, options: Section) -> str:
-    """A Markdown table of a section's keys, defaults and help."""
+    """A Markdown table of a section's keys, their defaults and bounds, and help."""
     rows = []
     for key, value in flat(options):
-        section = options
-        *inside, last = key.split(".")
-        for part in inside:
-            section = getattr(section, part)
-        note = next(each.metadata["help"] for each in knobs(type(section)) if each.name == last)
-        rows.append([f"`{key}`", f"`{json.dumps(value)}`", note])
-    return markdown(["key", "default", "what it is"], rows)
+        kind, found = find_knob(Recipe, f"{name}.{key}", key)
+        rows.append([f"`{key}`", f"`{json.dumps(value)}`", rule_of(kind, found), found.metadata["help"]])
+    return markdown(["key", "default", "must be", "what it is"], rows)
 
 
 def with_tables(text: str) -> str:

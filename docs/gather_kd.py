@@ -31,18 +31,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gather_masks import Scored, Table, at_equal_cost, read_scores, told
+from scored_plans import Scored, Table, at_equal_cost, prices_of, read_plans, read_scores, told
 from script import folder_at, read_json, run
 
 from vdit_cli.data.shapes_prompts import MOTIONS
 from vdit_cli.errors import EvditError
-from vdit_cli.recipe import SearchMasksOptions
 from vdit_cli.search.mask_costs import MaskCosts
-from vdit_cli.search.plan_costs import call_of, read_costs
 from vdit_cli.search.sensitivity import SensitivityTable
 from vdit_cli.tiles.mask import mean_kept_share
 from vdit_cli.tiles.plan import MaskPlan
@@ -125,19 +122,14 @@ def orders(scores: Mapping[str, Scored]) -> Table:
 def gather(folder: Path, plans: Path, search: Path, costs: str) -> dict[str, Any]:
     """The file's content from scores, plans, the search and a cost table. Raises EvditError for what does not fit."""
     scores, table = read_scores(folder), SensitivityTable.read(search)
-    known = {path.stem: MaskPlan.read(path) for path in sorted(plans.glob("*.json"))}
     if DENSE not in scores:
         raise EvditError(
             f"{folder} has no {DENSE}.json: differences are to the student's videos without masks",
             where=str(folder),
             next_steps=[f"evdit score runs/kd/{DENSE} --json > {folder / DENSE}.json"],
         )
-    for name in scores:
-        if plan_of(name) not in known:
-            raise EvditError(f"{plan_of(name)} is no plan of {plans}", where=str(folder / f"{name}.json"))
-    sys.stderr.write(f"{len(scores)} scores, {len(set(known) - set(map(plan_of, scores)))} plans without one\n")
-    options = SearchMasksOptions(costs=costs, costs_at="open-sora-plan-29")
-    found = read_costs(options, table.masks, table.architecture.layers, partial(call_of, table))
+    known = read_plans(plans, {name: plan_of(name) for name in scores}, folder)
+    found = prices_of(table, costs)
     contents = {
         name: read_json(folder / f"{name}.json") for name in [DENSE, *(each for each in scores if each != DENSE)]
     }

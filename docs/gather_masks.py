@@ -23,74 +23,26 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mask_plans import ASSIGNMENTS, SHARES
+from mask_plans import SHARES
 from scipy.stats import rankdata, spearmanr
-from script import fitting, folder_at, read_json, run
+from scored_plans import FITS, Scored, Table, at_equal_cost, prices_of, read_plans, read_scores, told
+from script import folder_at, run
 
 from vdit_cli.errors import EvditError
-from vdit_cli.evaluation.intervals import Estimate, differences, estimate
-from vdit_cli.recipe import SearchMasksOptions
 from vdit_cli.search.choose import judged
 from vdit_cli.search.mask_costs import MaskCosts, kept_shares
-from vdit_cli.search.plan_costs import call_of, read_costs
 from vdit_cli.search.sensitivity import SensitivityTable
 from vdit_cli.tiles.mask import mean_kept_share
 from vdit_cli.tiles.plan import MaskPlan
 
 DATA = Path(__file__).parent / "data" / "masks.json"
 RESAMPLES = 10_000
-CHECKS = ("all five", "motion")
-FITS = ("overlap", "residual")
 LATER = re.compile(r"^first-\d+-")
 """What names a plan that only later steps have."""
-Table = dict[str, Any]
-
-
-class Scored:
-    """What `evdit score --json` said of one plan's videos: `columns` has one number a video by name."""
-
-    def __init__(self, content: Mapping[str, Any], path: Path) -> None:
-        """Raises EvditError for content that is no score."""
-        with fitting(path):
-            videos = content["videos"]
-            if not videos:
-                raise LookupError("no video")
-            self.groups = [video["prompt"] for video in videos]
-            self.keys = [(video["prompt"], video["seed"]) for video in videos]
-            self.columns: dict[str, list[float | None]] = {
-                **{check: [float(video["right"][check]) for video in videos] for check in CHECKS},
-                **{fit: [video["fit"] and video["fit"][fit] for video in videos] for fit in FITS},
-            }
-
-    def mean(self, name: str) -> Estimate:
-        """A column's mean with its interval over prompts."""
-        return estimate({name: self.columns[name]}, self.groups)[name]
-
-    def more_than(self, others: Sequence[Scored], name: str) -> Estimate:
-        """The mean paired difference to the mean of `others`, with its interval over prompts."""
-        columns = [other.columns[name] for other in others]
-        mean = [float(np.mean(each)) if None not in each else None for each in zip(*columns, strict=True)]
-        return estimate(differences({name: self.columns[name]}, {name: mean}), self.groups)[name]
-
-
-def read_scores(folder: Path) -> dict[str, Scored]:
-    """The scores in a folder by plan. Raises EvditError where they are not of the same prompts and seeds."""
-    found = {path.stem: Scored(read_json(path), path) for path in sorted(folder.glob("*.json"))}
-    for name, scored in found.items():
-        if scored.keys != next(iter(found.values())).keys:
-            raise EvditError(f"the videos of {name} are not those of {next(iter(found))}", where=str(folder))
-    return found
-
-
-def told(found: Estimate, sign: str = "") -> str:
-    """An estimate as "0.945 [0.925, 0.963]"."""
-    low, high = found.interval or (float("nan"), float("nan"))
-    return f"{found.value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def every_plan(scores: Mapping[str, Scored], plans: Mapping[str, MaskPlan], costs: MaskCosts) -> Table:
@@ -123,27 +75,6 @@ def every_plan(scores: Mapping[str, Scored], plans: Mapping[str, MaskPlan], cost
 def spread(shares: Sequence[float]) -> str:
     """Several plans' shares as "0.812 (0.790 to 0.830)"."""
     return f"{np.mean(shares):.3f} ({min(shares):.3f} to {max(shares):.3f})"
-
-
-def at_equal_cost(scores: Mapping[str, Scored], plans: Mapping[str, MaskPlan]) -> Table:
-    """Searched plans beside the uniform mask of equal kept share, and beside the same masks in random layers."""
-    rows = []
-    for name in scores:
-        found = re.fullmatch(r"budget-(\w+)-(.+)|r-(\d+)", name)
-        if found is None:
-            continue
-        place = found[2] or found[3]
-        control = f"uniform-{place}"
-        others = [scores[each] for seed in range(ASSIGNMENTS) if (each := f"random-{place}-{seed}") in scores]
-        if control in scores:
-            others = [scores[control]]
-        if others:
-            beside = control if control in scores else f"random-{place}, mean of {len(others)}"
-            differs = scores[name].more_than(others, "all five")
-            kept = mean_kept_share(plans[name].masks)
-            rows.append({"name": name, "beside": beside, "kept": kept, "more": told(differs, "+")})
-    columns = [["searched", "name", ""], ["beside", "beside", ""], ["kept", "kept", ".3f"]]
-    return {"columns": [*columns, ["more of all five, 95 %", "more", ""]], "rows": rows}
 
 
 def ranks(scores: Mapping[str, Scored], plans: Mapping[str, MaskPlan], table: SensitivityTable) -> Table:
@@ -187,13 +118,8 @@ def gather(scores: Path, plans: Path, searches: Path, costs: str) -> dict[str, A
     for folder in sorted(path for path in scores.iterdir() if path.is_dir()):
         model, scored = folder.name, read_scores(folder)
         table = SensitivityTable.read(folder_at(str(searches / model)))
-        known = {path.stem: MaskPlan.read(path) for path in sorted(folder_at(str(plans / model)).glob("*.json"))}
-        for name in scored:
-            if LATER.sub("", name) not in known:
-                raise EvditError(f"{name} is no plan of {plans / model}", where=str(folder / f"{name}.json"))
-        sys.stderr.write(f"{model}: {len(scored)} scores, {len(set(known) - set(scored))} plans without one\n")
-        options = SearchMasksOptions(costs=costs, costs_at="open-sora-plan-29")
-        found = read_costs(options, table.masks, table.architecture.layers, partial(call_of, table))
+        known = read_plans(folder_at(str(plans / model)), {name: LATER.sub("", name) for name in scored}, folder)
+        found = prices_of(table, costs)
         seconds[model] = found.told
         tables[f"{model}-plans"] = every_plan(scored, known, found.masks)
         tables[f"{model}-equal"] = at_equal_cost(scored, known)

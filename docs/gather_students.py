@@ -16,10 +16,10 @@ MAKE="evdit distill-mlcd --config recipes/distill-mlcd.yaml --data data/shapes-2
 $MAKE --steps 20 -o runs/trained/student-20
 $MAKE --steps 8 -o runs/trained/student-8
 $MAKE --steps 4 -o runs/trained/student-4
-$MAKE --steps 2 --checkpoint runs/trained/student-4 --set distill_mlcd.teacher_points=[2,5] -o runs/trained/student-2
+$MAKE --steps 2 --checkpoint runs/trained/student-4 --set "distill_mlcd.teacher_points=[2,5]" -o runs/trained/student-2
 $MAKE --steps 20,8,4,2 -o runs/trained/in-one-run
 for r in 8 16 32 64; do $MAKE --lora-rank $r -o runs/trained/student-4-lora-$r; done
-$MAKE --set distill_mlcd.teacher_points=[25] -o runs/trained/ablation-no-curriculum
+$MAKE --set "distill_mlcd.teacher_points=[25]" -o runs/trained/ablation-no-curriculum
 $MAKE --set distill_mlcd.target=average -o runs/trained/ablation-target-average
 $MAKE --set distill_mlcd.weight_cap=1 -o runs/trained/ablation-weight-1
 $MAKE --set distill_mlcd.guidance=kept -o runs/trained/ablation-guidance-kept
@@ -61,10 +61,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from script import fitting, folder_at, read_json, read_text, run
+from script import fitting, folder_at, read_json, run
 
 from vdit_cli.data.shapes_prompts import MOTIONS, SHAPES, ObjectWords, parse_prompt
 from vdit_cli.errors import EvditError
+from vdit_cli.reader import read_text
 from vdit_cli.sampling.prompts import read_prompts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -240,7 +241,7 @@ def data_amounts(choosing: Scores, trained: Path) -> Table:
     for clips in sorted(int(name.removeprefix("data-")) for name in choosing if name.startswith("data-")):
         name = f"data-{clips}"
         metrics, place = trained / name / "metrics.jsonl", trained / name / "receipt.json"
-        lines, receipt = read_text(metrics).splitlines(), read_json(place)
+        lines, receipt = read_text(metrics, "metrics").splitlines(), read_json(place)
         with fitting(metrics):
             losses = {key: json.loads(lines[-1]).get(key) for key in ("loss", "held_out_loss")}
         with fitting(place):

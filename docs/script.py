@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 
 from vdit_cli.cli.app import explain
 from vdit_cli.errors import EvditError
+from vdit_cli.reader import read_object
 
 
 def run(main: Callable[[Sequence[str]], None]) -> int:
@@ -39,21 +39,6 @@ def folder_at(word: str) -> Path:
     return Path(word)
 
 
-def read_text(path: Path) -> str:
-    """A file's text. Raises EvditError for one that can't be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise EvditError(f"{path} can't be read: {why}", where=str(path)) from error
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A file's JSON object. Raises EvditError for anything else."""
-    try:
-        content = json.loads(read_text(path))
-    except ValueError as error:
-        raise EvditError(f"{path} is not JSON: {error}", where=str(path)) from error
-    if not isinstance(content, dict):
-        raise EvditError(f"{path} holds no JSON object", where=str(path))
-    return content
+    return read_object(dict[str, Any], path, "file of figures")

@@ -37,6 +37,7 @@ class Whole:
     share: Amount = 1.0
     part: Part | None = None
     parts: tuple[Part, ...] = ()
+    sizes: tuple[int, ...] = ()
     how: Literal["fast", "slow"] = "fast"
     is_done: bool = False
     notes: dict[str, Any] | None = None
@@ -86,8 +87,11 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path):
     [
         ("", "is empty"),
         ("[]", "it is a JSON list"),
-        ("[" * 100_000, "not JSON"),
-        ('{"a":' * 100_000, "not JSON"),
+        ("[" * 100_000, "nested in more than 64 levels"),
+        ('{"a":' * 100_000, "nested in more than 64 levels"),
+        ("null", "it is a JSON null,"),
+        ("true", "it is a JSON truth value,"),
+        ("1.5", "it is a JSON number,"),
         ('{"a":' * 65 + "1" + "}" * 65, "nested in more than 64 levels"),
         ('{"a": [' + "[" * 64 + "]" * 64 + "]}", "nested in more than 64 levels"),
         ('{"a": 1, "a": 1}', "'a' stands twice"),
@@ -115,7 +119,8 @@ UNFIT = [
     ({"name": "n" * 10_001}, " name", "it must be a text of at most 10000 signs"),
     ({"seed": 2**63}, " seed", "it must be a whole number of at most 9223372036854775807"),
     ({"seed": -1}, " seed", "seed is -1: it must be a whole number of at least 0"),
-    ({"seed": True}, " seed", "seed is True: it must be a whole number"),
+    ({"seed": 8.0}, " seed", "seed is 8.0: it must be a whole number"),
+    ({"seed": True}, " seed", "seed is true: it must be a whole number"),
     ({"seed": 1.0}, " seed", "seed is 1.0: it must be a whole number"),
     ({"share": "1"}, " share", "share is '1': it must be a number"),
     ({"share": -0.5}, " share", "share is -0.5: it must be a number of at least 0"),
@@ -125,7 +130,7 @@ UNFIT = [
     ({"part": {"size": 10**6 + 1}}, " part.size", "it must be a whole number of at most 1000000"),
     ({"part": {"size": 13}}, " part", "13 is no size"),
     ({"parts": {}}, " parts", "parts is {}: it must be a list"),
-    ({"parts": [{"size": 1}, None]}, " parts 1", "parts 1 is None: it must be an object"),
+    ({"parts": [{"size": 1}, None]}, " parts 1", "parts 1 is null: it must be an object"),
     ({"parts": [{"size": 1, "siez": 2}]}, " parts 0", "unknown key 'siez': it is none of size"),
     ({"how": "slwo"}, " how", "how is 'slwo': it must be 'fast' or 'slow'"),
     ({"is_done": 0}, " is_done", "is_done is 0: it must be true or false"),
@@ -172,3 +177,31 @@ def test_pydantic_is_loaded_where_a_file_is_read():
     program = "import sys; from vdit_cli.cli.app import main; main(['--help']); "
     program += "assert not {'pydantic', 'annotated_types', 'yaml'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1], capture_output=True)
+
+
+def test_a_whole_float_is_told_as_a_whole_number():
+    """In an object by its key, in a list alone; another float is not."""
+    for content, steps in (
+        ({"seed": 8.0}, ('"seed": 8',)),
+        ({"seed": 8.5}, ()),
+        ({"part": {"size": -2.0}}, ('"size": -2',)),
+        ({"sizes": [1, 2.0]}, ("2",)),
+    ):
+        error = refused(reader.shaped, Whole, {"name": "x", **content}, "x.json", "whole")
+        assert error.next_steps == steps
+
+
+def test_what_is_not_there_or_not_ones_own_comes_with_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """At the nearest folder that is there, or at whose the file is."""
+    error = refused(reader.read_text, tmp_path / "no" / "plan.json", "plan")
+    assert error.next_steps == (f"ls {tmp_path}  (what is there)",)
+    file = tmp_path / "plan.json"
+    file.write_text("{}", encoding="utf-8")
+
+    def locked(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", locked)
+    error = refused(reader.read_text, file, "plan")
+    assert error.what == f"{file} can't be read: Permission denied"
+    assert error.next_steps == (f"ls -ld {file}  (whose it is, and who may open it)",)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdit_cli.errors import USAGE, EvditError
-from vdit_cli.knobs import find_knob, flat, members, origins_told
+from vdit_cli.errors import USAGE, EvditError, quoted
+from vdit_cli.knobs import find_knob, flat, members, origins_told, rule_of
 from vdit_cli.recipe import GenerateOptions, Recipe, load
 
 
@@ -35,7 +35,7 @@ def test_later_ones_win_and_are_remembered(recipe_file):
     assert (options.steps, options.guidance, options.fps, options.num) == (30, 2.0, 9, 1)
     assert options.where("steps") == "--steps 30"
     assert options.where("guidance") == f"{path}:4 generate.guidance"
-    assert options.where("fps") == "--set generate.fps = 9"
+    assert options.where("fps") == '--set "generate.fps = 9"'
     assert options.where("num") is None
     assert recipe.resolved("generate")["generate.num"] == {"value": 1, "origin": "default"}
     assert recipe.resolved("generate")["generate.steps"] == {"value": 30, "origin": "--steps 30"}
@@ -165,8 +165,8 @@ def test_flags_are_checked_too():
         ({"flags": {"generate.checkpoint": ""}}, "--checkpoint ''", "no --checkpoint"),
         ({"flags": {"generate.lora": ["a", ""]}}, "--lora a --lora ''", "no --lora"),
         ({"flags": {"analyze.layers": ""}}, "--layers ''", "no --layers"),
-        ({"sets": ["distill_mlcd.kernel=''"]}, "--set distill_mlcd.kernel=''", "no --set distill_mlcd.kernel"),
-        ({"sets": ["generate.lora=['']"]}, "--set generate.lora=['']", "no --set generate.lora"),
+        ({"sets": ["distill_mlcd.kernel=''"]}, "--set \"distill_mlcd.kernel=''\"", "no --set distill_mlcd.kernel"),
+        ({"sets": ["generate.lora=['']"]}, "--set \"generate.lora=['']\"", "no --set generate.lora"),
     ],
 )
 def test_empty_text_is_refused(given: dict, place: str, step: str):
@@ -258,7 +258,7 @@ def test_a_setting_that_sets_nothing_is_refused(setting: str):
     """Each by name."""
     with pytest.raises(EvditError) as caught:
         load(None, [setting])
-    assert caught.value.where == f"--set {setting}"
+    assert caught.value.where == f"--set {quoted(setting)}"
 
 
 def test_a_value_that_may_be_unset_is(recipe_file):
@@ -332,3 +332,57 @@ def test_settings_without_an_end_are_refused(setting: str, words: str, tmp_path:
         with pytest.raises(EvditError, match=f"{words}|not YAML") as caught:
             load(tmp_path / "r.yaml")
         assert f"{tmp_path / 'r.yaml'}:2" in (caught.value.where or "") or "not YAML" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("text", "sets", "flags", "step"),
+    [
+        ("generate: {height: 128.0}", [], {}, "height: 128"),
+        ("", ["generate.height=128.0"], {}, "--set generate.height=128"),
+        ("generate: {height: 8.0}", [], {}, None),
+        ("", [], {"generate.files": "avi"}, "--files gif"),
+        ("", ["generate.files=avi"], {}, "--set generate.files=gif"),
+        ("generate: {files: avi}", [], {}, "files: gif"),
+    ],
+)
+def test_what_was_meant_is_advised(recipe_file, text: str, sets: list[str], flags: dict, step: str | None):
+    """A whole float as a whole number, the nearest of several words, each as it was given."""
+    with pytest.raises(EvditError) as caught:
+        load(recipe_file(text), sets, flags)
+    assert caught.value.next_steps == ((step,) if step else ())
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "step"),
+    [
+        ("base: &b {steps: 8}\ngenerate: *b\n", "unknown key 'base'", "a section: generate, analyze, "),
+        ("generate:\n  <<: {steps: 8}\n", "'<<' merges nothing here: write out the keys", ""),
+        ("generatr: {steps: 8}\n", "unknown key 'generatr'", "generate"),
+        ("generate: {" + "x" * 900 + ": 8}\n", "unknown key 'generate.xxx", "generate."),
+    ],
+)
+def test_what_yaml_shares_is_not_taken_for_a_key(recipe_file, text: str, told: str, step: str):
+    """A holder of an anchor and a merge; a misspelt key still gets the nearest."""
+    with pytest.raises(EvditError) as caught:
+        load(recipe_file(text))
+    assert told in caught.value.what and " ".join(caught.value.next_steps).startswith(step)
+
+
+def test_each_knob_tells_its_own_bounds():
+    """As docs/recipes.md and an error have them."""
+    keys = (
+        "search_masks.r",
+        "search_masks.max_loss",
+        "generate.fps",
+        "generate.seed",
+        "generate.steps",
+        "generate.kernel",
+    )
+    assert [rule_of(*find_knob(Recipe, key, "")) for key in keys] == [
+        "a finite number, at least 0, at most 1e+30",
+        "a finite number or null, at least 0, at most 1e+30",
+        "a number or a fraction such as 24000/1001 or null, at least 1/600, at most 1000",
+        "a whole number, at least 0, at most 9223372036854775807",
+        "a whole number or null, at least 1, at most 1000000",
+        "text",
+    ]

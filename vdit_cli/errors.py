@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterable
@@ -21,6 +22,11 @@ INTERRUPTED = 130
 
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Control signs of ASCII and Latin-1 but for line feed and tab, other line ends, and those that turn the direction."""
+
+LONG_WORD = re.compile(r"""[^\s'"/]{256,}""")
+"""Longer than any name that a file can have, so that paths stay whole."""
+MOST_TOLD = 2000
+"""Signs of a line that tells what is wrong, or where."""
 
 
 class EvditError(Exception):
@@ -42,9 +48,9 @@ class EvditError(Exception):
 
     def text(self) -> str:
         """The printed form: an `error:` line, then `from:` and `try:` lines where they are known."""
-        lines = [f"error: {self.what}"]
+        lines = [f"error: {cut(self.what)}"]
         if self.where:
-            lines.append(f"  from:  {self.where}")
+            lines.append(f"  from:  {cut(self.where)}")
         if self.next_steps:
             lines.append("  try:   " + "  or  ".join(self.next_steps))
         return printable("\n".join(lines))
@@ -65,17 +71,45 @@ def printable(text: str) -> str:
     return STEERING.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
 
 
+def one_line(text: str) -> str:
+    """Text of others inside a line: as `printable`, its ends of lines and tabs too."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def quoted(word: str | Path) -> str:
     """A word to paste into a shell: as it is, in double quotes where it has spaces, or quoted sign by sign."""
     text = f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
-    is_plain = re.fullmatch(r"[\w%+,./:;()?\[\]\-@= ]+", text) is not None
+    is_plain = re.fullmatch(r"[\w%+,./:;()?\[\]\-@=' ]+", text) is not None
     return f'"{text}"' if is_plain and text != shlex.quote(text) else shlex.quote(text)
 
 
-def brief(value: Any, said: Callable[[Any], str] = repr) -> str:
+def setting(key: str, value: Any) -> str:
+    """The words that set a knob, to paste: quoted where a list's brackets are, which some shells take for a pattern."""
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
+    return f"--set {quoted(f'{key}={text}')}"
+
+
+def cut(text: str) -> str:
+    """Text of ours with that of others in it: the longest words cut as `brief` does, and the middle left out."""
+    text = LONG_WORD.sub(lambda word: brief(word[0], str), text)
+    return text if len(text) <= MOST_TOLD else f"{text[: MOST_TOLD // 2]} ... {text[-MOST_TOLD // 2 :]}"
+
+
+def as_json_has_it(value: Any) -> str:
+    """A value as Python writes it, but for null, true and false."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+
+
+def brief(value: Any, said: Callable[[Any], str] = as_json_has_it) -> str:
     """A value in at most 60 characters."""
     text = said(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def either(words: Iterable[str]) -> str:
+    """What may be, in words: "a, b or c"."""
+    *others, last = ["", *words]
+    return " or ".join(filter(None, [", ".join(others[1:]), last]))
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:

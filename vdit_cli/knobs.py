@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from fractions import Fraction
 from pathlib import Path
 from types import UnionType
@@ -20,8 +21,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from vdit_cli.errors import EvditError, brief, nearest
-from vdit_cli.reader import MOST, MOST_TEXT, RecipeLoader, check_tag, compose, read_text, walk
+from vdit_cli.errors import EvditError, brief, either, nearest, quoted, setting
+from vdit_cli.reader import MOST, MOST_TEXT, RecipeLoader, check_tag, compose, read_text, walk, yaml_problem
 
 SLOWEST, FASTEST = Fraction(1, 600), Fraction(1000)
 """Frames a second: a GIF shows no picture for longer than eleven minutes, a WebP none for less than a millisecond."""
@@ -37,7 +38,7 @@ def knob(
     *,
     flag: str | None = None,
     at_least: float | Fraction | None = None,
-    at_most: float | Fraction | None = None,
+    at_most: float | Fraction = MOST,
     may_be_empty: bool = False,
     takes_numbers: bool = False,
 ) -> Any:
@@ -49,8 +50,6 @@ def knob(
     """
     notes = {"help": help, "flag": flag, "at_least": at_least, "at_most": at_most, "may_be_empty": may_be_empty}
     notes["takes_numbers"] = takes_numbers
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=notes)
     return field(default=default, metadata=notes)
 
 
@@ -61,7 +60,7 @@ def section(kind: type, help: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """The options of one stage; `origins` says for each key where its value was set (a flag, or file:line key)."""
+    """The options of one stage; `origins` says where each value was set: words to paste, or file:line key."""
 
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -107,15 +106,16 @@ def read(root: type[SomeSection], path: Path | None, sets: Iterable[str], flags:
     given: dict[str, tuple[Any, str]] = {}
     if path is not None:
         given.update(read_file(root, path))
-    for setting in sets:
-        key, equals, text = setting.partition("=")
+    for told in sets:
+        key, equals, text = told.partition("=")
+        origin = f"--set {quoted(told)}"
         if not equals or not key.strip():
-            rule = f"{setting!r} sets nothing: it must be section.key=value"
+            rule = f"{told!r} sets nothing: it must be section.key=value"
             section = next(iter(flags), "").rpartition(".")[0]
-            fitting = (f"--set {each}={value}" for each, value in flat(root()) if isinstance(value, str))
+            fitting = (setting(each, value) for each, value in flat(root()) if isinstance(value, str))
             step = next(step for step in fitting if step.startswith(f"--set {section}"))
-            raise EvditError(rule, where=f"--set {setting}", next_steps=[step])
-        given.update(entries(root, compose(text, f"--set {setting}"), key.strip(), f"--set {setting}", None))
+            raise EvditError(rule, where=origin, next_steps=[step])
+        given.update(entries(root, compose(text, origin), key.strip(), origin, None))
     for key, value in flags.items():
         if value is not None:
             origin = flag_text(root, key, value)
@@ -144,7 +144,10 @@ def find_knob(root: type[Section], key: str, where: str) -> tuple[Any, Any]:
         known = {each.name: each for each in knobs(kind)} if is_section(kind) else {}
         if name not in known:
             every = [known_key for known_key, _ in flat(root())]
-            raise EvditError(f"unknown key {key!r}: no stage has it", where=where, next_steps=nearest(key, every, 1))
+            sections = [each.name for each in knobs(root)]
+            close = get_close_matches(key.lower(), [*every, *sections], 1, 0.5 if kind is root else 0)
+            close = close or [f"a section: {', '.join(sections)}"]
+            raise EvditError(f"unknown key {key!r}: no stage has it", where=where, next_steps=close)
         kind, found = get_type_hints(kind)[name], known[name]
     return kind, found
 
@@ -196,6 +199,8 @@ def mapping_items(node: yaml.Node, what: str, where: str, path: Path | None) -> 
             text = name.value if isinstance(name, yaml.ScalarNode) else "a list or mapping"
             why = "stands twice" if text in seen else "is no key"
             raise EvditError(f"{text!r} {why} in {what}", where=line)
+        if name.value == "<<":
+            raise EvditError("'<<' merges nothing here: write out the keys that it stands for", where=line)
         seen.add(name.value)
         yield name.value, child
 
@@ -210,15 +215,10 @@ def plain(node: yaml.Node | None, kind: Any, where: str) -> Any:
         takes_text = any(member is str or isinstance(member, str) for member in members(kind))
         if takes_text and node.tag != "tag:yaml.org,2002:null":
             return node.value
-    for inner in walk(node, where):
-        if isinstance(inner, yaml.MappingNode):
-            list(mapping_items(inner, "a mapping", where, None))
     try:
         return RecipeLoader("").construct_document(node)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise EvditError(
-            f"this value can't be read: {getattr(error, 'problem', None) or error}", where=where
-        ) from error
+        raise EvditError(f"this value can't be read: {yaml_problem(error)}", where=where) from error
 
 
 def members(kind: Any) -> tuple[Any, ...]:
@@ -238,15 +238,32 @@ def checked(root: type[Section], value: Any, key: str, where: str) -> Any:
     if any(isinstance(each, str) and (len(each) > MOST_TEXT or SURROGATE.search(each)) for each in items(value)):
         rule = f"text of at most {MOST_TEXT} signs that UTF-8 can write, none of them zero"
         raise EvditError(f"{key} is {brief(value)}: it must be {rule}", where=where)
-    least, most = found.metadata.get("at_least"), found.metadata.get("at_most")
-    most = MOST if most is None and "number" in describe(kind) else most
+    least, most = found.metadata["at_least"], found.metadata["at_most"]
     for member in members(kind):
         fits, cast = fit(value, member)
-        if fits and is_within(cast, least, MOST if most is None else most):
+        if fits and is_within(cast, least, most):
             return cast
-    rule = describe(kind) + (f", at least {least}" if least is not None else "")
-    rule += f", at most {most}" if most is not None else ""
-    raise EvditError(f"{key} is {'null' if value is None else brief(value)}: it must be {rule}", where=where)
+    likely: list[Any] = nearest(str(value), [each for each in members(kind) if isinstance(each, str)], 1)
+    if isinstance(value, float) and value.is_integer() and int in members(kind):
+        likely = [int(value)] if is_within(int(value), least, most) else []
+    steps = [given_as(root, key, each, where) for each in likely]
+    raise EvditError(f"{key} is {brief(value)}: it must be {rule_of(kind, found)}", where=where, next_steps=steps)
+
+
+def rule_of(kind: Any, found: Any) -> str:
+    """What the value of a knob must be, in words."""
+    least, most = found.metadata["at_least"], found.metadata["at_most"]
+    rule = describe(kind)
+    if "number" not in rule:
+        return rule
+    return rule + ("" if least is None else f", at least {least}") + f", at most {most}"
+
+
+def given_as(root: type[Section], key: str, value: Any, where: str) -> str:
+    """What to type for a knob of the origin `where`: its flag, a setting, or a recipe's line."""
+    if where.startswith("--set "):
+        return setting(key, value)
+    return flag_text(root, key, value) if where.startswith("--") else f"{key.rpartition('.')[2]}: {value}"
 
 
 def items(value: Any) -> Sequence[Any]:
@@ -270,8 +287,6 @@ def fit(value: Any, kind: Any) -> tuple[bool, Any]:
     if kind is Fraction:
         fraction = to_fraction(value)
         return fraction is not None, fraction
-    if get_origin(kind) is dict:
-        return isinstance(value, dict) and is_json(value), value
     if get_origin(kind) is tuple:
         item = get_args(kind)[0]
         inside = [fit(each, item) for each in value] if isinstance(value, list | tuple) else [(False, None)]
@@ -300,14 +315,6 @@ def as_json(value: Any) -> Any:
     return value
 
 
-def is_json(value: Any) -> bool:
-    """Whether JSON can say a value and its numbers are finite."""
-    try:
-        return bool(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError):
-        return False
-
-
 def describe(kind: Any) -> str:
     """A type in words: "a whole number or null"."""
     words = {
@@ -320,10 +327,7 @@ def describe(kind: Any) -> str:
     }
     if get_origin(kind) is tuple:
         return f"a list, each item {describe(get_args(kind)[0])}"
-    if get_origin(kind) is dict:
-        return "a mapping"
-    named = [words.get(member, str(member)) for member in members(kind)]
-    return named[0] if len(named) == 1 else ", ".join(named[:-1]) + f" or {named[-1]}"
+    return either(words.get(member, str(member)) for member in members(kind))
 
 
 def flag_name(root: type[Section], key: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_type_hints
 import yaml
 from annotated_types import Ge, Le, MaxLen
 
-from vdit_cli.errors import USAGE, EvditError, brief, nearest
+from vdit_cli.errors import EvditError, as_json_has_it, brief, either, nearest, quoted
 
 T = TypeVar("T")
 MOST_BYTES = 64 << 20
@@ -53,6 +54,8 @@ RULES = {
     **dict.fromkeys(("dict", "mapping", "dataclass", "typed_dict"), "an object"),
 }
 """What a value must be, by pydantic's error without its ending "_type"."""
+JSON_WORDS = {"NoneType": "null", "list": "list", "str": "text", "bool": "truth value"}
+"""What stands where an object belongs, by its type in Python; else it is a number."""
 
 
 def read_bytes(file: Path, kind: str, where: str | None = None) -> bytes:
@@ -61,7 +64,7 @@ def read_bytes(file: Path, kind: str, where: str | None = None) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise EvditError(f"{file} can't be read: {error.strerror or error}", where=where or str(file)) from error
+        raise unreadable(file, error, where) from error
 
 
 def check_regular(file: Path, kind: str, where: str | None = None) -> None:
@@ -69,13 +72,21 @@ def check_regular(file: Path, kind: str, where: str | None = None) -> None:
     try:
         status = file.stat()
     except (OSError, ValueError) as error:  # a zero byte in the name is a ValueError
-        why = getattr(error, "strerror", None) or error
-        raise EvditError(f"{file} can't be read: {why}", where=where or str(file)) from error
+        raise unreadable(file, error, where) from error
     why = f"it has {status.st_size} bytes, and {MOST_BYTES} is the most" if status.st_size > MOST_BYTES else ""
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         why = "it is no regular file"
     if why:
         raise EvditError(f"{file} is no {kind}: {why}", where=where or str(file))
+
+
+def unreadable(file: Path, error: OSError | ValueError, where: str | None = None) -> EvditError:
+    """The error for a file that the system does not give, with how to see what is there and whose it is."""
+    there = next(each for each in (file, *file.absolute().parents) if os.path.lexists(each))
+    look = f"ls -ld {quoted(there)}  (whose it is, and who may open it)"
+    step = look if there == file or isinstance(error, PermissionError) else f"ls {quoted(there)}  (what is there)"
+    why = getattr(error, "strerror", None) or error
+    return EvditError(f"{file} can't be read: {why}", where=where or str(file), next_steps=[step])
 
 
 def read_text(file: Path, kind: str, where: str | None = None) -> str:
@@ -111,6 +122,7 @@ def parse(text: str, origin: str, kind: str) -> dict[str, Any]:
             content[key] = value
         return content
 
+    too_deep = EvditError(f"not {a(kind)}: it is nested in more than {DEEPEST} levels", where=origin)
     if not text.strip():
         raise EvditError(f"{Path(origin).name} is empty: {a(kind)} is a JSON object", where=origin)
     try:
@@ -118,16 +130,19 @@ def parse(text: str, origin: str, kind: str) -> dict[str, Any]:
             text, parse_constant=refuse_number, parse_float=finite, parse_int=whole, object_pairs_hook=once
         )
         json.dumps(document, ensure_ascii=False).encode("utf-8")  # a lone surrogate can be escaped, but not written
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise too_deep from error
+    except ValueError as error:
         raise EvditError(f"not {a(kind)}: it is not JSON ({error})", where=origin) from error
     if not isinstance(document, dict):
-        raise EvditError(f"not {a(kind)}: it is a JSON {type(document).__name__}, {a(kind)} is an object", where=origin)
+        found = JSON_WORDS.get(type(document).__name__, "number")
+        raise EvditError(f"not {a(kind)}: it is a JSON {found}, {a(kind)} is an object", where=origin)
     level: list[Any] = [document]
     for _ in range(DEEPEST):
         level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
         level = [each for each in level if isinstance(each, dict | list)]
     if level:
-        raise EvditError(f"not {a(kind)}: it is nested in more than {DEEPEST} levels", where=origin)
+        raise too_deep
     return document
 
 
@@ -166,7 +181,10 @@ def shaped(form: type[T], document: Any, origin: str, kind: str, *, is_open: boo
     if fault_type == "value_error":
         raise EvditError(str(context["error"]), where=place)
     name = " ".join(map(str, steps[-2:] if steps and isinstance(steps[-1], int) else steps[-1:])) or f"the {kind}"
-    raise EvditError(f"{name} is {brief(fault['input'])}: it must be {_rule(form, steps, fault)}", where=place)
+    value, rule = fault["input"], _rule(form, steps, fault)
+    is_whole = fault_type == "int_type" and isinstance(value, float) and value.is_integer()
+    fix = [f'"{steps[-1]}": {int(value)}' if isinstance(steps[-1], str) else f"{int(value)}"] if is_whole else []
+    raise EvditError(f"{name} is {brief(value)}: it must be {rule}", where=place, next_steps=fix)
 
 
 def read(form: type[T], file: Path, kind: str, schema: str | None = None) -> T:
@@ -196,13 +214,13 @@ def kept(form: type[T], file: Path, kind: str, schema: str | None = None) -> T |
 
 
 @contextmanager
-def advising(next_steps: Sequence[str], exit_code: int = USAGE) -> Iterator[None]:
-    """Let a refusal inside advise this too, and end the process with `exit_code`."""
+def advising(next_steps: Sequence[str], exit_code: int | None = None) -> Iterator[None]:
+    """Let a refusal inside advise this too, and end the process with `exit_code`, where one is given."""
     try:
         yield
     except EvditError as error:
         error.next_steps = (*error.next_steps, *next_steps)
-        error.exit_code = exit_code
+        error.exit_code = error.exit_code if exit_code is None else exit_code
         raise
 
 
@@ -236,7 +254,13 @@ def compose(text: str, where: str) -> yaml.Node | None:
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}:{mark.line + 1}" if mark else where
-        raise EvditError(f"not YAML: {getattr(error, 'problem', None) or error}", where=place) from error
+        raise EvditError(f"not YAML: {yaml_problem(error)}", where=place) from error
+
+
+def yaml_problem(error: Exception) -> str:
+    """What is wrong with YAML, as it is told."""
+    too_deep = isinstance(error, RecursionError)
+    return "it is nested too deep" if too_deep else getattr(error, "problem", None) or str(error)
 
 
 def check_tag(node: yaml.Node, where: str) -> None:
@@ -301,7 +325,7 @@ def _rule(form: Any, steps: Sequence[int | str], fault: Any) -> str:
     rules = {
         "greater_than_equal": number + (" above 0" if context.get("ge") == 1 else f" of at least {context.get('ge')}"),
         "less_than_equal": f"{number} of at most {context.get('le')}",
-        "literal_error": f"{context.get('expected')}",
+        "literal_error": either(map(as_json_has_it, get_args(own))),
         "string_too_long": f"a text of at most {context.get('max_length')} signs",
     }
     rule = rules.get(kind) or RULES.get(kind) or fault["msg"][:1].lower() + fault["msg"][1:]

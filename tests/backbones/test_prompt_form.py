@@ -78,8 +78,8 @@ def test_a_form_comes_back_from_json():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"example": 3}, "must be text"),
-        ({"parts": []}, "its parts an object"),
+        ({"example": 3}, "example is 3: it must be a text"),
+        ({"parts": []}, r"parts is \[\]: it must be an object"),
         ({"parts": {"size": []}}, "'size' of the prompt form must be a list of lower-case words"),
         ({"parts": {"size": ["Large"]}}, "'size' of the prompt form must be a list of lower-case words"),
         ({"sentence": "a {hue}"}, "differ in background, hue"),
@@ -96,7 +96,9 @@ def test_a_form_comes_back_from_json():
         ({"example": "a circle"}, "example must be a sentence of the form"),
         ({"example": ""}, "example must be a sentence of the form"),
         ({"different": ["background"]}, "a list of parts of the second object"),
-        ({"more": ""}, "must have the keys"),
+        ({"more": ""}, "unknown key 'more': it is none of sentence, second"),
+        ({"parts": {"size": [7]}}, "0 is 7: it must be a text"),
+        ({"different": "hue"}, "different is 'hue': it must be a list"),
     ],
 )
 def test_a_form_that_is_none_is_refused(change: dict, says: str):

@@ -17,7 +17,7 @@ from vdit_cli.cli.masks import BLOCKS, PLAIN_BLOCKS, blocks_for, draw
 from vdit_cli.errors import DONE, STEERING, USAGE, EvditError
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
-from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.mask import MOST_DRAWN, TileMask
 from vdit_cli.tiles.plan import MaskPlan
 
 Evdit = Callable[..., tuple[int, str, str]]
@@ -192,3 +192,27 @@ def test_a_plans_colours_do_not_reach_the_terminal(evdit: Evdit, plan: Path):
     edit(plan, lambda content: content.update(schema=name))
     code, _, err = evdit("masks", "show", str(plan))
     assert code == USAGE and "tiny" in err and not STEERING.search(err)
+
+
+def test_of_a_very_long_plan_the_first_frames_are_drawn(evdit: Evdit, tmp_path: Path):
+    """And the others counted; every frame of a row was looked for among all the global ones."""
+    frames = 1 << 16
+    plan = MaskPlan("shapes", VideoGrid(frames, 1, 1), (TileMask.from_stride(frames, 2),) * 3).write(tmp_path)
+    code, out, _ = evdit("masks", "show", str(plan), "-o", str(tmp_path / "plan.png"))
+    assert code == DONE and (tmp_path / "plan.png").stat().st_size > 0
+    assert out.splitlines()[2].endswith("█░" * (MOST_DRAWN // 2) + f" and {frames - MOST_DRAWN} more")
+
+
+def test_a_name_of_several_lines_stays_in_one(evdit: Evdit, plan: Path):
+    """It may be that of a folder."""
+    edit(plan, lambda content: content.update(backbone="a\nb" + "c" * 20_000))
+    assert evdit("masks", "seal", str(plan))[0] == DONE
+    first, second, *_ = evdit("masks", "show", str(plan))[1].splitlines()
+    assert first.startswith(f"{plan}: a\\nbcc") and "c..., OpenSoraT2V" in first and second.startswith("layer")
+
+
+@pytest.mark.parametrize("verb", ["show", "seal"])
+def test_a_folder_without_a_plan_is_told_what_is_taken_here(evdit: Evdit, tmp_path: Path, verb: str):
+    """No name of a mask, which --masks alone takes."""
+    code, _, err = evdit("masks", verb, str(tmp_path))
+    assert code == USAGE and err.splitlines()[-1] == "  try:   the folder of a run that made a plan  or  a plan file"

@@ -64,7 +64,7 @@ def test_a_plan_that_is_there_is_not_replaced(evdit: Evdit, plan: Path):
 @pytest.mark.parametrize(
     ("flags", "rule"),
     [
-        (["--layer", "8", "--to", "4:4"], "there is no layer 8: layers are 0 to 7"),
+        (["--layer", "8", "--to", "4:4"], "'8' is no layer: layers are 0 to 7"),
         (["--layer", "7", "--to", "4:20"], "this video has 8 latent frames"),
         (["--layer", "7", "--to", "2:6"], "layer 7 has the mask 2:6 already"),
         (["--layer", "7"], "missing option '--to'"),

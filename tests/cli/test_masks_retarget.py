@@ -93,3 +93,13 @@ def test_the_help_page_ends_with_its_example(evdit: Evdit):
     """A line to copy."""
     code, out, _ = evdit("masks", "retarget", "--help")
     assert code == DONE and out.split("Example:\n")[1].startswith("  evdit masks retarget plan.json --frames 93")
+
+
+def test_advice_works_here(evdit: Evdit, plan: Path):
+    """No frames above the bound of the flag, and no flag that the command lacks."""
+    _, _, err = evdit("masks", "retarget", str(plan), "--frames", "65536")
+    assert "try:   --frames 65533\n" in err
+    small = MaskPlan("shapes", VideoGrid(8, 8, 8), (TileMask.dense(8),) * 4).write("four.json")
+    code, _, err = evdit("masks", "retarget", str(small), "--frames", "93")
+    assert code == USAGE and "the plan has 4 layers, shapes has 8" in err
+    assert err.splitlines()[-1] == "  try:   a plan made on this shapes"

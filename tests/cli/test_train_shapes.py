@@ -12,7 +12,7 @@ from tests.tiny_pipeline import copied
 from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.cli.app import main
-from vdit_cli.errors import INTERRUPTED, USAGE, Interrupted
+from vdit_cli.errors import INTERRUPTED, USAGE, Interrupted, quoted
 
 TINY = [
     f"train_shapes.{key}"
@@ -139,8 +139,8 @@ def pressed(*given: object) -> None:
         ("text.width=100", "--set train_shapes.text.width=102"),
         ("vae.hidden_size=6", "--set train_shapes.vae.hidden_size=8  or  --set train_shapes.vae.norm_groups=2"),
         ("vae.norm_groups=12", "--set train_shapes.vae.hidden_size=36  or  --set train_shapes.vae.norm_groups=4"),
-        ("vae.hidden_size_mult=[1,2,3]", "--set train_shapes.vae.hidden_size_mult=[1,2,3,3]"),
-        ("vae.hidden_size_mult=[1,2,3,0]", "--set train_shapes.vae.hidden_size_mult=[1,2,3,3]"),
+        ("vae.hidden_size_mult=[1,2,3]", '--set "train_shapes.vae.hidden_size_mult=[1,2,3,3]"'),
+        ("vae.hidden_size_mult=[1,2,3,0]", '--set "train_shapes.vae.hidden_size_mult=[1,2,3,3]"'),
         ("vae.iterations=0", "at least 1"),
         ("vae.learning_rate=nan", "nan"),
         ("vae.iteration=5", "iterations"),
@@ -150,7 +150,7 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_is_made(evdit, settin
     """Exit 2, the rule and what would fit."""
     code, _, err = evdit("train-shapes", "-o", "run", "--set", f"train_shapes.{setting}")
     assert code == 2 and told in err and not Path("run").exists()
-    assert told[:2] != "--" or f"  from:  --set train_shapes.{setting}\n" in err
+    assert told[:2] != "--" or f"  from:  --set {quoted(f'train_shapes.{setting}')}\n" in err
 
 
 @pytest.mark.parametrize("length", [1, 18, 513, 10**6])

@@ -89,7 +89,7 @@ def test_wrong_counts_are_refused(wrong, told):
 def test_more_points_than_timesteps_name_what_fits():
     with pytest.raises(EvditError, match="the noise schedule has 1000 timesteps") as caught:
         Milestones(50, 25)
-    assert caught.value.next_steps == ("--set distill_mlcd.teacher_points=[20]",)
+    assert caught.value.next_steps == ('--set "distill_mlcd.teacher_points=[20]"',)
     assert Milestones(50, 20).grid[-1] == 999
 
 

@@ -304,6 +304,8 @@ def test_a_loss_that_is_not_finite_stops(made: tuple[Path, Path], tmp_path: Path
     [
         ({"steps": "0"}, "steps is '0'"),
         ({"steps": "4,four"}, "steps is '4,four'"),
+        ({"steps": "20," + "9" * 5000}, "it must be a whole number from 1 to 1000000, or several"),
+        ({"steps": "20,1000001"}, "it must be a whole number from 1 to 1000000, or several"),
         ({"steps": "4,8"}, "fewer steps than the one before"),
         ({"steps": "1001"}, "steps is '1001': the noise schedule has 1000 timesteps"),
         ({"steps": "300"}, "1500 points: the noise schedule has 1000 timesteps"),

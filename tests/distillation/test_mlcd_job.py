@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 import pytest
 
 from vdit_cli.distillation.mlcd_job import check_times, step_counts
 from vdit_cli.distillation.student_job import check_parts
-from vdit_cli.errors import USAGE, EvditError
+from vdit_cli.errors import USAGE, EvditError, quoted
 from vdit_cli.recipe import load
 
 
@@ -81,10 +82,10 @@ def test_more_times_than_the_schedule_has_are_told_where_they_were_set(
     options = load(None, sets, {}).distill_mlcd
     with pytest.raises(EvditError, match=re.escape(what)) as caught:
         check_times(options, step_counts(options), 1000)
-    flags = [step if step.startswith("--") else f"--set distill_mlcd.{step}" for step in steps]
+    flags = [step if step.startswith("--") else f"--set {quoted('distill_mlcd.' + step)}" for step in steps]
     assert (caught.value.exit_code, list(caught.value.next_steps)) == (USAGE, flags)
-    assert caught.value.where == f"--set distill_mlcd.{where}={given[where]}"
-    for flag, value in (flag.split() for flag in flags):
+    assert caught.value.where == f"--set {quoted(f'distill_mlcd.{where}={given[where]}')}"
+    for flag, value in map(shlex.split, flags):
         setting = value if flag == "--set" else f"distill_mlcd.steps={value}"
         fits = load(None, [*sets, setting], {}).distill_mlcd
         check_times(fits, step_counts(fits), 1000)

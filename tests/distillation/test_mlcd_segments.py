@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from itertools import product
 
 import pytest
@@ -19,7 +20,7 @@ from vdit_cli.distillation.mlcd_segments import (
     shares_of,
 )
 from vdit_cli.distillation.samples import Samples, parts_of
-from vdit_cli.errors import USAGE, EvditError
+from vdit_cli.errors import USAGE, EvditError, quoted
 from vdit_cli.recipe import load
 from vdit_cli.recipe_training import DistillMlcdOptions
 
@@ -132,10 +133,11 @@ def test_lists_that_do_not_fit_are_refused(key: str, numbers: str, more: dict[st
     with pytest.raises(EvditError) as caught:
         check_segments(options, step_counts(options), 1000)
     assert told in str(caught.value) and caught.value.exit_code == USAGE
-    assert caught.value.where == f"--set distill_mlcd.{key}={numbers}"
-    flags = [step if step.startswith("--") else f"--set distill_mlcd.{step}" for step in [*steps, f"{key}=[]"]]
+    assert caught.value.where == f'--set "distill_mlcd.{key}={numbers}"'
+    sets = [step if step.startswith("--") else f"--set {quoted('distill_mlcd.' + step)}" for step in steps]
+    flags = [*sets, f'--set "distill_mlcd.{key}=[]"']
     assert list(caught.value.next_steps) == flags
-    for flag, value in (flag.split() for flag in flags):
+    for flag, value in map(shlex.split, flags):
         changed = value.removeprefix("distill_mlcd.").split("=") if flag == "--set" else ["steps", value]
         fits = asked(**{**given, changed[0]: changed[1]})
         check_segments(fits, step_counts(fits), 1000)

@@ -17,6 +17,7 @@ from vdit_cli.artifacts.digest import path_digest
 from vdit_cli.artifacts.video_file import read_frames, read_metadata, read_video, write_video
 from vdit_cli.data.shapes_world import caption, draw_scenes
 from vdit_cli.errors import USAGE, EvditError
+from vdit_cli.evaluation import videos
 from vdit_cli.evaluation.comparison import compare
 from vdit_cli.evaluation.score import MEASURES, judge, score, score_tensors
 from vdit_cli.evaluation.shape_reading import MOST_FRAMES, ObjectReading, Reading, read_attributes, read_stream
@@ -104,6 +105,21 @@ def test_prompts_come_from_the_receipt_or_the_metadata(tmp_path: Path):
     assert score([tmp_path / "frames"]).clips[0].reading.background == scenes[0].background
 
 
+def test_a_video_without_a_receipt_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """And one that another takes the place of in the meantime is refused: its prompt would be of other bytes."""
+    frames = pixels(draw_scenes(23, 1)[0], frames=2)
+    for name, prompt in (("a", "a small red circle"), ("b", "a large blue ring")):
+        write_video(tmp_path / f"{name}.mp4", frames, 8, {"prompt": prompt})
+    opened: list[Path] = []
+    monkeypatch.setattr(videos, "read_metadata", lambda path: opened.append(path) or read_metadata(path))
+    assert find_source(tmp_path / "a.mp4", Silent()).prompt == "a small red circle" and len(opened) == 1
+    monkeypatch.setattr(
+        videos, "read_metadata", lambda path: (read_metadata(path), (tmp_path / "b.mp4").replace(path))[0]
+    )
+    with pytest.raises(EvditError, match="a.mp4 changed while it was read"):
+        find_source(tmp_path / "a.mp4", Silent())
+
+
 def test_the_receipt_of_another_video_is_not_asked(tmp_path: Path):
     """A digest that is not this video's: its own metadata is taken, and that is said. Hidden files are no videos."""
     frames = pixels(draw_scenes(23, 1)[0], frames=2)
@@ -132,7 +148,7 @@ def test_what_can_not_be_scored_is_refused(tmp_path: Path):
         assert error.value.exit_code == USAGE
     for content in ("{", "[" * 1000, '{"asked": {"seed": ' + "7" * 5000 + "}}"):
         (tmp_path / "good.json").write_text(content, encoding="utf-8")
-        with pytest.raises(EvditError, match="not a receipt: it is not JSON") as error:
+        with pytest.raises(EvditError, match="not a receipt: it is (not JSON|nested)") as error:
             score([tmp_path / "good.mp4"])
         assert error.value.where == str(tmp_path / "good.json")
         assert "move it away" in error.value.next_steps[0]

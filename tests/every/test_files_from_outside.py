@@ -104,8 +104,8 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "truncated": (lambda content: content[: len(content) // 2], "not JSON"),
     "binary": (lambda content: b"\xff\xfe" + content, "not UTF-8"),
     "a list": (lambda content: b"[]", "it is a JSON list"),
-    "null": (lambda content: b"null", "it is a JSON NoneType"),
-    "endless brackets": (lambda content: b"[" * 100_000, "not JSON"),
+    "null": (lambda content: b"null", "it is a JSON null"),
+    "endless brackets": (lambda content: b"[" * 100_000, "nested in more than 64 levels"),
     "deep": (lambda content: b'{"a":' * 500 + b"1" + b"}" * 500, "nested in more than 64 levels"),
     "not a number": (lambda content: content.rstrip()[:-1] + b', "a": NaN}', "NaN is no JSON number"),
     "a huge number": (lambda content: content.rstrip()[:-1] + b', "a": 1' + b"0" * 400 + b"}", "is no JSON number"),
@@ -164,7 +164,7 @@ def test_a_byte_order_mark_is_read_over(kind: tuple[Kind, Path, bytes]):
     made, folder, content = kind
     (folder / made.file).write_bytes(b"\xef\xbb\xbf" + content)
     if made is KINDS["tokenizer"]:  # which transformers reads after us
-        with pytest.raises(EvditError, match="tokenizer .* can't be read"):
+        with pytest.raises(EvditError, match="tokenizer_config.json begins with a byte order mark"):
             made.read(folder)
     else:
         assert made.read(folder)
@@ -207,10 +207,10 @@ ROWS: list[tuple[str, dict[str, Any], str, str]] = [
     ("sampler", {"guidance": "1"}, " guidance", "guidance is '1': it must be a number"),
     ("sampler", {"timesteps": 999}, " timesteps", "timesteps is 999: it must be a list"),
     ("sampler", {"timesteps": [999, -1]}, " timesteps 1", "is -1: it must be a whole number of at least 0"),
-    ("receipt", {"asked": None}, " asked", "asked is None: it must be an object"),
+    ("receipt", {"asked": None}, " asked", "asked is null: it must be an object"),
     ("receipt", {"peak_memory_bytes": "much"}, " peak_memory_bytes", "it must be a whole number or null"),
     ("receipt", {"ran": {"model": "shapes", "layers": 3}}, " ran.layers", "layers is 3: it must be a list"),
-    ("run", {"lineage": None}, " lineage", "lineage is None: it must be a list"),
+    ("run", {"lineage": None}, " lineage", "lineage is null: it must be a list"),
     ("run", {"outputs": {"plan": "x"}}, " outputs.plan", "plan is 'x': it must be an object"),
     ("run", {"state": "finished"}, " state", "it must be 'running', 'interrupted', 'failed' or 'done'"),
     ("run", {"values": []}, " values", "values is []: it must be an object"),
@@ -228,12 +228,12 @@ ROWS: list[tuple[str, dict[str, Any], str, str]] = [
     ("transformer", {"interpolation_scale_t": "1"}, " interpolation_scale_t", "it must be a number or null"),
     ("transformer", {"norm_eps": []}, " norm_eps", "norm_eps is []: it must be a number"),
     ("transformer", {"sample_size": [8, 10**18]}, " sample_size", "it must be null, a latent size"),
-    ("transformer", {"use_rope": False}, " use_rope", "use_rope is False: it must be True"),
+    ("transformer", {"use_rope": False}, " use_rope", "use_rope is false: it must be true"),
     ("VAE", {"hidden_size": "8"}, " hidden_size", "hidden_size is '8': it must be a whole number"),
     ("VAE", {"hidden_size_mult": 3}, " hidden_size_mult", "hidden_size_mult is 3: it must be a list"),
     ("VAE", {"norm_num_groups": 3}, " norm_num_groups", "it must divide the channels of each level, 8"),
     ("VAE", {"num_res_blocks": 10**9}, " num_res_blocks", "it must be a whole number of at most 1000"),
-    ("text encoder", {"d_model": None}, " d_model", "d_model is None: it must be a whole number"),
+    ("text encoder", {"d_model": None}, " d_model", "d_model is null: it must be a whole number"),
     ("text encoder", {"num_layers": 10**6}, " num_layers", "it must be a whole number of at most 1000"),
     ("text encoder", {"dropout_rate": 2}, " dropout_rate", "it must be a number of at most 1"),
     ("schedule", {"num_train_timesteps": 10**9}, " num_train_timesteps", "num_train_timesteps is 1000000000"),

@@ -301,7 +301,7 @@ def test_odd_words_leave_the_figures_alone(gather: ModuleType, tmp_path: Path, m
     ("file", "content", "told"),
     [
         (f"scores/choosing/{BEST}.json", b"{", "is not JSON"),
-        (f"scores/choosing/{BEST}.json", b"[]", "holds no JSON object"),
+        (f"scores/choosing/{BEST}.json", b"[]", "it is a JSON list"),
         (
             f"scores/choosing/{BEST}.json",
             b'{"videos": [1]}',
@@ -309,7 +309,7 @@ def test_odd_words_leave_the_figures_alone(gather: ModuleType, tmp_path: Path, m
         ),
         ("trained/data-200/metrics.jsonl", b"", "does not hold what is read of it: list index out of range"),
         ("trained/data-200/receipt.json", b"{}", "does not hold what is read of it: there is no 'asked'"),
-        ("trained/data-200/receipt.json", b"\xff", "can't be read: it is not UTF-8 text"),
+        ("trained/data-200/receipt.json", b"\xff", "it is not UTF-8 text"),
         ("trained/data-200/metrics.jsonl", None, "can't be read: No such file or directory"),
     ],
 )

@@ -118,7 +118,7 @@ def test_the_next_command_goes_on(whole: Whole, evdit):
 def test_the_next_command_of_one_command_goes_on(tmp_path: Path):
     """Its recipe once, settings quoted, flags as they were, the prompts of generate."""
     origins = {"steps": "my recipe.yaml:2 generate.steps", "seed": "--seed 4", "num": "my recipe.yaml:3 generate.num"}
-    origins |= {"negative": "--set generate.negative=a b"}
+    origins |= {"negative": '--set "generate.negative=a b"'}
     request = Request("generate", "shapes", {"prompts": ["a red ring", "a cross"], "num": 1}, origins=origins)
     with RunDir.create(tmp_path / "run", request):
         pass
@@ -160,7 +160,13 @@ def test_a_stage_outside_the_run_is_refused(whole: Whole):
         ("distill-mlcd", {}, "", "run.json values", "does not hold the values of evdit distill-mlcd: KeyError"),
         ("prepare-data", {"count": [], "shard_clips": 3}, "", "run.json values", "the values of evdit prepare-data"),
         ("generate", {"prompts": 3, "num": 1}, "", "run.json values", "the values of evdit generate: TypeError"),
-        ("distill-kd", {"iterations": 3}, "[" * 100_000 + "\n", "metrics.jsonl:1", "not a line: it is not JSON"),
+        (
+            "distill-kd",
+            {"iterations": 3},
+            "[" * 100_000 + "\n",
+            "metrics.jsonl:1",
+            "not a line: it is nested in more than 64 levels",
+        ),
         ("distill-kd", {"iterations": 3}, '{"loss": 1}\n', "metrics.jsonl:1", "iteration is missing: a line needs it"),
         ("distill-kd", {"iterations": 3}, '{"iteration": "2"}\n', "metrics.jsonl:1 iteration", "a whole number"),
     ],
@@ -174,3 +180,22 @@ def test_files_that_tell_nothing_are_named(
     with pytest.raises(EvditError) as caught:
         status(tmp_path / "run")
     assert words in caught.value.what and caught.value.where == str(tmp_path / "run" / where)
+
+
+@pytest.mark.parametrize(
+    ("command", "step"),
+    [
+        ("analyze", "evdit search-masks --model 'a $b'"),
+        ("train-shapes", 'evdit generate "a small blue ring bouncing over a navy background" --model run/model'),
+        ("bench-model", None),
+    ],
+)
+def test_a_finished_run_does_not_advise_to_look_again(
+    command: str, step: str | None, tmp_path: Path, monkeypatch, evdit
+):
+    """It tells what it is good for, or nothing."""
+    monkeypatch.chdir(tmp_path)
+    with RunDir.create(Path("run"), Request(command, "a $b", {})):
+        pass
+    assert status(Path("run")).next_command == step
+    assert ("next: " in evdit("status", "run")[1]) == (step is not None)

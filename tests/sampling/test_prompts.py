@@ -95,6 +95,7 @@ def test_a_prompt_that_no_model_reads_is_refused(prompt: str, words: str, tmp_pa
         with pytest.raises(EvditError, match=words) as caught:
             read_prompts(tmp_path / "p.txt")
         assert (caught.value.where or "").endswith("p.txt line 3")
+        assert caught.value.what.startswith(f"line 3 of {tmp_path / 'p.txt'} ")  # a recipe's line may be the place
 
 
 def test_a_prompts_file_without_an_end_is_refused(tmp_path: Path):

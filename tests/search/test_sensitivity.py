@@ -109,7 +109,7 @@ WORST = [[[[1e307] * 3] * 2] * 4] * 2
 BROKEN = [
     (put("schema", value="evdit.sensitivity/2"), "", "unknown schema 'evdit.sensitivity/2'"),
     (put("schema", value="evdit.mask-plan/2"), "", "unknown schema"),
-    (drop("schema"), "", "unknown schema None"),
+    (drop("schema"), "", "unknown schema null"),
     (drop("relative"), "", "relative is missing: a sensitivity table needs it"),
     (put("losses", value=[]), "", "unknown key 'losses'"),
     (put("model", value=7), " model", "must be a text"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +13,7 @@ from vdit_cli.analysis.tile_mass import CHUNK_SCORES
 from vdit_cli.analysis.trajectory import Trajectory, trajectories
 from vdit_cli.artifacts.run_dir import Request
 from vdit_cli.backbones.base import Backbone
+from vdit_cli.errors import setting
 from vdit_cli.knobs import flat
 from vdit_cli.recipe import AnalyzeOptions
 from vdit_cli.sampling.announcement import counted, prompt_doubts, say_options, summary
@@ -91,9 +90,7 @@ class Study:
         for key, value in flat(self.options):
             origin = self.options.where(key)
             if origin is not None:
-                is_flag = origin.startswith("--") and not origin.startswith("--set ")
-                text = value if isinstance(value, str) else json.dumps(value)
-                words.append(origin if is_flag else f"--set {shlex.quote(f'analyze.{key}={text}')}")
+                words.append(origin if origin.startswith("--") else setting(f"analyze.{key}", value))
         return " ".join(words)
 
 

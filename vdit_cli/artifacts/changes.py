@@ -52,12 +52,15 @@ def check_may_change(
     allow_changed: bool | None,
     otherwise: Sequence[str],
 ) -> None:
-    """Raise EvditError (exit 2) unless what `changed` may change in the run at `path`, and the person insists."""
+    """Raise EvditError (exit 2) unless what `changed` may change in the run at `path`, and the person insists.
+
+    Where the command has no flag to insist by (`allow_changed` is None) a run may be made longer without.
+    """
     fixed = {key: values for key, values in changed.items() if key.removeprefix("input ") in request.fixed}
     was, now = changed.get(request.length or "", (0, 0))
     is_longer = len(changed) == 1 and isinstance(was, int | float) and now > was
     may_change = not fixed and (manifest["state"] != DONE or is_longer)
-    if allow_changed and may_change:
+    if (allow_changed and may_change) or (allow_changed is None and is_longer):
         return
     what = "was made by another recipe"
     if allow_changed:

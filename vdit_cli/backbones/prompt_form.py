@@ -12,6 +12,7 @@ from string import Formatter
 from typing import Any
 
 from vdit_cli.errors import EvditError
+from vdit_cli.reader import shaped
 
 TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|,")
 OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
@@ -36,30 +37,20 @@ class PromptForm:
     @classmethod
     def read(cls, content: Any, where: str) -> PromptForm:
         """The form of a JSON object. Raises EvditError for other keys or types, and for sentences that do not fit."""
-        texts = ("sentence", "second", "example")
-        if not isinstance(content, dict) or content.keys() != {*texts, "parts", "different"}:
-            raise EvditError(f"a prompt form must have the keys {', '.join(texts)}, parts and different", where=where)
-        parts, different = content["parts"], content["different"]
-        if not all(isinstance(content[key], str) for key in texts) or not isinstance(parts, dict):
-            raise EvditError("a prompt form's sentences must be text, and its parts an object", where=where)
-        for name, words in parts.items():
-            if not (isinstance(words, list) and words and all(_is_lower_case(each) for each in words)):
+        form = shaped(cls, content, where, "prompt form")
+        for name, words in form.parts.items():
+            if not words or not all(map(_is_lower_case, words)):
                 raise EvditError(
                     f"the part {name!r} of the prompt form must be a list of lower-case words", where=where
                 )
         named = {name for key in ("sentence", "second") for name in _checked_names(content[key], f"{where}.{key}")}
-        if named != parts.keys():
-            wrong = ", ".join(sorted(named ^ parts.keys()))
+        if named != form.parts.keys():
+            wrong = ", ".join(sorted(named ^ form.parts.keys()))
             raise EvditError(f"the prompt form's sentences and its parts differ in {wrong}", where=where)
-        if not isinstance(different, list) or not all(name in names(content["second"]) for name in different):
+        if not all(name in names(form.second) for name in form.different):
             raise EvditError("what must be different must be a list of parts of the second object", where=where)
-        if content["second"] and "and" not in tokens(content["second"]):
+        if form.second and "and" not in tokens(form.second):
             raise EvditError('what a second object adds must hold the word "and"', where=f"{where}.second")
-        form = cls(
-            parts={name: tuple(words) for name, words in parts.items()},
-            different=tuple(different),
-            **{key: content[key] for key in texts},
-        )
         if form.missing(form.example) or not form.is_whole(form.example):
             raise EvditError("the prompt form's example must be a sentence of the form", where=f"{where}.example")
         return form
@@ -163,8 +154,8 @@ def _checked_names(sentence: str, where: str) -> list[str]:
     return [name for name, _, _ in found]
 
 
-def _is_lower_case(words: Any) -> bool:
-    return isinstance(words, str) and words != "" and " ".join(tokens(words)) == words
+def _is_lower_case(words: str) -> bool:
+    return words != "" and " ".join(tokens(words)) == words
 
 
 def tokens(prompt: str) -> list[str]:

@@ -6,7 +6,6 @@ it was compared with the float64 reference in this process.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from vdit_cli.bench.picture import draw
 from vdit_cli.bench.presets import Shape, kernels_of, shapes_of
 from vdit_cli.bench.rows import Row, RowFolder, fastest
 from vdit_cli.bench.tables import RESULTS_SCHEMA, as_markdown, paper_table, table_of
-from vdit_cli.errors import ENVIRONMENT, GATE_FAILED, OUT_OF_MEMORY, EvditError, Interrupted
+from vdit_cli.errors import ENVIRONMENT, GATE_FAILED, OUT_OF_MEMORY, EvditError, Interrupted, setting
 from vdit_cli.knobs import flat
 from vdit_cli.reader import read_object
 from vdit_cli.recipe import BenchAttentionOptions
@@ -231,5 +230,5 @@ def command_of(options: BenchAttentionOptions) -> str:
         if origin.startswith("--"):
             parts.append(origin)
         else:
-            parts.append(f"--set {shlex.quote(f'bench.attention.{key}={getattr(options, key)}')}")
+            parts.append(setting(f"bench.attention.{key}", getattr(options, key)))
     return " ".join(parts)

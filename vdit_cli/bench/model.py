@@ -5,7 +5,6 @@ Rows are kept when they are measured, so the same command goes on with those tha
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from vdit_cli.bench.model_tables import (
 )
 from vdit_cli.bench.steps import BareBackbone, Timing, Variant, matrix_peak, measure_step
 from vdit_cli.bench.videos import other_parts, video_rows, whole_video
-from vdit_cli.errors import ENVIRONMENT, EvditError, Interrupted, unknown_name
+from vdit_cli.errors import ENVIRONMENT, EvditError, Interrupted, setting, unknown_name
 from vdit_cli.knobs import flat
 from vdit_cli.reader import kept, read_object
 from vdit_cli.recipe import BenchModelOptions
@@ -250,5 +249,5 @@ def command_of(options: BenchModelOptions) -> str:
         if origin.startswith("--"):
             parts.append(origin)
         else:
-            parts.append(f"--set {shlex.quote(f'bench.model.{key}={getattr(options, key)}')}")
+            parts.append(setting(f"bench.model.{key}", getattr(options, key)))
     return " ".join(parts)

@@ -15,7 +15,7 @@ from vdit_cli.cli.options import Overwrite, knob_option, path_argument, path_opt
 from vdit_cli.errors import EvditError, printable, quoted
 from vdit_cli.reader import MOST_SIZE
 from vdit_cli.recipe import load
-from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.mask import MOST_DRAWN, TileMask
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.tiles.plan_json import PLAN_FILE
 from vdit_cli.tiles.relax import DENSE, read_layers
@@ -283,7 +283,7 @@ def as_content(plan: MaskPlan) -> dict[str, Any]:
 def title(plan: MaskPlan) -> str:
     """What the plan is for, in one line."""
     made_for = plan.architecture or f"{len(plan.masks)} layers"
-    return f"{plan.origin}: {plan.backbone}, {made_for}, {plan.grid}, digest {plan.digest[:12]}"
+    return f"{plan.origin}: {plan.name}, {made_for}, {plan.grid}, digest {plan.digest[:12]}"
 
 
 def summary(plan: MaskPlan) -> str:
@@ -294,8 +294,10 @@ def summary(plan: MaskPlan) -> str:
 
 def cells(layer: int, mask: TileMask, blocks: tuple[str, str]) -> tuple[str, ...]:
     """The cells of a layer's row, in the order of COLUMNS."""
-    frames = "".join(blocks[frame not in mask.global_frames] for frame in range(mask.frames))
-    return str(layer), mask.name, percent(mask.kept_share), percent(mask.skipped_share), frames
+    shown, is_global = min(mask.frames, MOST_DRAWN), set(mask.global_frames)
+    frames = "".join(blocks[frame not in is_global] for frame in range(shown))
+    more = f" and {mask.frames - shown} more" if shown < mask.frames else ""
+    return str(layer), mask.name, percent(mask.kept_share), percent(mask.skipped_share), frames + more
 
 
 def percent(share: float) -> str:

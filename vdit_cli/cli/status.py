@@ -44,4 +44,5 @@ def lines(found: Status) -> list[str]:
         made = each.folder if len(each.outputs) > 1 else next(iter(each.outputs), "-")
         rows.append((each.command, each.state, counted, spent, made))
     why = [f"why: {found.failure}"] if found.failure else []
-    return [f"{found.path}: {found.state}", *table(rows), *why, f"next: {found.next_command}"]
+    step = [f"next: {found.next_command}"] if found.next_command else []
+    return [f"{found.path}: {found.state}", *table(rows), *why, *step]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vdit_cli.diffusion.schedules import NoiseSchedule
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, setting
 
 CLEAN = -1
 """The time of clean data."""
@@ -43,7 +43,7 @@ class Milestones:
             raise EvditError(
                 f"{self.points} teacher points a segment can't be: there must be at least 1",
                 where="distill_mlcd.teacher_points",
-                next_steps=["--set distill_mlcd.teacher_points=[2,5,25]"],
+                next_steps=[setting("distill_mlcd.teacher_points", [2, 5, 25])],
             )
         if self.steps * self.points > self.timesteps:
             most = self.timesteps // self.steps
@@ -51,7 +51,7 @@ class Milestones:
                 f"{self.steps} steps of {self.points} teacher points are {self.steps * self.points} points: the noise "
                 f"schedule has {self.timesteps} timesteps",
                 where="distill_mlcd.teacher_points",
-                next_steps=[f"--set distill_mlcd.teacher_points=[{most}]"] if most else ["fewer --steps"],
+                next_steps=[setting("distill_mlcd.teacher_points", [most])] if most else ["fewer --steps"],
             )
         if self.placed and (len(self.placed) != self.steps or self.placed[0] >= self.timesteps):
             raise ValueError(f"{self.placed} are not {self.steps} milestones below {self.timesteps}")

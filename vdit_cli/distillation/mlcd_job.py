@@ -24,9 +24,10 @@ from vdit_cli.distillation.student_job import (
     trains_nothing,
 )
 from vdit_cli.distillation.student_networks import Pair, open_pair
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, setting
 from vdit_cli.knobs import flat
 from vdit_cli.parallel.groups import ALONE, Ranks
+from vdit_cli.reader import MOST
 from vdit_cli.recipe_training import DistillMlcdOptions
 from vdit_cli.sampling.announcement import counted, masks_told, say_options
 from vdit_cli.sampling.plans import AUTO, find_plan
@@ -68,9 +69,9 @@ def step_counts(options: DistillMlcdOptions) -> tuple[int, ...]:
     """The students' steps in order. Raises EvditError (2) for what is no count, or not fewer than the one before."""
     where = options.where("steps") or "distill_mlcd.steps"
     words = [word.strip() for word in options.steps.split(",")]
-    if not all(word.isascii() and word.isdigit() and int(word) >= 1 for word in words):
+    if not all(word.isascii() and word.isdigit() and len(word) < 8 and 1 <= int(word) <= MOST for word in words):
         raise EvditError(
-            f"steps is {options.steps!r}: it must be a whole number of at least 1, or several with commas between them",
+            f"steps is {options.steps!r}: it must be a whole number from 1 to {MOST}, or several with commas between",
             where=where,
             next_steps=["--steps 4", "--steps 20,8,4,2"],
         )
@@ -100,13 +101,15 @@ def idle_options(options: DistillMlcdOptions) -> list[str]:
 def check_options(options: DistillMlcdOptions, ranks: Ranks = ALONE) -> None:
     """Raise EvditError (2) for what no distillation takes, and for curricula whose lists differ."""
     check_student_options(options, ranks)
-    points, shares = options.teacher_points, options.teacher_shares
+    points, shares, usual = options.teacher_points, options.teacher_shares, DistillMlcdOptions().teacher_points
     if not points or (shares and len(shares) != len(points)) or any(share <= 0 for share in shares):
         raise EvditError(
             f"{len(points)} teacher_points and {len(shares)} teacher_shares: there must be points, and a share above 0 "
             "for each of them or none at all",
             where=options.where("teacher_shares") or options.where("teacher_points") or "distill_mlcd.teacher_points",
-            next_steps=["--set distill_mlcd.teacher_points=[2,5,25] --set distill_mlcd.teacher_shares=[]"],
+            next_steps=[
+                f"{setting('distill_mlcd.teacher_points', usual)} {setting('distill_mlcd.teacher_shares', [])}"
+            ],
         )
     if options.shard == "full" and options.target == "average":
         raise EvditError(
@@ -132,7 +135,7 @@ def check_times(options: DistillMlcdOptions, counts: Sequence[int], timesteps: i
             f"{steps} steps of {points} teacher points with {substeps} substeps each are {steps * points * substeps}: "
             f"the noise schedule has {timesteps} timesteps",
             where=options.where("teacher_substeps") or "distill_mlcd.teacher_substeps",
-            next_steps=[f"--set distill_mlcd.teacher_substeps={timesteps // (steps * points)}"],
+            next_steps=[setting("distill_mlcd.teacher_substeps", timesteps // (steps * points))],
         )
     most = max(1, timesteps // (steps * substeps))
     fitting = [min(each, most) for each in options.teacher_points]
@@ -142,7 +145,7 @@ def check_times(options: DistillMlcdOptions, counts: Sequence[int], timesteps: i
         "timesteps",
         where=options.where("teacher_points") or options.where("steps") or "distill_mlcd.teacher_points",
         next_steps=[
-            f"--set distill_mlcd.teacher_points=[{','.join(map(str, fitting))}]",
+            setting("distill_mlcd.teacher_points", fitting),
             *([f"--steps {timesteps // (points * substeps)}"] if points * substeps <= timesteps else []),
         ],
     )

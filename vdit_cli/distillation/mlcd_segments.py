@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vdit_cli.diffusion.milestones import CLEAN, Milestones, shortest
 from vdit_cli.distillation.samples import LossTerms, Samples
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, setting
 from vdit_cli.recipe_training import DistillMlcdOptions
 from vdit_cli.sampling.announcement import counted
 
@@ -84,12 +84,11 @@ def check_segments(options: DistillMlcdOptions, counts: Sequence[int], timesteps
             raise _refused(options, key, why, f"--steps {len(given)}")
     shares, placed, points = options.segment_shares, options.milestones, max(options.teacher_points)
     if not all(share > 0 for share in shares):
-        rest = ",".join("1" for _ in shares)
-        raise _refused(options, "segment_shares", "must each be above 0", f"--set distill_mlcd.segment_shares=[{rest}]")
+        fix = setting("distill_mlcd.segment_shares", [1] * len(shares))
+        raise _refused(options, "segment_shares", "must each be above 0", fix)
     if not placed:
         return
-    even = ",".join(map(str, Milestones(len(placed), 1, timesteps).sampled))
-    fix = f"--set distill_mlcd.milestones=[{even}]"
+    fix = setting("distill_mlcd.milestones", Milestones(len(placed), 1, timesteps).sampled)
     if any(above <= below for above, below in pairwise((*placed, CLEAN))) or placed[0] >= timesteps:
         raise _refused(options, "milestones", f"must fall from at most {timesteps - 1} to at least 0", fix)
     room, substeps = shortest(placed), options.teacher_substeps
@@ -98,12 +97,12 @@ def check_segments(options: DistillMlcdOptions, counts: Sequence[int], timesteps
             options,
             "milestones",
             f"leave {counted(room, 'timestep')} to a segment of {points} teacher points with {substeps} substeps each",
-            f"--set distill_mlcd.teacher_substeps={room // points}",
+            setting("distill_mlcd.teacher_substeps", room // points),
         )
     if room < points:
         fitting = [min(each, room) for each in options.teacher_points]
         fitting = fitting if options.teacher_shares else list(dict.fromkeys(fitting))
-        fewer = f"--set distill_mlcd.teacher_points=[{','.join(map(str, fitting))}]"
+        fewer = setting("distill_mlcd.teacher_points", fitting)
         raise _refused(
             options,
             "milestones",
@@ -120,5 +119,5 @@ def _refused(options: DistillMlcdOptions, key: str, why: str, *fixes: str) -> Ev
     return EvditError(
         f"{key} [{numbers}] {why}",
         where=options.where(key) or f"distill_mlcd.{key}",
-        next_steps=[*fixes, f"--set distill_mlcd.{key}=[]"],
+        next_steps=[*fixes, setting(f"distill_mlcd.{key}", [])],
     )

@@ -24,7 +24,7 @@ from vdit_cli.distillation.student_job import StudentJob
 from vdit_cli.distillation.student_networks import Learned
 from vdit_cli.distillation.trainer import put_parameters, train
 from vdit_cli.distillation.watch import Watch
-from vdit_cli.errors import quoted
+from vdit_cli.errors import setting
 from vdit_cli.parallel.groups import Ranks
 from vdit_cli.sampling.plans import fallbacks
 from vdit_cli.sampling.sample import SampleSpec
@@ -55,8 +55,7 @@ def done_already(run: RunDir) -> str:
         return f"{run.path} is done already"
     longer = differences(run.manifest, run.since.manifest)
     section = run.manifest["command"].replace("-", "_")
-    sets = (f"{section}.{key}={json.dumps(now, separators=(',', ':'))}" for key, (_, now) in longer.items())
-    values = " ".join(f"--set {quoted(each)}" for each in sets)
+    values = " ".join(setting(f"{section}.{key}", now) for key, (_, now) in longer.items())
     return (
         f"{run.path} is done already: its student of {run.manifest['values']['iterations']} iterations. It is being "
         f"made longer, which is {run.since.state()}: {values} goes on with that"

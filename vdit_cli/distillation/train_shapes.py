@@ -34,7 +34,7 @@ from vdit_cli.distillation.shapes_folder import (
 from vdit_cli.distillation.shapes_text import train_text
 from vdit_cli.distillation.shapes_transformer import ClipPool, errors_by_time, lost_times, train_transformer
 from vdit_cli.distillation.shapes_vae import UNSEEN_SEED, measure_psnr, normalise_latents, train_vae
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, setting
 from vdit_cli.knobs import Section, flat
 from vdit_cli.reader import read as read_file
 from vdit_cli.recipe_training import ShapesTextOptions, ShapesVaeOptions, TrainShapesOptions
@@ -128,11 +128,10 @@ def check_channels(vae: ShapesVaeOptions) -> None:
     width, multiples, groups = vae.hidden_size, vae.hidden_size_mult, vae.norm_groups
     usual = ShapesVaeOptions().hidden_size_mult
     if len(multiples) != len(usual) or min(multiples) < 1:
-        told = ",".join(map(str, usual))
         raise EvditError(
             f"hidden_size_mult is {list(multiples)}: it must be {len(usual)} whole numbers of at least 1, one a level",
             where=vae.where("hidden_size_mult") or "train_shapes.vae.hidden_size_mult",
-            next_steps=[f"--set train_shapes.vae.hidden_size_mult=[{told}]"],
+            next_steps=[setting("train_shapes.vae.hidden_size_mult", usual)],
         )
     # The norm of the first block of a level sees the channels of the level before, so of the first level hidden_size.
     for channels in (width, *(width * each for each in multiples)):

@@ -82,9 +82,7 @@ def read_as(*videos: tuple[Path, str]) -> Iterator[None]:
         raise
     for path, digest in videos:
         if path_digest(path) != digest:
-            what = f"{path} changed while it was read"
-            steps = ["the same command again, once nothing writes there"]
-            raise EvditError(what, where=str(path), next_steps=steps, exit_code=FAILED)
+            raise _changed(path)
 
 
 def find_source(video: Path, progress: Progress) -> Video:
@@ -93,9 +91,12 @@ def find_source(video: Path, progress: Progress) -> Video:
     A receipt that holds the digest of another video is not asked, which is said. Raises EvditError for a receipt that
     is not JSON, a seed that can be none, and what is no video.
     """
+    before = _version(video)
     with read_as():
-        read_metadata(video)  # what is no video is told before it is read whole, however long it is
+        metadata = read_metadata(video)  # what is no video is told before it is read whole, however long it is
     digest = path_digest(video)
+    if _version(video) != before:
+        raise _changed(video)
     sidecar = video.with_name(bare_name(video) + ".json")
     if sidecar.exists():
         with advising(["move it away: the video's own metadata are asked then"]):
@@ -108,9 +109,18 @@ def find_source(video: Path, progress: Progress) -> Video:
             return Video(video, digest, prompt, _seed(asked.get("seed"), sidecar))
         if not is_own:
             progress.say(f"{sidecar} is the receipt of another video: what {video.name} tells itself is taken")
-    with read_as((video, digest)):
-        metadata = read_metadata(video)
     return Video(video, digest, metadata.get("prompt"), _seed(metadata.get("seed"), video))
+
+
+def _version(video: Path) -> list[tuple[str, int, int, int]]:
+    """What the system tells of a video's files, which is another where they hold other bytes."""
+    files = [(each.name, each.stat()) for each in (sorted(video.iterdir()) if video.is_dir() else [video])]
+    return [(name, status.st_ino, status.st_size, status.st_mtime_ns) for name, status in files]
+
+
+def _changed(video: Path) -> EvditError:
+    steps = ["the same command again, once nothing writes there"]
+    return EvditError(f"{video} changed while it was read", where=str(video), next_steps=steps, exit_code=FAILED)
 
 
 def bare_name(video: Path) -> str:

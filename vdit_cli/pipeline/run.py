@@ -17,7 +17,7 @@ from typing import Any
 from vdit_cli.artifacts.changes import RUN_FILE
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.artifacts.run_form import known_manifest
-from vdit_cli.errors import EvditError, Interrupted, quoted, unknown_name
+from vdit_cli.errors import EvditError, Interrupted, quoted, setting, unknown_name
 from vdit_cli.knobs import flag_name, flat, origins_told
 from vdit_cli.parallel.environment import is_rank, number_of
 from vdit_cli.pipeline.stages import STAGES, Work
@@ -100,7 +100,7 @@ def check_stages(recipe: Recipe) -> None:
                 raise EvditError(what, where=where, next_steps=[*(f"{each} before {name}" for each in makers), *keys])
         made.add(STAGES[name].makes)
     if not shared.stages:
-        raise EvditError("no stage is named", where=where, next_steps=[f"--set run.stages=[{','.join(STAGES)}]"])
+        raise EvditError("no stage is named", where=where, next_steps=[setting("run.stages", f"[{','.join(STAGES)}]")])
     if "generate" in shared.stages:
         if shared.prompts_file is None:
             step = "--set run.prompts_file=recipes/prompts/shapes-held-out.txt"

@@ -52,7 +52,7 @@ class Status:
     command: str
     state: str
     stages: tuple[StageState, ...]
-    next_command: str
+    next_command: str | None
     failure: str | None = None
 
     def content(self) -> dict[str, Any]:
@@ -151,18 +151,20 @@ PROGRESS: dict[str, Callable[[Mapping[str, Any], Path], Progress | None]] = {
 }
 """What is counted of a run, by its command; of others nothing is."""
 
-AFTER: dict[str, Callable[[str], str]] = {
-    "prepare-data": lambda run: f"evdit distill-mlcd --data {run}",
-    "distill-mlcd": lambda run: f"evdit generate {EXAMPLE} --checkpoint {run}",
-    "search-masks": lambda run: f"evdit masks show {run}",
-    "distill-kd": lambda run: f"evdit generate {EXAMPLE} --checkpoint {run}",
-    "generate": lambda run: f"evdit score {run}",
+AFTER = {
+    "analyze": "evdit search-masks --model {model}",
+    "prepare-data": "evdit distill-mlcd --data {run}",
+    "distill-mlcd": f"evdit generate {EXAMPLE} --checkpoint {{run}}",
+    "search-masks": "evdit masks show {run}",
+    "distill-kd": f"evdit generate {EXAMPLE} --checkpoint {{run}}",
+    "generate": "evdit score {run}",
+    "train-shapes": f"evdit generate {EXAMPLE} --model {{run}}/model",
 }
 """What a finished run is good for, by its command."""
 
 
-def next_command(run: RunDir) -> str:
-    """What to type now: to look on, to go on, or to use what was made. Of a stage it is its whole run's."""
+def next_command(run: RunDir) -> str | None:
+    """What to type now: to look on, to go on, or to use what was made, if a command does; of a stage its whole's."""
     above = run.path.absolute().parent
     if run.manifest["command"] != SEVERAL and (above / RUN_FILE).is_file():
         whole = RunDir.open(above)
@@ -176,7 +178,8 @@ def next_command(run: RunDir) -> str:
     folders = [each["folder"] for each in run.manifest.get("stages", [])]
     made = {each: run.path / each for each in folders} or {run.manifest["command"]: run.path}
     useful = [each for each in made if each.startswith("distill-")] or [each for each in made if each in AFTER]
-    return AFTER[useful[-1]](quoted(made[useful[-1]])) if useful else f"evdit status {quoted(run.path)}"
+    words = {"run": quoted(made[useful[-1]]), "model": quoted(run.manifest["model"])} if useful else {}
+    return AFTER[useful[-1]].format(**words) if useful else None
 
 
 def again(run: RunDir) -> list[str]:
@@ -184,9 +187,7 @@ def again(run: RunDir) -> list[str]:
     manifest = run.manifest
     words: list[tuple[str, ...]] = []
     for origin in manifest["origins"].values():
-        if origin.startswith("--set "):
-            words.append(("--set", quoted(origin.removeprefix("--set "))))
-        elif origin.startswith("--"):
+        if origin.startswith("--"):
             words.append((origin,))
         elif found := FROM_FILE.fullmatch(origin):
             words.append((quoted(found[1]),) if manifest["command"] == SEVERAL else ("--config", quoted(found[1])))

@@ -307,5 +307,5 @@ def request_of(job: Job, prompts: Sequence[str]) -> Request:
         values={**values, **digests, "lora": loras_of(job.backbone), "prompts": list(prompts)},
         origins=dict(job.options.origins),
         lineage=(job.backbone.weights_digest, *job.backbone.lineage),
-        length="num",
+        length="num" if len(prompts) == 1 else None,  # of several prompts later ones' seeds move
     )

@@ -12,7 +12,6 @@ from itertools import count
 from pathlib import Path
 
 from vdit_cli.artifacts.atomic import check_writable, free_name
-from vdit_cli.artifacts.changes import differences
 from vdit_cli.artifacts.digest import path_digest
 from vdit_cli.artifacts.receipt import SCHEMA, Receipt
 from vdit_cli.artifacts.run_dir import RUN_FILE, Request, RunDir, contents
@@ -147,20 +146,8 @@ def open_run(folder: Path | None, request: Request, overwrite: bool) -> RunDir:
         return RunDir(folder, request.manifest())
     if folder is not None and overwrite and folder.exists():
         return RunDir.anew(folder, request)
-    run = RunDir.start(folder, request, _has_more(folder, request) or None, otherwise=["--overwrite"])
+    run = RunDir.start(folder, request, otherwise=["--overwrite"])
     return RunDir.anew(run.path, request) if overwrite and (run.path / RUN_FILE).exists() else run
-
-
-def _has_more(folder: Path | None, request: Request) -> bool:
-    """Whether the request is that of the run at `folder` with more videos behind those that it has.
-
-    Of one prompt these are --num's; of several ones each has its own number of videos, and later ones' seeds move.
-    """
-    if folder is None or not (folder / RUN_FILE).exists() or len(request.values["prompts"]) != 1:
-        return False
-    changed = differences(RunDir.of_command(folder, COMMAND).manifest, request.manifest())
-    was, now = changed.get("num", (None, 0))
-    return len(changed) == 1 and isinstance(was, int) and now > was
 
 
 def waiting(run: RunDir, clips: Sequence[Clip]) -> list[Clip]:

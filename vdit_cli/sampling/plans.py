@@ -10,6 +10,7 @@ from vdit_cli.attention.bind import KERNELS, Attend
 from vdit_cli.attention.costs import CostTable, Machine
 from vdit_cli.backbones.base import Backbone, own_plan
 from vdit_cli.errors import FALLBACK, EvditError, unknown_name
+from vdit_cli.reader import advising
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
@@ -25,14 +26,16 @@ def find_plan(masks: str, backbone: Backbone, spec: SampleSpec, allow_other_weig
     EvditError for a mask that does not exist at this length and for a plan of another architecture, grid or weights.
     """
     grid = backbone.grid(spec.video_frames, spec.height, spec.width)
-    if masks == AUTO:
-        plan = own_plan(backbone)
-    else:
-        plan = MaskPlan.read(masks) if masks != DENSE and Path(masks).exists() else None
+    with advising([f"--masks {DENSE}"]):
+        if masks == AUTO:
+            plan = own_plan(backbone)
+        else:
+            plan = MaskPlan.read(masks) if masks != DENSE and Path(masks).exists() else None
+        if plan is not None:
+            plan.check_fits(backbone.name, backbone.architecture, grid)
     if plan is None:
         mask = TileMask.dense(grid.frames) if masks in (AUTO, DENSE) else _mask(masks, grid.frames)
         return MaskPlan.uniform(backbone.name, grid, backbone.architecture, mask)
-    plan.check_fits(backbone.name, backbone.architecture, grid)
     if plan.searched_on is not None and not allow_other_weights:
         plan.check_weights(backbone.weights_digest, backbone.lineage)
     return plan

@@ -37,18 +37,21 @@ def collect_prompts(prompts: Sequence[str], file: Path | None) -> tuple[str, ...
     for number, prompt in enumerate(prompts, 1):
         if not prompt.strip():
             raise EvditError("the prompt is empty", where=f"prompt {number}", next_steps=[f'"{EXAMPLE}"'])
-        check_prompt(prompt, f"prompt {number}")
+        check_prompt(prompt, "the prompt", f"prompt {number}")
     return tuple(prompt.strip() for prompt in prompts)
 
 
-def check_prompt(prompt: str, where: str) -> None:
-    """Raise EvditError (exit 2) for a prompt that is longer than any model reads, or that UTF-8 can't write."""
+def check_prompt(prompt: str, name: str, where: str) -> None:
+    """Raise EvditError (exit 2) for a prompt that is longer than any model reads, or that UTF-8 can't write.
+
+    `name` is what the error calls it: where it was set may be the line of a recipe that names its file.
+    """
     if len(prompt) > MOST_TEXT:
-        raise EvditError(f"the prompt has {len(prompt)} signs, and {MOST_TEXT} is the most", where=where)
+        raise EvditError(f"{name} has {len(prompt)} signs, and {MOST_TEXT} is the most", where=where)
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise EvditError(f"the prompt is no text: {error.reason} at sign {error.start + 1}", where=where) from error
+        raise EvditError(f"{name} is no text: {error.reason} at sign {error.start + 1}", where=where) from error
 
 
 def read_prompts(file: Path) -> tuple[str, ...]:
@@ -70,7 +73,7 @@ def read_prompts(file: Path) -> tuple[str, ...]:
         raise _not_utf8(file, content, content.index(0), where)
     lines = [(number, line.strip()) for number, line in enumerate(LINE_END.split(text), 1) if line.strip()]
     for number, line in lines:
-        check_prompt(line, f"{where} line {number}")
+        check_prompt(line, f"line {number} of {file}", f"{where} line {number}")
     prompts = tuple(line for _, line in lines)
     if not prompts:
         raise EvditError(f"{file} holds no prompt: it needs one a line", where=where, next_steps=[EXAMPLE])

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vdit_cli.artifacts.figure_file import write_png
-from vdit_cli.errors import printable
 from vdit_cli.search.plan_choice import layers_told
-from vdit_cli.tiles.mask import TileMask
+from vdit_cli.tiles.mask import MOST_DRAWN, TileMask
 from vdit_cli.tiles.plan import MaskPlan
 
 if TYPE_CHECKING:
@@ -55,7 +54,8 @@ def figure_of(plan: MaskPlan) -> Figure:
     figure = Figure(figsize=(width, head + ROW * rows + (TILES + 0.75) * down + FOOT), dpi=DPI)
     high = figure.get_figheight()
     figure.text(0.5, 1 - 0.12 / high, "\n".join(title), ha="center", va="top", fontsize=9, parse_math=False)
-    figure.text(0.5, 0.1 / high, "tiles: query frames down, key frames across", ha="center", fontsize=7)
+    some = f", of the first {MOST_DRAWN} frames" if plan.grid.frames > MOST_DRAWN else ""
+    figure.text(0.5, 0.1 / high, f"tiles: query frames down, key frames across{some}", ha="center", fontsize=7)
     for row in range(rows):
         layers = range(row * LAYERS_A_ROW, min(len(plan.masks), (row + 1) * LAYERS_A_ROW))
         place = (0.5 / width, 1 - (head + ROW * (row + 1) - 0.3) / high, 1 - 1.0 / width, 0.55 / high)
@@ -71,7 +71,7 @@ def figure_of(plan: MaskPlan) -> Figure:
 def title_of(plan: MaskPlan) -> tuple[str, str]:
     """Model, layers and grid; both shares."""
     kept = f"kept {plan.kept_share:.3f} and skipped {plan.skipped_share:.3f} of the tiles"
-    return f"{printable(plan.backbone)[-80:]}: {layers_told(len(plan.masks))}, {plan.grid}", kept
+    return f"{plan.name}: {layers_told(len(plan.masks))}, {plan.grid}", kept
 
 
 def labels_of(masks: list[TileMask]) -> dict[TileMask, str]:
@@ -119,7 +119,7 @@ def _draw_layers(axes: Axes, plan: MaskPlan, labels: dict[TileMask, str], layers
 
 def _draw_tiles(axes: Axes, mask: TileMask, label: str, layers: int) -> None:
     """The F x F tiles of a mask, queries down and keys across, the kept ones in the colour of its layers."""
-    kept = [[mask.keeps(i, j) for j in range(mask.frames)] for i in range(mask.frames)]
+    kept = mask.frame_matrix(MOST_DRAWN).tolist()
     colour = colour_of(mask)
     axes.imshow([[colour if keeps else (1.0, 1.0, 1.0) for keeps in row] for row in kept], interpolation="nearest")
     axes.set(xticks=[], yticks=[])

@@ -18,6 +18,9 @@ from vdit_cli.tiles.grid import VideoGrid
 if TYPE_CHECKING:
     import numpy as np
 
+MOST_DRAWN = 512
+"""Frames of a mask that are drawn, the first ones [ours; no published model has as many]."""
+
 
 @dataclass(frozen=True)
 class TileMask:
@@ -166,13 +169,14 @@ class TileMask:
             return None
         return first, last
 
-    def frame_matrix(self) -> np.ndarray:
-        """Boolean (F, F): which tiles are kept."""
+    def frame_matrix(self, most: int | None = None) -> np.ndarray:
+        """Boolean (F, F): which tiles are kept; of the first `most` frames where there are more."""
         import numpy as np
 
         is_global = np.zeros(self.frames, dtype=bool)
         is_global[list(self.global_frames)] = True
-        return np.eye(self.frames, dtype=bool) | is_global[:, None] | is_global[None, :]
+        first = is_global[:most]
+        return np.eye(len(first), dtype=bool) | first[:, None] | first[None, :]
 
     def token_mask(self, grid: VideoGrid) -> np.ndarray:
         """Boolean (N, N): which token pairs are kept. N x N in memory, so for tests and pictures only."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.digest import content_digest
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, brief, one_line
 from vdit_cli.reader import parse, read_text
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
@@ -105,6 +105,11 @@ class MaskPlan:
         return content_digest(self.content())
 
     @property
+    def name(self) -> str:
+        """The backbone's name inside a line: it may be that of a folder, which holds any sign."""
+        return brief(self.backbone, one_line)
+
+    @property
     def is_dense(self) -> bool:
         """Whether every layer has full attention, F:0."""
         return set(self.masks) == {TileMask.dense(self.grid.frames)}
@@ -161,13 +166,13 @@ class MaskPlan:
                 f"the plan has {len(self.masks)} layers, {backbone} has {architecture.layers}: "
                 "a plan has one mask a layer",
                 where=self.origin,
-                next_steps=[f"a plan made on this {backbone}", "--masks none"],
+                next_steps=[f"a plan made on this {backbone}"],
             )
         if self.architecture not in (None, architecture):
             raise EvditError(
-                f"the plan is for {self.architecture} ({self.backbone}), not for {architecture} ({backbone})",
+                f"the plan is for {self.architecture} ({self.name}), not for {architecture} ({backbone})",
                 where=self.origin,
-                next_steps=[f"a plan made with --model {backbone}", "--masks none"],
+                next_steps=[f"a plan made with --model {backbone}"],
             )
         own, asked = self.grid, grid
         if (asked.frames, asked.rows, asked.cols) != (own.frames, own.rows, own.cols):
@@ -178,7 +183,6 @@ class MaskPlan:
                 next_steps=[
                     f"a size that gives {own.frames} latent frames of {own.rows} x {own.cols} tokens",
                     "a plan made at this size",
-                    "--masks none",
                 ],
             )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from vdit_cli.artifacts.digest import content_digest
 from vdit_cli.errors import EvditError, brief, quoted
-from vdit_cli.reader import Count, check_schema, shaped
+from vdit_cli.reader import Layers, check_schema, shaped
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
@@ -52,7 +52,7 @@ class StoredPlan:
     schema: str
     backbone: str
     architecture: Architecture | None
-    layer_count: Count
+    layer_count: Layers
     grid: VideoGrid
     searched_on: str | None
     made_by: dict[str, Any]
@@ -88,7 +88,7 @@ def plan_file(path: Path) -> Path:
             f"{path} holds no {PLAN_FILE}: a folder is taken as a plan when a search or a distillation wrote one into "
             "it",
             where=str(path),
-            next_steps=["the folder of a run that made a plan", "a plan file", "a mask name such as 1:7"],
+            next_steps=["the folder of a run that made a plan", "a plan file"],
         )
     return found[0]
 

@@ -19,12 +19,9 @@ def read_layers(texts: Sequence[str], count: int, where: str = "--layer") -> tup
     """The layers named in texts such as "7,9", each once, in order. Raises EvditError for what is none of `count`."""
     layers = set()
     for word in (word.strip() for text in texts for word in text.split(",")):
-        if not re.fullmatch(r"\d{1,9}", word, re.ASCII):
-            what = f"{word!r} is no layer: a layer is a number, or several with commas between"
+        if not re.fullmatch(r"\d{1,9}", word, re.ASCII) or int(word) >= count:
+            what = f"{word!r} is no layer: layers are 0 to {count - 1}, several with commas between"
             raise EvditError(what, where=f"{where} {word}".strip(), next_steps=[f"{where} {count - 1}"])
-        if int(word) >= count:
-            what = f"there is no layer {int(word)}: layers are 0 to {count - 1}"
-            raise EvditError(what, where=f"{where} {word}", next_steps=[f"{where} {count - 1}"])
         layers.add(int(word))
     return tuple(sorted(layers))
 

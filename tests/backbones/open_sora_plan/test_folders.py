@@ -36,7 +36,7 @@ def edited(ours, target, **changes):
         ({"evdit": {"name": "x"}}, "video_frames is missing: a model's defaults needs it"),
         ({"evdit": {"name": "x", "defaults": {"framess": 3}}}, "unknown key 'framess'"),
         ({"evdit": {"name": "x", "defaults": {"fps": "many"}}}, "fps is 'many': it must be a whole number"),
-        ({"evdit": {"name": "x", "defaults": {"steps": True}}}, "steps is True: it must be a whole number"),
+        ({"evdit": {"name": "x", "defaults": {"steps": True}}}, "steps is true: it must be a whole number"),
     ],
 )
 def test_a_bad_model_index_is_refused(ours, tmp_path, changes, says):

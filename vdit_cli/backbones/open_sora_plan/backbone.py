@@ -41,6 +41,7 @@ from vdit_cli.backbones.open_sora_plan.working_memory import block_sizes, decodi
 from vdit_cli.backbones.sources import LoadOptions, ModelSource
 from vdit_cli.diffusion.prediction import kind_of
 from vdit_cli.errors import EvditError
+from vdit_cli.reader import MOST_SIZE
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.plan import MaskPlan
@@ -394,7 +395,6 @@ def _latent_scale(config: dict, where: str) -> float:
 
 
 def _around(value: int, step: int, least: int) -> list[int]:
-    """The multiples of `step` just below and above `value`, none under `least`, the nearer first."""
-    below = value // step * step
-    found = {max(least, below), max(least, below + step)}
+    """The multiples of `step` just below and above `value`, none under `least` or of MOST_SIZE, the nearer first."""
+    found = {max(least, each) for each in range(value // step * step, value + step, step) if each < MOST_SIZE}
     return sorted(found, key=lambda multiple: (abs(multiple - value), multiple))

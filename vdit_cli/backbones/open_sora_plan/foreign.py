@@ -9,9 +9,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vdit_cli.artifacts.tensors import is_pointer
 from vdit_cli.errors import ENVIRONMENT, EvditError, quoted
+from vdit_cli.reader import read_object
 
 NAME = re.compile(r"(?:diffusion_pytorch_model|model)(\.\w+)?(?:-\d{5}-of-(\d{5}))?\.safetensors")
 """A whole file or a shard, of the usual numbers or of a variant such as ".fp16"."""
@@ -78,11 +80,8 @@ def tokenizer_files(folder: Path) -> Iterator[Path]:
         what = f"{words} is a git-lfs pointer: the vocabulary itself was not fetched"
         steps = [f"git -C {quoted(folder)} lfs pull", "fetch the file again"]
         raise EvditError(what, where=str(words), next_steps=steps, exit_code=ENVIRONMENT)
-    try:
-        told = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else None
-    except (ValueError, RecursionError):
-        told = None  # transformers says what is wrong with it
-    if not isinstance(told, dict) or "model_type" not in told:
+    told = read_object(dict[str, Any], settings, "tokenizer's config") if settings.is_file() else {}
+    if "model_type" not in told:
         yield folder
         return
     with tempfile.TemporaryDirectory() as name:

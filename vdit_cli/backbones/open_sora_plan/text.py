@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ from vdit_cli.backbones.open_sora_plan import loading
 from vdit_cli.backbones.open_sora_plan.foreign import tokenizer_files
 from vdit_cli.backbones.open_sora_plan.prompt_cleaning import clean_prompt
 from vdit_cli.errors import ENVIRONMENT, EvditError, unknown_name
-from vdit_cli.reader import Amount, Count, Index, Layers, Share, Size, advising, check_regular, read_object, shaped
+from vdit_cli.reader import Amount, Count, Index, Layers, Share, Size, advising, read_bytes, read_object, shaped
 
 ENCODERS: dict[str, tuple[type[Any], type[Any]]] = {
     "t5": (T5Config, T5EncoderModel),
@@ -202,10 +203,12 @@ def read_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
         raise _missing(folder, "tokenizer", TOKENIZER_FILES)
     for file in (*(folder / name for name in TOKENIZER_FILES), *folder.glob("*.json")):
         with advising(loading.AGAIN, ENVIRONMENT):
-            if file.exists():
-                check_regular(file, "part of a tokenizer")
+            content = read_bytes(file, "part of a tokenizer") if file.exists() else b""
             if file.name == "tokenizer_config.json":
                 read_object(TokenizerConfig, file, "tokenizer's config")
+            if file.suffix == ".json" and content.startswith(BOM_UTF8):
+                what = f"{file} begins with a byte order mark, with which transformers can't read it"
+                raise EvditError(what, where=str(file), next_steps=["save it as UTF-8 without the mark"])
     # Nothing but spiece.model says how many sentinel tokens were added; prompts need none, and none is always in range.
     bare = {} if (folder / "tokenizer_config.json").is_file() else {"extra_ids": 0}
     with tokenizer_files(folder) as place, _Telling(folder):
