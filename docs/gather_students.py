@@ -9,42 +9,11 @@ A file is `NAME.json`, or `NAME-against-OTHER.json` where `evdit score --against
     student-STEPS-in-one-run           the same from `--steps 20,8,4,2`, each from the one before
     student-STEPS-lora-RANK            the same by LoRA; in choosing/ against student-STEPS
     data-CLIPS                         the student of 4 steps from so many clips, in choosing/
-    ablation-WHAT                      the student of 4 steps, but for one thing, in choosing/ against student-4
+    ablation-WHAT                      the student of 4 steps, but for one thing, in choosing/ against data-20000
 
-evdit prepare-data --config recipes/prepare-data.yaml --count 20128 -o data/shapes-20128
-MAKE="evdit distill-mlcd --config recipes/distill-mlcd.yaml --data data/shapes-20128"
-$MAKE --steps 20 -o runs/trained/student-20
-$MAKE --steps 8 -o runs/trained/student-8
-$MAKE --steps 4 -o runs/trained/student-4
-$MAKE --steps 2 --checkpoint runs/trained/student-4 --set "distill_mlcd.teacher_points=[2,5]" -o runs/trained/student-2
-$MAKE --steps 20,8,4,2 -o runs/trained/in-one-run
-for r in 8 16 32 64; do $MAKE --lora-rank $r -o runs/trained/student-4-lora-$r; done
-$MAKE --set "distill_mlcd.teacher_points=[25]" -o runs/trained/ablation-no-curriculum
-$MAKE --set distill_mlcd.target=average -o runs/trained/ablation-target-average
-$MAKE --set distill_mlcd.weight_cap=1 -o runs/trained/ablation-weight-1
-$MAKE --set distill_mlcd.guidance=kept -o runs/trained/ablation-guidance-kept
-for n in 200 2000 20000; do
-  $MAKE --set distill_mlcd.clips=$n -o runs/trained/data-$n
-done
+docs/make_students.py makes all of it, the students of its settings included:
 
-SHOW="evdit generate --prompts-file recipes/prompts/shapes-held-out.txt --batch 64"
-$SHOW --seed 0 -o runs/choosing/base-50
-for n in 2 4 8 20; do for s in ddim dpm++2m unipc; do for p in trailing leading; do for g in 1 1.5 2 3 4; do
-  $SHOW --seed 0 --steps $n --scheduler $s --timesteps $p --guidance $g -o runs/choosing/control-$n-$s-$p-g$g
-done; done; done; done
-for m in runs/trained/[sad]*; do $SHOW --seed 0 --checkpoint $m -o runs/choosing/$(basename $m); done
-for n in 20 8 4 2; do
-  $SHOW --seed 0 --checkpoint runs/trained/in-one-run/steps-$n/student -o runs/choosing/student-$n-in-one-run
-done
-$SHOW --seed 100000 --num 4 -o runs/report/base-50
-$SHOW --seed 100000 --num 4 --checkpoint runs/trained/student-4 -o runs/report/student-4
-$SHOW --seed 100000 --num 4 --steps 4 --scheduler ddim --timesteps trailing --guidance 2 -o runs/report/BEST-CONTROL
-
-mkdir -p runs/scores/choosing runs/scores/report
-evdit score runs/choosing/NAME --json > runs/scores/choosing/NAME.json
-evdit score runs/choosing/NAME --against runs/choosing/OTHER --json > runs/scores/choosing/NAME-against-OTHER.json
-evdit score runs/report/base-50 --json > runs/scores/report/base-50.json
-evdit score runs/report/NAME --against runs/report/OTHER --json > runs/scores/report/NAME-against-OTHER.json
+python docs/make_students.py runs
 python docs/gather_students.py runs/scores runs/trained
 
 The last one says which control is the best at each step count, and what does not fit; a table whose files are not there

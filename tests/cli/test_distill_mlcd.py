@@ -47,7 +47,7 @@ def test_the_recipe_makes_a_student_that_generates(tmp_path: Path, evdit):
     code, _, err = evdit(*ask, "-o", "v.mp4")
     assert code == 0 and "4 steps of milestones, guidance 1," in err, err
     ran = json.loads(Path("v.json").read_text(encoding="utf-8"))["ran"]
-    assert (ran["timesteps"], ran["guidance"], ran["scheduler"]) == ([999, 749, 499, 249], 1.0, "milestones")
+    assert (ran["timesteps"], ran["guidance"], ran["scheduler"]) == ([999, 679, 529, 279], 1.0, "milestones")
     code, _, err = evdit(*ask, "-o", "w.mp4", "--steps", "2")
     assert code == 0 and "trained for steps 4: steps 2 may look worse" in err and "was trained from" not in err
     ask[3] = str(copied(model, Path("other")))

@@ -10,7 +10,6 @@ from types import ModuleType
 
 import pytest
 
-from tests.every.test_documented_commands import END, faults, flags_by_command
 from tests.every.test_generated import build  # noqa: F401
 from tests.tiny_pipeline import copied, write_pipeline
 from vdit_cli.artifacts.atomic import write_json
@@ -247,14 +246,6 @@ def test_main_reads_and_writes(gather: ModuleType, scores: Path, monkeypatch: py
     gather.main([str(scores / "scores"), str(scores / "trained")])
     assert json.loads((scores / "students.json").read_text(encoding="utf-8")) == gathered(gather, scores)
     assert len(gather.read_prompts(ROOT / "recipes" / "prompts" / "shapes-held-out.txt")) == 512
-
-
-def test_the_commands_of_the_head_exist(gather: ModuleType):
-    """Those that make what is read here, each with flags that it has."""
-    known = flags_by_command()
-    head = re.sub(r"\$MAKE", "evdit distill-mlcd", re.sub(r"\$SHOW", "evdit generate", gather.__doc__))
-    lines = re.findall(r"^(?:.*do )?\s*(?:[A-Z]+=\")?(evdit .*?)\"?$", head, re.MULTILINE)
-    assert len(lines) > 15 and [wrong for line in lines if (wrong := faults(END.split(line)[0][6:], known))] == []
 
 
 def test_generate_and_score_make_what_is_gathered(gather: ModuleType, tmp_path: Path, evdit):

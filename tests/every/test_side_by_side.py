@@ -1,0 +1,112 @@
+"""docs/side_by_side.py with real processes: needs, lanes, GPUs, what is kept of failures, and going on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from vdit_cli.errors import EvditError
+
+ROOT = Path(__file__).resolve().parents[2]
+MEET = (
+    "import pathlib, sys, time\n"
+    "mine, other = map(pathlib.Path, sys.argv[1:])\n"
+    "mine.touch()\n"
+    "waited = 0\n"
+    "while not other.exists() and waited < 6000:\n"
+    "    time.sleep(0.01)\n"
+    "    waited += 1\n"
+    "sys.exit(not other.exists())\n"
+)
+"""Ends well only where another process is at work at the same time."""
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import side_by_side
+
+    return side_by_side
+
+
+@pytest.fixture
+def done(jobs: ModuleType, tmp_path: Path) -> Callable:
+    """Runs jobs, one a GPU and lane unless told otherwise; what it says, line by line."""
+    said: list[str] = []
+
+    def run(plan: list, gpus: tuple[str, ...] = ("0",), most: int = 1) -> list[str]:
+        jobs.run_side_by_side(plan, gpus, {"a": most, "b": most}, tmp_path / "logs", said.append)
+        return said
+
+    return run
+
+
+def appending(jobs: ModuleType, name: str, file: Path, *after: str, lane: str = "a"):
+    """A job that writes its name behind what stands in a file."""
+    words = (sys.executable, "-c", f"open({str(file)!r}, 'a').write('{name} ')")
+    return jobs.Job(name, (jobs.Step(words),), lane, after)
+
+
+def test_jobs_follow_what_they_need_and_else_their_order(jobs: ModuleType, done: Callable, tmp_path: Path):
+    file = tmp_path / "order"
+    names = ("one", "two", "three")
+    said = done([appending(jobs, "zero", file), *(appending(jobs, name, file, "zero") for name in names)])
+    assert file.read_text().split() == ["zero", *names]
+    assert [line.split()[2] for line in said] == ["zero:", "one:", "two:", "three:"]
+
+
+@pytest.mark.parametrize(("gpus", "most", "lanes"), [(("0",), 2, "aa"), (("0", "1"), 1, "aa"), (("0",), 1, "ab")])
+def test_as_many_as_fit_are_at_work_at_once(
+    jobs: ModuleType, done: Callable, tmp_path: Path, gpus: tuple[str, ...], most: int, lanes: str
+):
+    """In two places of a lane, on two GPUs, in two lanes."""
+    places = [str(tmp_path / "first"), str(tmp_path / "second")]
+    words = [(sys.executable, "-c", MEET, *each) for each in (places, places[::-1])]
+    done([jobs.Job(f"job-{i}", (jobs.Step(words[i]),), lane) for i, lane in enumerate(lanes)], gpus, most)
+
+
+def test_each_job_sees_its_own_gpu(jobs: ModuleType, done: Callable, tmp_path: Path):
+    tell = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    steps = [
+        (
+            jobs.Step((sys.executable, "-c", MEET, str(tmp_path / mine), str(tmp_path / other))),
+            jobs.Step((sys.executable, "-c", tell), tmp_path / f"gpu-{mine}"),
+        )
+        for mine, other in (("x", "y"), ("y", "x"))
+    ]
+    done([jobs.Job(str(i), each, "a") for i, each in enumerate(steps)], ("3", "5"))
+    assert {(tmp_path / f"gpu-{name}").read_text().strip() for name in "xy"} == {"3", "5"}
+
+
+def test_a_failure_stops_what_needs_it_and_the_same_call_goes_on(jobs: ModuleType, done: Callable, tmp_path: Path):
+    """What was done is not done again, and what a failed command printed is no result."""
+    file, gate = tmp_path / "order", tmp_path / "gate"
+    says = f"import os, sys; print('half'); sys.exit(not os.path.exists({str(gate)!r}))"
+    plan = [
+        appending(jobs, "before", file),
+        jobs.Job("broken", (jobs.Step((sys.executable, "-c", says), tmp_path / "told"),), "a"),
+        appending(jobs, "needs", file, "broken"),
+        appending(jobs, "other", file),
+    ]
+    with pytest.raises(EvditError, match=r"^broken failed; not begun: needs$"):
+        done(plan)
+    assert file.read_text().split() == ["before", "other"] and not (tmp_path / "told").exists()
+    gate.touch()
+    done(plan)
+    assert file.read_text().split() == ["before", "other", "needs"]
+    assert (tmp_path / "told").read_text() == "half\n"
+
+
+@pytest.mark.parametrize("needs", [(), ("later",), ("nothing",)])
+def test_a_plan_that_can_not_end_is_refused(jobs: ModuleType, done: Callable, tmp_path: Path, needs: tuple[str, ...]):
+    """A name twice, a need that comes later, and one that is not there."""
+    file = tmp_path / "order"
+    plan = [appending(jobs, "one", file), appending(jobs, "one" if not needs else "two", file, *needs)]
+    with pytest.raises(EvditError, match="is there twice, or needs one that does not stand before it"):
+        done([*plan, appending(jobs, "later", file)])
+    assert not file.exists()
