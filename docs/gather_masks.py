@@ -3,18 +3,13 @@
 Each model has a folder, `base` or `student-4` and the like, for its search, its plans and its scores; a score is named
 as its plan of docs/mask_plans.py, or `first-N-PLAN` where the first N steps ran with full attention.
 
-evdit search-masks --by output -o runs/masks/base
-python docs/mask_plans.py runs/masks/base runs/plans/base
-for plan in runs/plans/base/*.json; do
-  name=$(basename $plan .json)
-  evdit generate --prompts-file recipes/prompts/shapes-held-out.txt --batch 64 --seed 0 --masks $plan -o runs/base/$name
-  evdit score runs/base/$name --json > runs/scores/base/$name.json
-done
-evdit bench attention --preset open-sora-plan-29 --batch 2 -o runs/attention
-python docs/gather_masks.py runs/scores runs/plans runs/masks runs/attention
+docs/make_masks.py makes all of it:
 
-For a student the same with --checkpoint, for the search too, and `bench attention` with a batch of 1 as well, since it
-has one branch. Plans without a score are counted.
+python docs/make_masks.py runs/masks runs/trained/student-4
+python docs/gather_masks.py runs/masks/scores runs/masks/plans runs/masks/searches runs/masks/costs-1 runs/masks/costs-2
+
+A folder of scores NAME-report has plans of NAME with other seeds. Of the cost tables each model takes the first that
+has its own number of branches. Plans without a score are counted.
 """
 
 from __future__ import annotations
@@ -111,15 +106,16 @@ def correlation(foretold: np.ndarray, damage: np.ndarray, seed: int = 0) -> str:
     return f"{spearmanr(foretold, damage)[0]:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def gather(scores: Path, plans: Path, searches: Path, costs: str) -> dict[str, Any]:
-    """The file's content from the folders of each model and a cost table. Raises EvditError for what does not fit."""
+def gather(scores: Path, plans: Path, searches: Path, costs: Sequence[str]) -> dict[str, Any]:
+    """The file's content from the folders of each model and cost tables. Raises EvditError for what does not fit."""
     tables: dict[str, Table] = {}
     seconds = {}
     for folder in sorted(path for path in scores.iterdir() if path.is_dir()):
         model, scored = folder.name, read_scores(folder)
-        table = SensitivityTable.read(folder_at(str(searches / model)))
-        known = read_plans(folder_at(str(plans / model)), {name: LATER.sub("", name) for name in scored}, folder)
-        found = prices_of(table, costs)
+        searched = model.removesuffix("-report")
+        table = SensitivityTable.read(folder_at(str(searches / searched)))
+        known = read_plans(folder_at(str(plans / searched)), {name: LATER.sub("", name) for name in scored}, folder)
+        found = prices_of(table, *costs)
         seconds[model] = found.told
         tables[f"{model}-plans"] = every_plan(scored, known, found.masks)
         tables[f"{model}-equal"] = at_equal_cost(scored, known)
@@ -133,13 +129,13 @@ def gather(scores: Path, plans: Path, searches: Path, costs: str) -> dict[str, A
 
 def main(arguments: Sequence[str]) -> None:
     """Read folders of scores, plans and searches, and costs; write docs/data/masks.json. Raises EvditError."""
-    if len(arguments) != 4:
+    if len(arguments) < 4:
         raise EvditError(
-            f"the script takes SCORES, PLANS, SEARCHES and a cost table: {len(arguments)} words were given",
+            f"the script takes SCORES, PLANS, SEARCHES and cost tables: {len(arguments)} words were given",
             next_steps=["python docs/gather_masks.py runs/scores runs/plans runs/masks runs/attention"],
         )
     scores, plans, searches = map(folder_at, arguments[:3])
-    content = gather(scores, plans, searches, arguments[3])
+    content = gather(scores, plans, searches, arguments[3:])
     if not content["tables"]:
         raise EvditError(f"{arguments[0]} holds no score for any table: {DATA.name} stays as it is", where=arguments[0])
     DATA.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")

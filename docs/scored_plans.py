@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,16 @@ def read_plans(folder: Path, plans: Mapping[str, str], scores: Path) -> dict[str
     return known
 
 
-def prices_of(table: SensitivityTable, costs: str) -> PlanCosts:
-    """The seconds of each mask of a search in Open-Sora-Plan's size, by a cost table. Raises EvditError."""
-    options = SearchMasksOptions(costs=costs, costs_at="open-sora-plan-29")
+def prices_of(table: SensitivityTable, *costs: str) -> PlanCosts:
+    """The seconds of each mask of a search in Open-Sora-Plan's size, by the first of the cost tables that has them.
+
+    Raises EvditError, that of the last one, where none has.
+    """
+    *others, last = costs
+    for each in others:
+        with suppress(EvditError):
+            return prices_of(table, each)
+    options = SearchMasksOptions(costs=last, costs_at="open-sora-plan-29")
     return read_costs(options, table.masks, table.architecture.layers, partial(call_of, table))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +10,6 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from tests.every.test_documented_commands import END, faults, flags_by_command
 from tests.search.made import table_of, times_of
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.attention.presets import PRESETS
@@ -67,7 +65,7 @@ def write_score(folder: Path, name: str, wrong: int, residual: float = 1.0) -> N
 
 def gathered(gather: ModuleType, folder: Path) -> Mapping[str, Sequence[Mapping[str, object]]]:
     """The rows of each table."""
-    found = gather.gather(*(folder / name for name in ("scores", "plans", "masks")), str(folder / "costs.json"))
+    found = gather.gather(*(folder / name for name in ("scores", "plans", "masks")), [str(folder / "costs.json")])
     return {name: table["rows"] for name, table in found["tables"].items()}
 
 
@@ -118,16 +116,6 @@ def test_ranks_of_plans_that_do_what_was_foretold(gather: ModuleType, folders: P
     assert rows["attention", 0.53]["all five"] == "-" and rows["attention", 0.53]["plans"] == 30
 
 
-def test_the_commands_of_the_heads_exist(gather: ModuleType):
-    """Those that make what is read here, each with flags that it has."""
-    import mask_plans
-
-    known = flags_by_command()
-    head = f"{gather.__doc__}{mask_plans.__doc__}"
-    lines = re.findall(r"^\s*(evdit .*)$", head, re.MULTILINE)
-    assert len(lines) == 5 and [wrong for line in lines if (wrong := faults(END.split(line)[0][6:], known))] == []
-
-
 def test_what_does_not_fit_is_told(gather: ModuleType, folders: Path):
     """Other videos, a score of no plan, no score at all, three words."""
     with pytest.raises(EvditError, match="holds no score"):
@@ -146,3 +134,17 @@ def test_what_does_not_fit_is_told(gather: ModuleType, folders: Path):
         gathered(gather, folders)
     with pytest.raises(EvditError, match="3 words were given"):
         gather.main(["a", "b", "c"])
+
+
+def test_a_report_is_of_the_same_plans_and_each_model_has_its_own_costs(gather: ModuleType, folders: Path):
+    """Scores of other seeds in a folder of their own; a table without the model's branches is passed over."""
+    write_score(folders, "dense", 0)
+    (folders / "scores" / "base").rename(folders / "scores" / "base-report")
+    preset = PRESETS["open-sora-plan-29"]
+    times_of(Call(preset.grid, preset.heads, preset.head_dim, 7, "bfloat16"), SECONDS).write(folders / "other.json")
+    names = [folders / name for name in ("scores", "plans", "masks")]
+    other, costs = str(folders / "other.json"), str(folders / "costs.json")
+    found = gather.gather(*names, [other, costs])
+    assert [row["name"] for row in found["tables"]["base-report-plans"]["rows"]] == ["dense"]
+    with pytest.raises(EvditError):
+        gather.gather(*names, [other])
