@@ -3,25 +3,13 @@
 The scores lie in one folder: `dense` is the student that was masked, and NAME a plan of docs/mask_plans.py: `NAME` has
 the student with these masks put on, `NAME-kd` the student that KD made of it, `NAME-kd-first` one of KD, then MLCD.
 
-evdit search-masks --checkpoint runs/trained/student-4 --by output -o runs/masks/student-4
-python docs/mask_plans.py runs/masks/student-4 runs/plans/student-4
-KD="evdit distill-kd --config recipes/distill-kd.yaml --data data/shapes-20128"
-MLCD="evdit distill-mlcd --config recipes/distill-mlcd.yaml --data data/shapes-20128"
-SHOW="evdit generate --prompts-file recipes/prompts/shapes-held-out.txt --batch 64 --seed 0 --files png"
-$SHOW --checkpoint runs/trained/student-4 -o runs/kd/dense
-for NAME in uniform-4:4 uniform-2:6 uniform-1:7 r-1 r-2 r-3 r-4 r-5 random-3-0 random-3-1 budget-output-3; do
-  PLAN=runs/plans/student-4/$NAME.json
-  $KD --checkpoint runs/trained/student-4 --masks $PLAN -o runs/trained/kd-$NAME
-  $SHOW --checkpoint runs/trained/student-4 --masks $PLAN -o runs/kd/$NAME
-  $SHOW --checkpoint runs/trained/kd-$NAME -o runs/kd/$NAME-kd
-done
-$KD --masks runs/plans/student-4/r-3.json -o runs/trained/first-r-3
-$MLCD --checkpoint runs/trained/first-r-3 -o runs/trained/then-r-3
-$SHOW --checkpoint runs/trained/then-r-3 -o runs/kd/r-3-kd-first
-evdit score runs/kd/dense --json > runs/scores/kd/dense.json
-evdit score runs/kd/NAME --against runs/kd/dense --json > runs/scores/kd/NAME.json
-evdit bench attention --preset open-sora-plan-29 --batch 1 -o runs/attention
-python docs/gather_kd.py runs/scores/kd runs/plans/student-4 runs/masks/student-4 runs/attention
+docs/make_masks.py makes the search and the plans, docs/make_kd.py the rest:
+
+python docs/make_masks.py runs/masks runs/trained/student-4
+python docs/make_kd.py runs/kd runs/trained/student-4 runs/masks/plans/student-4 runs/data
+python docs/gather_kd.py runs/kd/scores-report runs/masks/plans/student-4 runs/masks/searches/student-4 COSTS
+
+where COSTS is runs/masks/costs-1.
 
 PNG folders, so that PSNR and SSIM are not those of a video's encoding. Plans without a score are counted.
 """
@@ -157,7 +145,8 @@ def main(arguments: Sequence[str]) -> None:
         raise EvditError(
             f"the script takes SCORES, PLANS, SEARCH and a cost table: {len(arguments)} words were given",
             next_steps=[
-                "python docs/gather_kd.py runs/scores/kd runs/plans/student-4 runs/masks/student-4 runs/attention"
+                "python docs/gather_kd.py runs/kd/scores-report runs/masks/plans/student-4 "
+                "runs/masks/searches/student-4 runs/masks/costs-1"
             ],
         )
     content = gather(*map(folder_at, arguments[:3]), arguments[3])

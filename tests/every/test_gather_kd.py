@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.every.test_documented_commands import END, faults, flags_by_command
+from tests.every.test_documented_commands import faults, flags_by_command
 from tests.every.test_gather_masks import PROMPTS, ROOT, folders, gather  # noqa: F401
 from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.errors import EvditError
@@ -98,14 +97,27 @@ def test_nearness_and_motions_have_their_tables(gather_kd: ModuleType, folders: 
     assert circling["uniform-1:7-kd"] == 0.7 and circling["dense"] == 0.9 and "uniform-1:7" not in circling
 
 
-def test_the_commands_of_the_head_exist(gather_kd: ModuleType):
-    """Each with flags that it has; `$KD` and the like stand for their beginnings."""
-    head = gather_kd.__doc__ or ""
-    starts = dict(re.findall(r'^(\w+)="(.*)"$', head, re.MULTILINE))
-    lines = re.sub(r"^\s*\$(\w+)", lambda found: starts[found[1]], head, flags=re.MULTILINE)
-    commands = re.findall(r"^\s*(evdit .*)$", lines, re.MULTILINE)
-    known = flags_by_command()
-    assert len(commands) == 11 and [each for each in commands if faults(END.split(each)[0][6:], known)] == []
+def test_what_is_made_can_be_gathered(gather_kd: ModuleType, folders: Path):  # noqa: F811
+    """Every score that a job of docs/make_kd.py leaves, made up here; its commands are ones that evdit takes."""
+    import make_kd
+    import side_by_side
+
+    known, plans = flags_by_command(), folders / "plans" / "base"
+    asked = make_kd.Asked(folders / "made", folders / "four", plans, folders / "data")
+    here = tuple(name.replace("-output-", "-attention-") for name in make_kd.PLANS)  # this search has no such score
+    jobs = make_kd.jobs(asked, make_kd.Sizes(plans=here))
+    side_by_side.check(jobs)
+    (folders / "kd").mkdir()
+    for job in jobs:
+        for step in job.steps:
+            assert not faults(" ".join(step.words[3:]), known)
+            if step.to and step.to.parent.name == "scores-report":
+                write_score(folders, step.to.stem, 1)
+        masks = [word for step in job.steps for word in step.words if word.startswith(str(plans))]
+        assert all(Path(each).is_file() for each in masks)
+    found = gather_kd.gather(folders / "kd", plans, folders / "masks/base", str(folders / "costs.json"))
+    assert set(found["tables"]) == {"plans", "measures", "motions", "equal", "orders"}
+    assert len(found["tables"]["plans"]["rows"]) == 1 + len(make_kd.PLANS)
 
 
 def test_what_does_not_fit_is_told(gather_kd: ModuleType, folders: Path):  # noqa: F811
