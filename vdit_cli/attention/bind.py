@@ -6,7 +6,7 @@ Letters: B batch, N tokens, H heads, D head width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -68,13 +68,18 @@ class Attend:
     def __call__(self, q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor) -> Tensor:
         """Softmax over the kept pairs, scores times D ** -0.5: (B, N, H, D). Has first derivatives, by backward.
 
-        B may be any. Raises ValueError for another type, length, number of heads or width than those of the case, and
-        RuntimeError for second derivatives and forward mode.
+        B may be any. Under autocast it computes in autocast's type, as torch's own attention does. Raises ValueError
+        for another type, length, number of heads or width than those of the case, and RuntimeError for second
+        derivatives and forward mode.
         """
+        q_BNHD, k_BNHD, v_BNHD = autocast_to(q_BNHD, k_BNHD, v_BNHD)
         if not q_BNHD.shape == k_BNHD.shape == v_BNHD.shape or not q_BNHD.dtype == k_BNHD.dtype == v_BNHD.dtype:
             raise ValueError(f"q, k, v differ: {[(tuple(x.shape), x.dtype) for x in (q_BNHD, k_BNHD, v_BNHD)]}")
         if q_BNHD.shape[1] != self.case.grid.tokens:
             raise ValueError(f"{q_BNHD.shape[1]} tokens: the mask was bound for {self.case.grid}")
+        if q_BNHD.dtype != self.case.dtype and torch.is_autocast_enabled(q_BNHD.device.type):
+            other = replace(self.case, dtype=q_BNHD.dtype)
+            return bind(self.mask, other, self.kernel, self.frame_order)(q_BNHD, k_BNHD, v_BNHD)
         bound = (self.case.dtype, self.case.heads, self.case.head_dim)
         if (q_BNHD.dtype, *q_BNHD.shape[2:]) != bound:
             asked = f"{q_BNHD.dtype} and heads x width {' x '.join(map(str, q_BNHD.shape[2:]))}"
@@ -139,10 +144,20 @@ def kernel_module(name: str) -> ModuleType:
     return import_module(f"vdit_cli.attention.kernels.{name}")
 
 
+def autocast_to(*operands: Tensor) -> tuple[Tensor, ...]:
+    """Operands as autocast hands them to torch's own attention: in its type, but for float64; else as they are."""
+    kind = operands[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return operands
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in operands)
+
+
 def tile_attention(
     q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, mask: TileMask, grid: VideoGrid, kernel: str = "auto"
 ) -> Tensor:
     """Attention of (B, N, H, D) over the pairs that `mask` keeps on `grid`: `bind` and call in one line."""
+    q_BNHD, k_BNHD, v_BNHD = autocast_to(q_BNHD, k_BNHD, v_BNHD)
     batch, _, heads, head_dim = q_BNHD.shape
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q_BNHD, k_BNHD, v_BNHD))
     case = Case(grid, heads, head_dim, batch, q_BNHD.dtype, q_BNHD.device, needs_grad)
