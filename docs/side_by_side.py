@@ -7,6 +7,7 @@ go on by themselves where they were killed.
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -136,6 +137,8 @@ def begun(job: Job, gpu: str, logs: Path) -> subprocess.Popen:
 def run_steps(logs: Path, name: str, steps: Sequence[Step]) -> int:
     """Run steps up to the first that fails, whose exit code is returned; note that all are done."""
     for step in steps:
+        sys.stdout.write(f"$ {shlex.join(step.words)}{f' > {shlex.quote(str(step.to))}' if step.to else ''}\n")
+        sys.stdout.flush()
         if step.to is None:
             code = subprocess.run(step.words).returncode
         else:
@@ -152,14 +155,17 @@ def run_steps(logs: Path, name: str, steps: Sequence[Step]) -> int:
 
 
 def main(words: Sequence[str]) -> int:
-    """The process of one job: LOGS NAME, then for each step -- FILE WORDS, where FILE may be empty."""
-    logs, name, *rest = words
+    """The process of one job: LOGS NAME, then a step -- FILE WORDS each, FILE may be empty; else say what this is."""
+    logs, name, *rest = words if len(words) > 2 and words[2] == "--" else ("", "")
     steps: list[list[str]] = []
     for word in rest:
         if word == "--":
             steps.append([])
         else:
             steps[-1].append(word)
+    if not steps:
+        sys.stdout.write(f"{__doc__}\ndocs/make_students.py and its like use it.\n")
+        return 0
     return run_steps(Path(logs), name, [Step(step[1:], Path(step[0]) if step[0] else None) for step in steps])
 
 

@@ -100,6 +100,13 @@ def test_a_failure_stops_what_needs_it_and_the_same_call_goes_on(jobs: ModuleTyp
     done(plan)
     assert file.read_text().split() == ["before", "other", "needs"]
     assert (tmp_path / "told").read_text() == "half\n"
+    told = (tmp_path / "logs" / "broken.log").read_text().splitlines()
+    assert len(told) == 2 and all(line.startswith("$ ") and line.endswith(f" > {tmp_path / 'told'}") for line in told)
+
+
+def test_by_itself_it_says_what_it_is(jobs: ModuleType, capsys: pytest.CaptureFixture[str]):
+    for words in ([], ["logs", "name"], ["some", "thing", "else"]):
+        assert jobs.main(words) == 0 and capsys.readouterr().out.startswith("Commands that need a GPU each")
 
 
 @pytest.mark.parametrize("needs", [(), ("later",), ("nothing",)])
