@@ -296,7 +296,8 @@ def test_every_number_has_an_upper_bound(key: str):
         ("generate.video_frames", 2**16),
         ("generate.height", 2**16),
         ("distill_mlcd.iterations", 10**6),
-        ("train_shapes.text.layers", 1000),
+        ("train_shapes.text.layers", 100),
+        ("train_shapes.transformer.layers", 100),
         ("bench.model.heads", 1000),
     ],
 )

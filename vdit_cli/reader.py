@@ -205,6 +205,22 @@ def read_object(form: type, file: Path, kind: str, schema: str | None = None) ->
     return document
 
 
+def read_lines(form: type, file: Path, kind: str) -> list[dict[str, Any]]:
+    """The JSON objects of a log, one a line in its open form; a last line that was cut short is left out.
+
+    There are none where the file is missing. Raises EvditError, naming the line.
+    """
+    found = []
+    aside = f"mv -n {quoted(file)} {quoted(file.with_name(file.name + '.damaged'))}  (it goes on without this log)"
+    with advising([aside]):
+        lines = read_text(file, kind).split("\n")[:-1] if os.path.lexists(file) else []
+        for number, line in enumerate(lines, 1):
+            where = f"{file}:{number}"
+            found.append(parse(line, where, "line"))
+            shaped(form, found[-1], where, "line", is_open=True)
+    return found
+
+
 def kept(form: type[T], file: Path, kind: str, schema: str | None = None) -> T | None:
     """As `read`; None where the file is missing or damaged, for what can be had again."""
     try:
@@ -325,6 +341,8 @@ def _rule(form: Any, steps: Sequence[int | str], fault: Any) -> str:
     rules = {
         "greater_than_equal": number + (" above 0" if context.get("ge") == 1 else f" of at least {context.get('ge')}"),
         "less_than_equal": f"{number} of at most {context.get('le')}",
+        "greater_than": f"{number} above {context.get('gt', 0):g}",
+        "less_than": f"{number} below {context.get('lt', 0):g}",
         "literal_error": either(map(as_json_has_it, get_args(own))),
         "string_too_long": f"a text of at most {context.get('max_length')} signs",
     }

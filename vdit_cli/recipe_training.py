@@ -8,6 +8,9 @@ from typing import ClassVar, Literal
 from vdit_cli.knobs import Section, knob, section
 from vdit_cli.reader import MOST_LAYERS, MOST_SEED, MOST_SIZE
 
+MOST_TRAINED = 100
+"""Layers of `shapes`, whose training takes as long as they are many [ours; twelve times its own]."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(Section):
@@ -74,7 +77,7 @@ class ShapesTextOptions(TrainingOptions):
     left_out: float = knob(
         0.15, "share of captions that leave out a size, a motion or a background", at_least=0, at_most=1
     )
-    layers: int = knob(2, "layers", at_least=1, at_most=MOST_LAYERS)
+    layers: int = knob(2, "layers", at_least=1, at_most=MOST_TRAINED)
     width: int = knob(192, "width, a multiple of 6", at_least=6, at_most=MOST_SIZE)
     length: int = knob(32, "tokens of a prompt, padding included", at_least=1)
 
@@ -106,7 +109,7 @@ class ShapesTransformerOptions(TrainingOptions):
     clips: int = knob(32768, "encoded clips held in memory, a multiple of fresh_clips", at_least=1)
     fresh_clips: int = knob(64, "clips encoded anew each time", at_least=1)
     fresh_every: int = knob(16, "steps between fresh clips", at_least=1)
-    layers: int = knob(8, "transformer layers", at_least=1, at_most=MOST_LAYERS)
+    layers: int = knob(8, "transformer layers", at_least=1, at_most=MOST_TRAINED)
     heads: int = knob(6, "attention heads", at_least=1, at_most=MOST_LAYERS)
     head_dim: int = knob(48, "width of a head, a multiple of 6", at_least=6)
 

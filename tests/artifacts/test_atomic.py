@@ -211,3 +211,12 @@ def test_a_free_name_is_free_and_beside_what_is_there(tmp_path: Path, monkeypatc
     monkeypatch.chdir("inner")
     assert free_name(Path("..")) == tmp_path / "data-2"
     assert free_name(Path("/")) == Path("/new")
+
+
+def test_a_folder_where_a_file_belongs_is_named(tmp_path: Path):
+    """By its own name, not by that of the temporary file."""
+    place = tmp_path / "receipt.json"
+    place.mkdir()
+    with pytest.raises(EvditError, match="receipt.json can't be written: Is a directory") as caught:
+        write_json(place, {})
+    assert (caught.value.where, caught.value.exit_code) == (str(place), 2) and os.listdir(tmp_path) == ["receipt.json"]

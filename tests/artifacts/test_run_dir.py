@@ -13,7 +13,7 @@ import pytest
 from vdit_cli.artifacts.atomic import write_json, write_text
 from vdit_cli.artifacts.lock import FolderLock
 from vdit_cli.artifacts.receipt import Ran, Receipt
-from vdit_cli.artifacts.run_dir import Request, RunDir
+from vdit_cli.artifacts.run_dir import Request, RunDir, holds_files
 from vdit_cli.errors import EvditError, Interrupted
 
 
@@ -108,6 +108,16 @@ def test_folders_that_are_no_runs(tmp_path: Path, request_of):
         write_json(tmp_path / "home" / "run.json", content)
         with pytest.raises(EvditError, match=why):
             RunDir.open(tmp_path / "home")
+
+
+def test_a_large_folder_of_others_is_not_walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """That it holds a file is known at the first one."""
+    for number in range(20):
+        write_text(tmp_path / str(number) / "letter.txt", "x")
+    seen: list[Path] = []
+    is_dir = Path.is_dir
+    monkeypatch.setattr(Path, "is_dir", lambda path: seen.append(path) or is_dir(path))
+    assert holds_files(tmp_path) and sum(path.name == "letter.txt" for path in seen) == 1
 
 
 def test_outputs_never_leave_the_folder(tmp_path: Path, request_of):

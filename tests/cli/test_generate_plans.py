@@ -11,7 +11,7 @@ from tests.tiny_pipeline import copied, write_pipeline, write_transformer
 from vdit_cli.artifacts.digest import weights_digest
 from vdit_cli.artifacts.receipt import Receipt
 from vdit_cli.backbones.lineage import Lineage
-from vdit_cli.errors import DONE, USAGE
+from vdit_cli.errors import DONE, ENVIRONMENT, USAGE
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
@@ -85,3 +85,11 @@ def test_a_plan_in_the_models_folder_is_worn(evdit, tiny, plan, tmp_path):
     assert [layer["mask"] for layer in Receipt.read("out.json").ran.layers] == ["1:2", "3:0"]
     code, _, err = evdit("generate", PROMPT, "--model", "model", "--frames", "5", "-o", "other.mp4")
     assert code == USAGE and "--masks none" in err and "model/plan.json" in err
+
+
+def test_damaged_weights_are_not_told_to_go_without_masks(evdit, tiny, tmp_path):
+    """They are asked for the plan that they wore; without one they are as damaged."""
+    model = copied(tiny, tmp_path / "model")
+    (model / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"version https://git-lfs")
+    code, _, err = evdit("generate", PROMPT, "--model", "model", "-o", "out.mp4")
+    assert code == ENVIRONMENT and "it is a git-lfs pointer" in err and "--masks" not in err

@@ -79,15 +79,40 @@ def test_only_the_newest_of_its_own_are_kept(tmp_path: Path):
     assert newest_checkpoint(tmp_path, "cpu")[0].iteration == 1_000_001
 
 
-@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "", '{"schema": "evdit.checkpoint/0"}'])
-def test_a_state_that_is_none_is_gone_back_from(tmp_path: Path, content: str):
+OLD = '{"schema": "evdit.training-state/1", "iteration": 2, "seconds": 1, "bytes": {}, "optimisers": '
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("[" * 100_000, "nested in more than 64 levels"),
+        ("[]", "it is a JSON list"),
+        ("", "is empty"),
+        ('{"schema": "evdit.checkpoint/0"}', "schema is 'evdit.checkpoint/0': it must be 'evdit.training-state/2' or"),
+        (OLD + "{}}", "optimisers is {}: it must be a list"),
+        (OLD + '[{"values": 1, "param_groups": []}]}', "values is 1: it must be an object"),
+        (OLD + '[{"param_groups": []}]}', "values is missing: a checkpoint's state needs it"),
+        (OLD + '[{"values": {}, "param_groups": []}]}', "optimiser-0.safetensors is missing"),
+    ],
+)
+def test_a_state_that_is_none_is_gone_back_from(tmp_path: Path, content: str, why: str):
     """To the checkpoint before it, with a line that says why."""
     for iteration in (1, 2):
         save_checkpoint(tmp_path, TrainingState(iteration, 0.0, {"x": torch.zeros(1)}, {"x": torch.zeros(1)}, []))
     (tmp_path / "step-000002" / "state.json").write_text(content, encoding="utf-8")
     found, told = newest_checkpoint(tmp_path, "cpu")
     assert found is not None and found.iteration == 1
-    assert len(told) == 1 and "checkpoint step-000002 is damaged (" in told[0]
+    assert len(told) == 1 and "checkpoint step-000002 is damaged (" in told[0] and why in told[0]
+
+
+def test_tensors_cut_short_are_gone_back_from(tmp_path: Path):
+    """Also in a checkpoint of an older evdit, which knows no digests; the file is named."""
+    for iteration in (1, 2):
+        save_checkpoint(tmp_path, TrainingState(iteration, 0.0, {"x": torch.zeros(1)}, {"x": torch.zeros(1)}, []))
+    (tmp_path / "step-000002" / "state.json").write_text(OLD + "[]}", encoding="utf-8")
+    (tmp_path / "step-000002" / "average.safetensors").write_bytes(b"\x08")
+    found, (told,) = newest_checkpoint(tmp_path, "cpu")
+    assert found is not None and found.iteration == 1 and "average.safetensors is damaged: " in told
 
 
 @pytest.mark.parametrize("part", ["model", "average", "optimiser-0"])

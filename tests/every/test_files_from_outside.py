@@ -237,6 +237,7 @@ ROWS: list[tuple[str, dict[str, Any], str, str]] = [
     ("text encoder", {"num_layers": 10**6}, " num_layers", "it must be a whole number of at most 1000"),
     ("text encoder", {"dropout_rate": 2}, " dropout_rate", "it must be a number of at most 1"),
     ("schedule", {"num_train_timesteps": 10**9}, " num_train_timesteps", "num_train_timesteps is 1000000000"),
+    ("schedule", {"beta_start": 0}, " beta_start", "beta_start is 0: it must be a number above 0"),
     ("tokenizer", {"extra_ids": 10**18}, " extra_ids", "it must be a whole number of at most 1000000"),
     ("tokenizer", {"model_max_length": "24"}, " model_max_length", "it must be a number or null"),
     ("plan", {"grid": {"frames": 10**9, "rows": 1, "cols": 1}}, " grid", "frames is 1000000000"),

@@ -232,7 +232,7 @@ def readable(error: OSError, path: Path) -> EvditError | OSError:
     if error.errno in UNWRITABLE or not path.parent.is_dir():
         return EvditError(
             f"{path} can't be written: {error.strerror}",
-            where=str(error.filename or path.parent),
+            where=str(path if path.parent.is_dir() else error.filename or path.parent),
             next_steps=["another place with -o"],
         )
     return error

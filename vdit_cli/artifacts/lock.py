@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, quoted
 
 LOCK = ".lock"
 OWNER_AT = 1
@@ -25,10 +25,7 @@ class FolderLock:
         """Hold the lock, if it is not held yet. Raises EvditError when another process holds it."""
         if self.file is not None:
             return
-        try:
-            file = self.path.open("a+b")
-        except OSError as error:
-            raise EvditError(f"{self.path} can't be written: {error.strerror}", where=str(self.path)) from error
+        file = self._opened("a+b")
         if not grasp(file):
             file.seek(OWNER_AT)
             owner = file.read(20).decode("ascii", errors="replace").strip() or "unknown"
@@ -55,8 +52,21 @@ class FolderLock:
             return True
         if not self.path.exists():
             return False
-        with self.path.open("rb") as file:
+        with self._opened("rb") as file:
             return not grasp(file)
+
+    def _opened(self, mode: str) -> BinaryIO:
+        """The file. Raises EvditError (exit 2) for what is none, a pipe that would be waited for among it."""
+        look = [f"ls -ld {quoted(self.path)}  (what it is, and whose)"]
+        if self.path.exists() and not self.path.is_file():
+            raise EvditError(
+                f"{self.path} is no regular file: no run can be locked by it", where=str(self.path), next_steps=look
+            )
+        try:
+            return cast(BinaryIO, self.path.open(mode))
+        except OSError as error:
+            what = f"{self.path} can't be opened: {error.strerror}"
+            raise EvditError(what, where=str(self.path), next_steps=look) from error
 
 
 def run_held_here(path: Path) -> Path | None:
@@ -64,6 +74,8 @@ def run_held_here(path: Path) -> Path | None:
     own = str(os.getpid()).encode("ascii")
     for folder in path.absolute().parents:
         try:
+            if not (folder / LOCK).is_file():
+                continue
             with (folder / LOCK).open("rb") as file:
                 file.seek(OWNER_AT)
                 if file.read(20).strip() == own:

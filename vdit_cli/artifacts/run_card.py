@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,19 @@ CARD = "README.md"
 def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the card of a run into its folder; a README.md that evdit did not write is left alone."""
     path = folder / CARD
-    if not path.exists() or is_own_card(path):
+    if not os.path.lexists(path) or is_own_card(path):
         write_text(path, card(manifest))
 
 
 def is_own_card(path: Path) -> bool:
-    """Whether a README.md is one that evdit wrote."""
-    return path.is_file() and path.read_text(encoding="utf-8", errors="replace").startswith(MARK)
+    """Whether a README.md is one that evdit wrote; no more of it is read, and one that can't be is somebody's."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MARK)) == MARK.encode("ascii")
+    except OSError:
+        return False
 
 
 def card(manifest: Mapping[str, Any]) -> str:

@@ -158,7 +158,7 @@ class RunDir:
             if was.is_done():
                 return was
             raise _lost_while_longer(run.path, changed)
-        is_begun = bool(contents(run.path))
+        is_begun = holds_files(run.path)
         if is_begun:
             check_may_change(run.path, run.manifest, request, changed, allow_changed, otherwise)
         run.before = dict(run.manifest) if is_begun else None
@@ -369,22 +369,24 @@ def _lost_while_longer(path: Path, changed: Changed) -> EvditError:
 
 def is_free(path: Path) -> bool:
     """Whether a run can begin at `path`: nothing is there, or a folder that holds nothing."""
-    return not path.exists() or (path.is_dir() and not (path / RUN_FILE).exists() and not contents(path))
+    return not path.exists() or (path.is_dir() and not (path / RUN_FILE).exists() and not holds_files(path))
 
 
-def contents(folder: Path) -> list[Path]:
-    """The files of a folder and below it, but for those that say what a run is, and what was left unfinished in it."""
+def holds_files(folder: Path) -> bool:
+    """Whether a file is in a folder or below it, but for those that say what a run is, and what was left unfinished.
+
+    It looks no further than the first: a folder of somebody's may be as large as a disk.
+    """
     own = [folder / name for name in (RUN_FILE, LOCK, unfinished.FILE)]
     card = folder / CARD
     left = [temporary for temporary, _ in unfinished.noted(folder)]
-    return [
-        file
-        for file in folder.rglob("*")
-        if not file.is_dir()
+    return any(
+        not file.is_dir()
         and file not in own
         and not (file == card and is_own_card(card))
         and not any(file == each or each in file.parents for each in left)
-    ]
+        for file in folder.rglob("*")
+    )
 
 
 def default_path(request: Request) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -32,7 +33,8 @@ FOLDER_FPS = Fraction(24)
 """The rate of a folder of PNGs that another program wrote and that tells none."""
 MOST_REPEATS = 10_000
 """A WebP of equal frames is one picture without a time: it is taken at its word for so many frames."""
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, *BOMBS)
 """What Pillow raises for damaged pictures."""
 Told = tuple[Fraction, tuple[int, int], Iterator[np.ndarray]]
 """A video that is read: frames a second, pixels down and across, the frames one at a time."""
@@ -99,7 +101,7 @@ def comment_text(comment: Mapping[str, str], fps: Fraction, count: int) -> str:
 def read_animation(path: Path) -> Told:
     """A GIF or WebP. Raises EvditError for a damaged one, and for one whose comment claims what its times are not."""
     lasting: list[float] = []
-    with damage_told(path), Image.open(path) as animation:
+    with damage_told(path), opened(path) as animation:
         size = (animation.height, animation.width)
         unit = 10 if animation.format == "GIF" else 1
         for picture in ImageSequence.Iterator(animation):
@@ -122,7 +124,7 @@ def read_animation(path: Path) -> Told:
 
 def animation_frames(path: Path, repeats: Sequence[int]) -> Iterator[np.ndarray]:
     """Each picture of a GIF or WebP, uint8 (H, W, 3), as often as `repeats` says. Raises EvditError for damage."""
-    with damage_told(path), Image.open(path) as animation:
+    with damage_told(path), opened(path) as animation:
         for picture, times in zip(ImageSequence.Iterator(animation), repeats, strict=True):
             frame = np.asarray(picture.convert("RGB"))
             for _ in range(times):
@@ -134,7 +136,7 @@ def read_folder(path: Path) -> Told:
     files = sorted(path.glob("[!.]*.png"))
     if not files:
         raise EvditError(f"{path} holds no PNGs", where=str(path))
-    with damage_told(files[0]), Image.open(files[0]) as first:
+    with damage_told(files[0]), opened(files[0]) as first:
         size = (first.height, first.width)
     rate, count = told_rate(path) or (FOLDER_FPS, len(files))
     if count != len(files):
@@ -145,7 +147,7 @@ def read_folder(path: Path) -> Told:
 def folder_frames(files: Sequence[Path], size: tuple[int, int]) -> Iterator[np.ndarray]:
     """Each PNG, uint8 (H, W, 3). Raises EvditError for a damaged one and for another size."""
     for file in files:
-        with damage_told(file), Image.open(file) as picture:
+        with damage_told(file), opened(file) as picture:
             if (picture.height, picture.width) != size:
                 raise EvditError(f"{file.name} is not as large as {files[0].name}", where=str(file))
             frame = np.asarray(picture.convert("RGB"))
@@ -155,7 +157,7 @@ def folder_frames(files: Sequence[Path], size: tuple[int, int]) -> Iterator[np.n
 def read_comment(path: Path) -> str:
     """The comment of a GIF, a WebP or the first PNG of a folder, "" where there is none. Raises EvditError."""
     file = min(path.glob("[!.]*.png"), default=path) if path.is_dir() else path
-    with damage_told(file), Image.open(file) as picture:
+    with damage_told(file), opened(file) as picture:
         text = picture.info.get("comment") or picture.info.get("Comment") or picture.getexif().get(IMAGE_DESCRIPTION)
     return text.decode("utf-8", errors="replace") if isinstance(text, bytes) else str(text or "")
 
@@ -168,6 +170,16 @@ def told_rate(path: Path) -> tuple[Fraction, int] | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return (fps, count) if fps and fps > 0 else None
+
+
+def opened(path: Path) -> Image.Image:
+    """A picture that is not decoded yet. Raises what is UNREADABLE, also where Pillow would only warn of its size.
+
+    That is 90 million pixels: 300 kB of one colour hold them, and what measures a frame takes 50 bytes of each.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(path)
 
 
 @contextmanager

@@ -5,14 +5,14 @@ Letters: B batch, T timesteps of the table (1000 in each model here), index t = 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
-from vdit_cli.diffusion.prediction import DIFFUSERS_NAMES
-from vdit_cli.errors import EvditError, unknown_name
+from vdit_cli.reader import Index, shaped
 
 
 def linear_betas(steps: int = 1000, start: float = 1e-4, end: float = 2e-2) -> Tensor:
@@ -35,28 +35,33 @@ MOST_TIMESTEPS = 100_000
 """Of a noise table [ours; a hundred times that of any published model]."""
 
 
-def check_config(config: dict, where: str) -> None:
-    """Raise EvditError (exit 2), naming the file `where` and the key, for what a `scheduler_config.json` can't mean."""
-    tables = {"beta_schedule": BETAS, "timestep_spacing": SPACINGS, "prediction_type": DIFFUSERS_NAMES}
-    for key, known in tables.items():
-        if key in config and config[key] not in tuple(known):
-            raise unknown_name(key.replace("_", " "), str(config[key]), known, where=f"{where} {key}")
-    steps = config.get("num_train_timesteps", 1000)
-    if type(steps) is not int or not 1 <= steps <= MOST_TIMESTEPS:
-        raise _unfit(where, "num_train_timesteps", steps, f"a whole number from 1 to {MOST_TIMESTEPS}")
-    offset = config.get("steps_offset", 0)
-    if type(offset) is not int or not 0 <= offset < steps:
-        raise _unfit(where, "steps_offset", offset, f"a whole number from 0 to {steps - 1}")
-    for key, most in (("beta_start", 1.0), ("beta_end", 1.0), ("shift", math.inf)):
-        if key in config and not (type(config[key]) in (int, float) and 0 < config[key] < most):
-            raise _unfit(where, key, config[key], "a number above 0" + (" and below 1" if most == 1 else ""))
-    for key in ("trained_betas", "rescale_betas_zero_snr"):
-        if config.get(key):
-            raise EvditError(f"{key} is set: betas must come from the model's beta schedule", where=f"{where} {key}")
+Beta = Annotated[float, Gt(0), Lt(1)]
 
 
-def _unfit(where: str, key: str, value: object, rule: str) -> EvditError:
-    return EvditError(f"{key} is {value!r}: it must be {rule}", where=f"{where} {key}")
+@dataclass(frozen=True)
+class ScheduleForm:
+    """What is read of a `scheduler_config.json`, and what it means where a key is missing."""
+
+    beta_schedule: Literal["linear", "scaled_linear"] = "linear"
+    timestep_spacing: Literal["leading", "linspace", "trailing"] = "leading"
+    prediction_type: Literal["epsilon", "v_prediction", "flow_prediction"] = "epsilon"
+    num_train_timesteps: Annotated[int, Ge(1), Le(MOST_TIMESTEPS)] = 1000
+    steps_offset: Index = 0
+    beta_start: Beta = 1e-4
+    beta_end: Beta = 2e-2
+    shift: Annotated[float, Gt(0)] = 1.0
+    trained_betas: None = None
+    rescale_betas_zero_snr: Literal[False] | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps_offset >= self.num_train_timesteps:
+            most = self.num_train_timesteps - 1
+            raise ValueError(f"steps_offset is {self.steps_offset}: it must be a whole number of at most {most}")
+
+    @classmethod
+    def of(cls, config: dict, where: str = "scheduler_config.json") -> ScheduleForm:
+        """Of a config. Raises EvditError (exit 2), naming the file `where` and the key, for what it can't mean."""
+        return shaped(cls, config, where, "schedule", is_open=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,15 +94,10 @@ class NoiseSchedule:
         A model that predicts a flow has the straight path, with the config's `shift`. Raises EvditError for a beta
         schedule that is not in `BETAS`, given betas, or betas rescaled to zero SNR.
         """
-        check_config(config, "scheduler_config.json")
-        if config.get("prediction_type") == "flow_prediction":
-            return cls.straight(config.get("num_train_timesteps", 1000), config.get("shift", 1.0))
-        make_betas = BETAS[config.get("beta_schedule", "linear")]
-        return cls.from_betas(
-            make_betas(
-                config.get("num_train_timesteps", 1000), config.get("beta_start", 1e-4), config.get("beta_end", 2e-2)
-            )
-        )
+        form = ScheduleForm.of(config)
+        if form.prediction_type == "flow_prediction":
+            return cls.straight(form.num_train_timesteps, form.shift)
+        return cls.from_betas(BETAS[form.beta_schedule](form.num_train_timesteps, form.beta_start, form.beta_end))
 
     @property
     def timesteps(self) -> int:

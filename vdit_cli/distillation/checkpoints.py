@@ -10,30 +10,52 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from vdit_cli.artifacts.atomic import replacing, write_json
 from vdit_cli.artifacts.digest import content_digest, file_digest, file_digests
+from vdit_cli.artifacts.tensors import opened
 from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.distillation.sharded_state import read_shares, write_shares
 from vdit_cli.errors import FAILED, EvditError
 from vdit_cli.parallel.groups import ALONE, Ranks
 from vdit_cli.parallel.sharding import is_sharded, local
-from vdit_cli.reader import read_object
+from vdit_cli.reader import Amount, read_object
 
 NAME = re.compile(r"step-\d{6,}")
 SCHEMA = "evdit.training-state/2"
-READ_TOO = ("evdit.training-state/1",)
 STATE = "state.json"
-DAMAGE = (EvditError, OSError, ValueError, KeyError, TypeError, SafetensorError)
+DAMAGE = (EvditError, OSError, ValueError, TypeError, SafetensorError)
 """What reading a damaged checkpoint may raise."""
+
+
+@dataclass(frozen=True)
+class OptimiserForm:
+    """What JSON holds of an optimiser's state."""
+
+    values: dict[str, dict[str, Any]]
+    param_groups: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class StateForm:
+    """A state.json; that of an older evdit knows the sizes of its files in place of their digests."""
+
+    schema: Literal["evdit.training-state/2", "evdit.training-state/1"]
+    iteration: Annotated[int, Ge(0)]
+    seconds: Amount
+    optimisers: list[OptimiserForm]
+    sharded: bool = False
+    files: dict[str, str] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+    digest: str = ""
 
 
 @dataclass
@@ -201,7 +223,7 @@ def check_goes_on(folder: Path, done: int, iterations: int, was_done: bool = Fal
 
 
 def load_checkpoint(path: Path, device: torch.device | str, like: Mapping[str, Tensor] | None = None) -> TrainingState:
-    """Read one checkpoint folder. Raises OSError, ValueError or SafetensorError where it is damaged.
+    """Read one checkpoint folder. Raises one of DAMAGE where it is damaged.
 
     `like` are tensors by part and name ("model.proj.weight", "optimiser-0.3.exp_avg"): a sharded checkpoint's tensors
     are split as they are, so that no rank reads it whole. All ranks must read.
@@ -212,26 +234,29 @@ def load_checkpoint(path: Path, device: torch.device | str, like: Mapping[str, T
         tensors = read_shares(path, like or {}, device)
         parts = {part: _below(tensors, part) for part in names}
     else:
-        parts = {part: load_file(path / f"{part}.safetensors", device=str(device)) for part in names}
+        parts = {part: _tensors(path / f"{part}.safetensors", device) for part in names}
     optimisers = [
         _join_optimiser(parts[f"optimiser-{number}"], rest) for number, rest in enumerate(state["optimisers"])
     ]
     return TrainingState(state["iteration"], state["seconds"], parts["model"], parts["average"], optimisers)
 
 
+def _tensors(file: Path, device: torch.device | str) -> dict[str, Tensor]:
+    with opened(file, "pt", str(device)) as tensors:
+        return {name: tensors.get_tensor(name) for name in tensors.offset_keys()}
+
+
 def _checked_state(path: Path) -> dict[str, Any]:
     """What state.json of a checkpoint says, once its own digest and those of the files beside it are right."""
-    state = read_object(dict[str, Any], path / STATE, "checkpoint's state")
-    if state.get("schema") not in (SCHEMA, *READ_TOO):
-        raise ValueError(f"{STATE} is no {SCHEMA}")
-    if state["schema"] != SCHEMA:  # such a one knows the sizes of its files only
+    state = read_object(StateForm, path / STATE, "checkpoint's state")
+    if state["schema"] != SCHEMA:
         for name, size in state.get("bytes", {}).items():
             if (path / name).stat().st_size != size:
                 raise ValueError(f"{name} has {(path / name).stat().st_size} bytes of {size}")
         return state
     if content_digest({key: value for key, value in state.items() if key != "digest"}) != state.get("digest"):
         raise ValueError(f"{STATE} is not what was written: its digest differs")
-    for name, digest in state["files"].items():
+    for name, digest in state.get("files", {}).items():
         if file_digest(path / name) != digest:
             raise ValueError(f"{name} is not what was written: its digest differs")
     return state

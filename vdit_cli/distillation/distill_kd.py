@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from vdit_cli.distillation.kd_layers import FILE, TaughtLayer, layer_lines, taug
 from vdit_cli.distillation.kd_lesson import KdLesson
 from vdit_cli.distillation.kd_memory import check_memory, less_memory
 from vdit_cli.distillation.kd_networks import OneNetwork, put_pairs
+from vdit_cli.distillation.metrics import losses_in
 from vdit_cli.distillation.student_job import bind_student
 from vdit_cli.distillation.student_networks import Learned, trained_parameters, write_student
 from vdit_cli.distillation.student_run import (
@@ -112,11 +112,6 @@ def _fitted(job: KdJob) -> tuple[Attend, ...]:
     fit_model(pair.student.network(), pair.student.blocks(), options, job.ranks, job.device)
     compile_asked(job, *dict.fromkeys((pair.teacher, pair.student)))
     return attends
-
-
-def losses_in(metrics: Path) -> tuple[float, ...]:
-    """The training loss of each line of the metrics."""
-    return tuple(json.loads(line)["loss"] for line in metrics.read_text(encoding="utf-8").splitlines())
 
 
 def _report(layers: list[TaughtLayer], job: KdJob, run: RunDir, progress: Progress) -> None:

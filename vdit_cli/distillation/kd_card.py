@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from vdit_cli.distillation.kd_job import KdJob
 from vdit_cli.distillation.kd_layers import TaughtLayer
+from vdit_cli.distillation.metrics import loss_told
 from vdit_cli.distillation.student_card import guidance_told, trained_rows
 from vdit_cli.errors import printable, quoted
 from vdit_cli.sampling.announcement import counted, masks_told
@@ -25,7 +26,7 @@ def kd_card(job: KdJob, losses: Sequence[float], layers: Sequence[TaughtLayer], 
     shares = ", ".join(f"{each.layer}: {each.left:.2f}" for each in layers)
     left = f"| attention loss left, by layer | {shares} |\n" if layers else ""
     changed = f"| changed on the way | {'; '.join(changes)} |\n" if changes else ""
-    loss = ", ".join(f"{each:.4g}" for each in dict.fromkeys((losses[0], losses[-1])))
+    loss = ", ".join(map(loss_told, dict.fromkeys((*losses[:1], *losses[-1:])) or (None,)))
     return f"""# A student of {job.start.name} under {masks_told(job.plan)}: {steps}, {guidance_told(own.guidance)}
 
 Made by `evdit distill-kd` (knowledge distillation under tile masks, arXiv 2502.06155): the teacher is its start, dense.

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,15 @@ from vdit_cli.artifacts.atomic import write_text
 from vdit_cli.distillation.checkpoints import newest_iteration, what_is_kept
 from vdit_cli.errors import ENVIRONMENT, FAILED, EvditError
 from vdit_cli.parallel.groups import ALONE, Ranks
+from vdit_cli.reader import Index, read_lines
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is read of a line of metrics.jsonl."""
+
+    iteration: Index
+    loss: float
 
 
 class Metrics:
@@ -36,10 +46,7 @@ class Metrics:
         self.last = (start, 0.0)
         self.clock = time.perf_counter()
         self.board = open_board(folder / "tensorboard", start) if tensorboard and ranks.is_first else None
-        if ranks.is_first and self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["iteration"] <= start]
-            write_text(self.path, "".join(line + "\n" for line in kept))
+        ranks.from_first(lambda: drop_after(self.path, Line, start))
 
     def keep(self, done: int, rate_share: float, terms: dict[str, Tensor]) -> None:
         """Gather the terms of an iteration, the `done`th; nothing is read from the device yet."""
@@ -83,6 +90,27 @@ class Metrics:
                 if name != "iteration":
                     self.board.add_scalar(name, value, int(line["iteration"]))
             self.board.flush()
+
+
+def drop_after(log: Path, form: type, iteration: int) -> str:
+    """Forget the lines of a log after `iteration`, and one cut short: what they tell is about to be done again.
+
+    A log that is missing stays so. Raises EvditError for a damaged one; returns nothing, for all ranks to hear.
+    """
+    lines = read_lines(form, log, "log")
+    if log.exists():
+        write_text(log, "".join(json.dumps(line) + "\n" for line in lines if line["iteration"] <= iteration))
+    return ""
+
+
+def losses_in(metrics: Path) -> tuple[float, ...]:
+    """The training loss of each line of a metrics.jsonl."""
+    return tuple(line["loss"] for line in read_lines(Line, metrics, "log"))
+
+
+def loss_told(loss: float | None) -> str:
+    """A loss for a card; one whose log is gone is unknown."""
+    return "unknown" if loss is None else f"{loss:.4g}"
 
 
 def open_board(folder: Path, start: int) -> Any:

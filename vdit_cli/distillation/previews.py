@@ -15,19 +15,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from vdit_cli.artifacts.atomic import replacing, write_json, write_text
+from vdit_cli.artifacts.atomic import replacing, write_json
 from vdit_cli.artifacts.digest import content_digest
+from vdit_cli.artifacts.tensors import Stored, opened
 from vdit_cli.artifacts.video_file import write_video
 from vdit_cli.backbones.base import Backbone, TextStates
 from vdit_cli.backbones.tensor_file import write_tensors
 from vdit_cli.data.shards import Clips
+from vdit_cli.distillation.metrics import drop_after
 from vdit_cli.distillation.student_networks import Pair
 from vdit_cli.distillation.watch import Look
-from vdit_cli.reader import kept
+from vdit_cli.errors import EvditError
+from vdit_cli.reader import Index, kept, read_lines
 from vdit_cli.sampling.making import to_frames
 from vdit_cli.sampling.noise import generators_for
 from vdit_cli.sampling.sample import SampleSpec, sample
@@ -48,6 +49,13 @@ class KeyedLook(Look):
     def under(self, key: str) -> Look | None:
         """The look, None where it was noted under another key."""
         return Look(self.sharpness, self.motion, self.gap) if self.key == key else None
+
+
+@dataclass(frozen=True)
+class LookLine(KeyedLook):
+    """A line of looks.jsonl: the student's look at an iteration."""
+
+    iteration: Index
 
 
 @dataclass(frozen=True)
@@ -103,14 +111,15 @@ class Previews:
     def has_teacher_latents(self) -> bool:
         """Whether the teacher's latents of the previews are there and whole."""
         try:
-            return "latents" in load_file(self.folder / f"{TEACHER}.safetensors")
-        except (OSError, SafetensorError):
+            self._teacher_latents()
+        except EvditError:
             return False
+        return True
 
     def keep(self, iteration: int, latents_BCFhw: Tensor) -> Look:
         """Write the student's videos, and note their look beside the teacher's latents, which are there."""
-        wanted = load_file(self.folder / f"{TEACHER}.safetensors")["latents"]
-        gap = float((latents_BCFhw.cpu() - wanted).square().mean().sqrt())
+        wanted = self._teacher_latents()
+        gap = float((latents_BCFhw.cpu() - wanted).double().square().mean().sqrt())  # a line of JSON has no infinity
         look = Look.of(self._shown(latents_BCFhw, f"step-{iteration:06d}"), gap)
         with open(self.folder / LOOKS, "a", encoding="utf-8") as file:
             file.write(json.dumps({"iteration": iteration, "key": self.key, **asdict(look)}) + "\n")
@@ -118,25 +127,18 @@ class Previews:
 
     def noted(self) -> dict[int, Look]:
         """The looks noted so far under this key, by iteration; a line cut short by a killed process is left out."""
-        looks: dict[int, Look] = {}
-        for line in self._lines():
-            content = json.loads(line)
-            iteration, look = content.pop("iteration"), KeyedLook(**content).under(self.key)
-            if look is not None:
-                looks[iteration] = look
-        return looks
+        lines = [LookLine(**line) for line in read_lines(LookLine, self.folder / LOOKS, "log")]
+        return {line.iteration: look for line in lines if (look := line.under(self.key)) is not None}
 
     def drop_after(self, iteration: int) -> None:
         """Forget the looks after `iteration`: that part of the training is about to be done again."""
-        lines = self._lines()
-        left = [line for line in lines if json.loads(line)["iteration"] <= iteration]
-        if left != lines:
-            write_text(self.folder / LOOKS, "".join(line + "\n" for line in left))
+        drop_after(self.folder / LOOKS, LookLine, iteration)
 
-    def _lines(self) -> list[str]:
-        path = self.folder / LOOKS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [line for line in lines if line.endswith("}")]
+    def _teacher_latents(self) -> Tensor:
+        """The teacher's latents of the previews. Raises EvditError where they are not whole."""
+        wanted = {"latents": Stored("F32", (self.count, *self.clips.latent_shape))}
+        with opened(self.folder / f"{TEACHER}.safetensors", "pt", wanted=wanted) as file:
+            return file.get_tensor("latents")
 
     def _sampled(self, backbone: Backbone, spec: SampleSpec) -> Tensor:
         states, mask = self.clips.text(range(self.count))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from vdit_cli.backbones.open_sora_plan.loading import save_weights
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.data.shapes_prompts import PROMPT_FORM, WORDS
+from vdit_cli.distillation.metrics import loss_told, losses_in
 
 SCHEDULER_CONFIG: dict[str, Any] = {
     "_class_name": "DDIMScheduler",
@@ -103,7 +103,7 @@ def model_card(facts: dict[str, Any], recipe: str) -> str:
     vae, psnr = facts["vae"], facts["vae"]["psnr"]
     parts = (("VAE", vae), ("text encoder", facts["text"]), ("transformer", facts["transformer"]))
     trained = "\n".join(
-        f"| {name} | {part['iterations']} | {part['batch']} | {part['seconds']:.0f} | {part['loss']:.4f} |"
+        f"| {name} | {part['iterations']} | {part['batch']} | {part['seconds']:.0f} | {loss_told(part['loss'])} |"
         for name, part in parts
     )
     motions = "\n".join(f"| {name} | {value:.2f} |" for name, value in psnr.items() if name not in ("all", "worst"))
@@ -153,6 +153,6 @@ PSNR in dB on {vae["clips"]} unseen clips: mean {psnr["all"]:.2f}, worst {psnr["
 """
 
 
-def last_loss(metrics: Path) -> float:
-    """The `loss` of the last line of a metrics.jsonl."""
-    return float(json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])["loss"])
+def last_loss(metrics: Path) -> float | None:
+    """The `loss` of the last line of a metrics.jsonl, None where that has none any more."""
+    return (losses_in(metrics) or (None,))[-1]

@@ -14,7 +14,7 @@ from pathlib import Path
 from vdit_cli.artifacts.atomic import check_writable, free_name
 from vdit_cli.artifacts.digest import path_digest
 from vdit_cli.artifacts.receipt import SCHEMA, Receipt
-from vdit_cli.artifacts.run_dir import RUN_FILE, Request, RunDir, contents
+from vdit_cli.artifacts.run_dir import RUN_FILE, Request, RunDir, holds_files
 from vdit_cli.artifacts.video_file import WRITTEN, check_output
 from vdit_cli.errors import EvditError, quoted
 from vdit_cli.reader import kept
@@ -124,7 +124,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         raise EvditError(f"{folder} is a file: several videos go into a folder", where=told, next_steps=["another -o"])
     if (folder / RUN_FILE).exists():
         RunDir.of_command(folder, COMMAND)
-    elif folder.is_dir() and contents(folder):
+    elif folder.is_dir() and holds_files(folder):
         if not overwrite:
             raise EvditError(
                 f"the folder {folder} exists and was not made by evdit",

@@ -9,8 +9,7 @@ from pathlib import Path
 from vdit_cli.attention.bind import KERNELS, Attend
 from vdit_cli.attention.costs import CostTable, Machine
 from vdit_cli.backbones.base import Backbone, own_plan
-from vdit_cli.errors import FALLBACK, EvditError, unknown_name
-from vdit_cli.reader import advising
+from vdit_cli.errors import FALLBACK, USAGE, EvditError, unknown_name
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
@@ -26,13 +25,17 @@ def find_plan(masks: str, backbone: Backbone, spec: SampleSpec, allow_other_weig
     EvditError for a mask that does not exist at this length and for a plan of another architecture, grid or weights.
     """
     grid = backbone.grid(spec.video_frames, spec.height, spec.width)
-    with advising([f"--masks {DENSE}"]):
+    try:
         if masks == AUTO:
             plan = own_plan(backbone)
         else:
             plan = MaskPlan.read(masks) if masks != DENSE and Path(masks).exists() else None
         if plan is not None:
             plan.check_fits(backbone.name, backbone.architecture, grid)
+    except EvditError as error:
+        if error.exit_code == USAGE:  # damaged weights, which "auto" asks for their plan, are so under any mask
+            error.next_steps = (*error.next_steps, f"--masks {DENSE}")
+        raise
     if plan is None:
         mask = TileMask.dense(grid.frames) if masks in (AUTO, DENSE) else _mask(masks, grid.frames)
         return MaskPlan.uniform(backbone.name, grid, backbone.architecture, mask)

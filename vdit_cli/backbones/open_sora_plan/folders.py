@@ -16,7 +16,7 @@ from typing import Any
 
 from vdit_cli.backbones.base import Defaults
 from vdit_cli.backbones.prompt_form import PromptForm
-from vdit_cli.diffusion.schedules import check_config
+from vdit_cli.diffusion.schedules import ScheduleForm
 from vdit_cli.errors import ENVIRONMENT, EvditError, unknown_name
 from vdit_cli.reader import read_object, shaped
 
@@ -146,7 +146,7 @@ def _ours(root: Path) -> ModelFolders:
     form = ours.get("prompt_form")
     schedule = root / "scheduler" / "scheduler_config.json"
     scheduler_config = present(schedule)
-    check_config(scheduler_config, str(schedule))
+    ScheduleForm.of(scheduler_config, str(schedule))
     return ModelFolders(
         name=ours.get("name") or root.resolve().name,
         root=root,
