@@ -18,6 +18,8 @@ from make_students import EVDIT, LANES, SHOWS, STUDENT, TRAINS, say
 from script import folder_at, run
 from side_by_side import Job, Step, gpus_here, run_side_by_side
 
+from vdit_cli.errors import EvditError
+
 ROOT = Path(__file__).resolve().parents[1]
 PLANS = (
     *("uniform-4:4", "uniform-2:6", "uniform-1:7", "r-1", "r-2", "r-3", "r-4", "r-5"),
@@ -109,8 +111,10 @@ def jobs(asked: Asked, sizes: Sizes) -> list[Job]:
 def main(words: Sequence[str]) -> None:
     """Make all of it in the folder. Raises EvditError for folders that are not there."""
     if len(words) != 4 or words[0].startswith("-"):
-        sys.stdout.write(f"{__doc__}\n")
-        return
+        raise EvditError(
+            f"the script takes a folder, a student, a folder of plans and data: {len(words)} words were given",
+            next_steps=["python docs/make_kd.py runs/kd runs/trained/student-4 runs/masks/plans/student-4 runs/data"],
+        )
     asked = Asked(Path(words[0]), *map(folder_at, words[1:]))
     run_side_by_side(jobs(asked, Sizes()), gpus_here(), LANES, asked.folder / "logs", say)
     say(f"python docs/gather_kd.py {asked.folder}/scores-report {asked.plans} SEARCH COSTS")

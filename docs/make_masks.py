@@ -113,8 +113,10 @@ def make(folder: Path, student: Path, sizes: Sizes, gpus: Sequence[str]) -> None
 def main(words: Sequence[str]) -> None:
     """Make all of it in the folder. Raises EvditError for a student that is not there."""
     if len(words) != 2 or words[0].startswith("-"):
-        sys.stdout.write(f"{__doc__}\n")
-        return
+        raise EvditError(
+            f"the script takes a folder and a student: {len(words)} words were given",
+            next_steps=["python docs/make_masks.py runs/masks runs/trained/student-4"],
+        )
     if not Path(words[1]).is_dir():
         raise EvditError(f"{words[1]} is no student that is there", next_steps=["python docs/make_students.py runs"])
     make(Path(words[0]), Path(words[1]), Sizes(), gpus_here())

@@ -18,6 +18,7 @@ from gather_students import CHOOSING, PROMPTS, REPORT, ROOT, SEEDS, best_control
 from script import run
 from side_by_side import Job, Step, gpus_here, run_side_by_side
 
+from vdit_cli.errors import EvditError
 from vdit_cli.sampling.prompts import read_prompts
 
 EVDIT = (sys.executable, "-m", "vdit_cli")
@@ -183,10 +184,12 @@ def say(line: str) -> None:
 
 
 def main(words: Sequence[str]) -> None:
-    """Make all of it in the folder."""
+    """Make all of it in the folder. Raises EvditError (2) for other words."""
     if len(words) != 1 or words[0].startswith("-"):
-        sys.stdout.write(f"{__doc__}\n")
-        return
+        raise EvditError(
+            f"the script takes a folder: {len(words)} words were given",
+            next_steps=["python docs/make_students.py runs"],
+        )
     make(Path(words[0]), Sizes(), gpus_here())
 
 

@@ -14,6 +14,7 @@ from tests.every.test_documented_commands import faults, flags_by_command
 from tests.every.test_gather_students import PROMPTS, ROOT, score_of, write_score, write_trained
 from vdit_cli.distillation.mlcd_job import check_options, step_counts
 from vdit_cli.distillation.mlcd_segments import check_segments
+from vdit_cli.errors import EvditError
 from vdit_cli.recipe import load
 
 
@@ -96,3 +97,15 @@ def test_what_is_made_can_be_gathered(students: ModuleType, tmp_path: Path, monk
     names = [row["name"] for row in tables["students"]["rows"]]
     assert "base, 4 steps, UniPC, trailing, guidance 2" in names and "student, 2 steps" in names
     assert all(len(table["rows"]) > 2 for table in tables.values())
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["one", "two", "three"]])
+def test_other_words_are_refused(students: ModuleType, words: list[str]):
+    """By each of the scripts that make things, with a line to paste."""
+    import make_kd
+    import make_masks
+
+    for script in (students, make_masks, make_kd):
+        with pytest.raises(EvditError, match="^the script takes") as caught:
+            script.main(words)
+        assert caught.value.next_steps[0].startswith(f"python docs/{script.__name__}.py runs")
