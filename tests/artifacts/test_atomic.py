@@ -192,11 +192,11 @@ def test_long_names_leave_room_for_the_temporary_one(tmp_path: Path):
 
 
 def test_places_are_tried_before_the_work(tmp_path: Path):
-    """Too long a name, a parent that is a file, and a file system that makes no files."""
+    """Too long a name, one with a zero byte, a parent that is a file, and a file system that makes no files."""
     check_writable(tmp_path / "deep" / "er" / "a.mp4")
     assert os.listdir(tmp_path) == []
     write_text(tmp_path / "file", "x")
-    for path in (tmp_path / ("x" * 300), tmp_path / "file" / "a.mp4", Path("/proc/a.mp4")):
+    for path in (tmp_path / ("x" * 300), tmp_path / "a\0b", tmp_path / "file" / "a.mp4", Path("/proc/a.mp4")):
         with pytest.raises(EvditError, match="can't be written") as told:
             check_writable(path, where="-o that")
         assert (told.value.exit_code, told.value.where) == (2, "-o that") and str(path) in told.value.what

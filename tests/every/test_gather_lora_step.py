@@ -38,8 +38,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("full-size")
 
 
-def test_a_tiny_model_is_trained_and_measured(gather: ModuleType, made: Path, build: ModuleType):  # noqa: F811
+def in_this_process(words: list[str], **given: object) -> object:
+    """The command that the script starts, by the code that this process has loaded: files may be edited meanwhile."""
+    assert words[:4] == [sys.executable, "-m", "vdit_cli", "distill-mlcd"]
+    return SimpleNamespace(returncode=main(words[3:]))
+
+
+def test_a_tiny_model_is_trained_and_measured(
+    gather: ModuleType,
+    made: Path,
+    build: ModuleType,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+):
     """By the stage itself: pairs beside the linear layers moved, in bfloat16, activations computed again."""
+    monkeypatch.setattr(gather, "subprocess", SimpleNamespace(run=in_this_process))
     content = gather.measure(made, TINY, [SMALL, LARGE], rank=2, iterations=4)
     (row,) = content["tables"]["step"]["rows"]
     assert (row["video"], row["tokens"], row["rank"]) == ("29 x 32 x 64", 8 * 2 * 4, 2)
@@ -75,9 +87,8 @@ def test_a_size_that_does_not_fit_is_told_and_the_next_one_measured(
     test = SimpleNamespace(code=OUT_OF_MEMORY)
 
     def stand_in(words: list[str], **given: object) -> object:
-        assert words[:4] == [sys.executable, "-m", "vdit_cli", "distill-mlcd"]
         full = "29x48x64" in words[words.index("-o") + 1]
-        return SimpleNamespace(returncode=test.code if full else main(words[3:]))
+        return SimpleNamespace(returncode=test.code) if full else in_this_process(words)
 
     monkeypatch.setattr(gather, "subprocess", SimpleNamespace(run=stand_in))
     rows = gather.measure(made, TINY, [LARGE, SMALL], rank=2, iterations=4)["tables"]["step"]["rows"]

@@ -85,9 +85,10 @@ def check_writable(path: Path, where: str | None = None) -> None:
     """
     try:
         path.lstat()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a zero byte in the name is a ValueError
         if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-            raise EvditError(f"{path} can't be written: {error.strerror}", where=where) from error
+            why = getattr(error, "strerror", None) or error
+            raise EvditError(f"{path} can't be written: {why}", where=where) from error
     place = through_links(path).absolute()
     parent = place if place.is_dir() else next(folder for folder in place.parents if folder.exists())
     try:
