@@ -4,8 +4,9 @@ python docs/make_masks.py runs/masks runs/trained/student-4
 
 All GPUs of the machine work side by side; stopped or killed, the same command goes on. The searches come first, since
 the plans follow from them; then every plan's videos (S = 0), those of a few with full attention in the first steps too,
-and, of searched, uniform and shuffled plans, once more for the report (S = 100000, four videos a prompt). In the end
-it says the words that docs/gather_masks.py wants.
+and, of searched, uniform and shuffled plans, once more for the report (S = 100000, four videos a prompt): all of the
+student, then all of the base, which takes ten times as long. What is timed comes last, on a machine that does nothing
+else. In the end it says the words that docs/gather_masks.py wants.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from vdit_cli.errors import EvditError
 HERE = Path(__file__).resolve().parent
 PROMPTS = HERE.parent / "recipes" / "prompts" / "shapes-held-out.txt"
 ALONE = "alone"
-"""The lane of what is timed: with nothing else on its GPU it runs first."""
+"""The lane of what is timed, behind all others."""
 REPORTED = re.compile(r"dense|uniform-.*|r-\d|random-3-\d|budget-\w+-3")
 """Plans that the report has too, of those at the kept share of the middle r."""
 FIRST = re.compile(r"uniform-(?!8:0).*|r-3")
@@ -46,7 +47,7 @@ class Sizes:
 
 def models(student: Path) -> dict[str, tuple[tuple[str, ...], int]]:
     """By the name of its folders, the words that name the model, and how many first steps are dense where some are."""
-    return {"base": ((), 12), student.name: (("--checkpoint", str(student)), 1)}
+    return {student.name: (("--checkpoint", str(student)), 1), "base": ((), 12)}
 
 
 def costs(folder: Path, sizes: Sizes) -> Iterator[Job]:
@@ -74,9 +75,9 @@ def searches(folder: Path, student: Path, sizes: Sizes) -> Iterator[Job]:
 
 
 def videos(folder: Path, student: Path, sizes: Sizes) -> Iterator[Job]:
-    """The videos of every plan and their scores; those of the report behind all others."""
-    shown = dict[str, list[Job]]()
+    """The videos of every plan and their scores; those of a model's report behind its others."""
     for model, (words, dense_steps) in models(student).items():
+        shown = dict[str, list[Job]]()
         for plan in sorted((folder / "plans" / model).glob("*.json")):
             masks = (*words, "--masks", str(plan))
             shown.setdefault("choosing", []).append(shown_by(folder, sizes, "choosing", model, plan.stem, masks))
@@ -86,8 +87,8 @@ def videos(folder: Path, student: Path, sizes: Sizes) -> Iterator[Job]:
                 shown["choosing"].append(shown_by(folder, sizes, "choosing", model, name, later))
             if REPORTED.fullmatch(plan.stem):
                 shown.setdefault("report", []).append(shown_by(folder, sizes, "report", model, plan.stem, masks))
-    for jobs in shown.values():
-        yield from jobs
+        for jobs in shown.values():
+            yield from jobs
 
 
 def shown_by(folder: Path, sizes: Sizes, kind: str, model: str, name: str, words: Sequence[str]) -> Job:
@@ -103,9 +104,9 @@ def shown_by(folder: Path, sizes: Sizes, kind: str, model: str, name: str, words
 def make(folder: Path, student: Path, sizes: Sizes, gpus: Sequence[str]) -> None:
     """Make all of it. Raises EvditError (1) where some of it failed."""
     lanes: Mapping[str, int] = {**LANES, ALONE: 1}
-    run_side_by_side(list(costs(folder, sizes)), gpus, lanes, folder / "logs", say)
     run_side_by_side(list(searches(folder, student, sizes)), gpus, lanes, folder / "logs", say)
     run_side_by_side(list(videos(folder, student, sizes)), gpus, lanes, folder / "logs", say)
+    run_side_by_side(list(costs(folder, sizes)), gpus, lanes, folder / "logs", say)
     costs_told = " ".join(str(folder / f"costs-{batch}") for batch in (1, 2))
     say(f"python docs/gather_masks.py {folder}/scores {folder}/plans {folder}/searches {costs_told}")
 

@@ -64,7 +64,7 @@ class Sizes:
     """How much is made: clips, iterations of a student and of those compared among each other, prompts, LoRA ranks."""
 
     clips: int = 20_128
-    iterations: int = 2000
+    iterations: int = 4000
     short: int = 1200
     prompts: Path = PROMPTS
     batch: int = 64
@@ -94,7 +94,8 @@ def trainings(runs: Path, sizes: Sizes) -> Iterator[Job]:
     yield training(runs, sizes, "student-4", "4")
     yield training(runs, sizes, "in-one-run", "20,8,4,2", **short)
     start = ("--checkpoint", str(runs / "trained" / "student-4"))
-    yield training(runs, sizes, "student-2", "2", *start, milestones="[999,549]", teacher_substeps="8")
+    two = {"milestones": "[999,549]", "teacher_substeps": "8", "iterations": str(sizes.iterations // 2)}
+    yield training(runs, sizes, "student-2", "2", *start, **two)
     for rank in sizes.ranks:
         yield training(runs, sizes, f"student-4-lora-{rank}", "4", "--lora-rank", str(rank), **BY_ADAMW)
     yield training(runs, sizes, "student-8", "8", **EVEN)
