@@ -1,11 +1,15 @@
 """Commands that need a GPU each, several at once on the GPUs of one machine, in any order that their needs allow.
 
+Each job keeps to its own share of the machine's cores: as many threads and processes as a program begins on all of them
+are too many for a machine where a dozen programs do so.
+
 What was done is noted in the folder of logs, so that the same call goes on where it was stopped; the commands of evdit
 go on by themselves where they were killed.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import subprocess
@@ -41,10 +45,11 @@ class Job:
 
 @dataclass
 class Running:
-    """A job at work on a GPU."""
+    """A job at work on a GPU, in one of the places of its lane there, counted from 0."""
 
     job: Job
     gpu: str
+    place: int
     process: subprocess.Popen
     since: float
 
@@ -86,7 +91,9 @@ def run_side_by_side(
                 if taken(running, gpu, job.lane) >= lanes[job.lane]:
                     continue
                 waiting.remove(job)
-                running.append(Running(job, gpu, begun(job, gpu, logs), time.monotonic()))
+                place = free_place(running, gpu, job.lane)
+                cores = share(share(cores_here(), gpus.index(gpu), len(gpus)), place, lanes[job.lane])
+                running.append(Running(job, gpu, place, begun(job, gpu, cores, logs), time.monotonic()))
             if not running:
                 break
             time.sleep(POLL_SECONDS)
@@ -124,9 +131,27 @@ def taken(running: Sequence[Running], gpu: str, lane: str | None = None) -> int:
     return sum(each.gpu == gpu and lane in (None, each.job.lane) for each in running)
 
 
-def begun(job: Job, gpu: str, logs: Path) -> subprocess.Popen:
-    """The process that runs a job's steps."""
-    words = [sys.executable, __file__, str(logs), job.name]
+def free_place(running: Sequence[Running], gpu: str, lane: str) -> int:
+    """The first place of a lane on a GPU in which no job is at work."""
+    taken_places = {each.place for each in running if (each.gpu, each.job.lane) == (gpu, lane)}
+    return next(place for place in itertools.count() if place not in taken_places)
+
+
+def cores_here() -> list[int]:
+    """The cores that this process may run on; none where the system does not tell."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def share(cores: Sequence[int], place: int, of: int) -> Sequence[int]:
+    """The part of the cores for one of several places; of fewer cores than places one, which others have too."""
+    if len(cores) < of:
+        return cores[place % len(cores) :][:1] if cores else cores
+    return cores[place * len(cores) // of : (place + 1) * len(cores) // of]
+
+
+def begun(job: Job, gpu: str, cores: Sequence[int], logs: Path) -> subprocess.Popen:
+    """The process that runs a job's steps on these cores."""
+    words = [sys.executable, __file__, str(logs), job.name, ",".join(map(str, cores))]
     for step in job.steps:
         words += ["--", str(step.to or ""), *step.words]
     with (logs / log_name(job)).open("ab") as log:
@@ -155,8 +180,11 @@ def run_steps(logs: Path, name: str, steps: Sequence[Step]) -> int:
 
 
 def main(words: Sequence[str]) -> int:
-    """The process of one job: LOGS NAME, then a step -- FILE WORDS each, FILE may be empty; else say what this is."""
-    logs, name, *rest = words if len(words) > 2 and words[2] == "--" else ("", "")
+    """The process of one job: LOGS NAME CORES, then a step -- FILE WORDS each; else say what this is.
+
+    CORES are numbers with commas between them, or none for all of them; FILE may be empty.
+    """
+    logs, name, cores, *rest = words if len(words) > 3 and words[3] == "--" else ("", "", "")
     steps: list[list[str]] = []
     for word in rest:
         if word == "--":
@@ -166,6 +194,8 @@ def main(words: Sequence[str]) -> int:
     if not steps:
         sys.stdout.write(f"{__doc__}\ndocs/make_students.py and its like use it.\n")
         return 0
+    if cores:
+        os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     return run_steps(Path(logs), name, [Step(step[1:], Path(step[0]) if step[0] else None) for step in steps])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,37 @@ def test_each_job_sees_its_own_gpu(jobs: ModuleType, done: Callable, tmp_path: P
     ]
     done([jobs.Job(str(i), each, "a") for i, each in enumerate(steps)], ("3", "5"))
     assert {(tmp_path / f"gpu-{name}").read_text().strip() for name in "xy"} == {"3", "5"}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell of cores")
+def test_each_job_has_its_own_cores(jobs: ModuleType, done: Callable, tmp_path: Path):
+    """Two at once on one GPU share its cores out; with one core, both have it."""
+    here = jobs.cores_here()
+    tell = "import os; print(*sorted(os.sched_getaffinity(0)))"
+    steps = [
+        (
+            jobs.Step((sys.executable, "-c", MEET, str(tmp_path / mine), str(tmp_path / other))),
+            jobs.Step((sys.executable, "-c", tell), tmp_path / f"cores-{mine}"),
+        )
+        for mine, other in (("x", "y"), ("y", "x"))
+    ]
+    done([jobs.Job(str(i), each, "a") for i, each in enumerate(steps)], most=2)
+    told = [[int(core) for core in (tmp_path / f"cores-{name}").read_text().split()] for name in "xy"]
+    half = len(here) // 2
+    assert told == ([here[:half], here[half:]] if half else [here, here])
+
+
+@pytest.mark.parametrize(
+    ("cores", "of", "shares"),
+    [(7, 3, [[0, 1], [2, 3], [4, 5, 6]]), (2, 3, [[0], [1], [0]]), (64, 1, [list(range(64))]), (0, 2, [[], []])],
+)
+def test_cores_are_shared_out(jobs: ModuleType, cores: int, of: int, shares: list[list[int]]):
+    assert [list(jobs.share(range(cores), place, of)) for place in range(of)] == shares
+
+
+def test_a_place_that_was_left_is_taken_again(jobs: ModuleType):
+    running = [jobs.Running(jobs.Job("j", (), "a"), "0", place, None, 0.0) for place in (0, 2)]
+    assert [jobs.free_place(running, *each) for each in (("0", "a"), ("0", "b"), ("1", "a"))] == [1, 0, 0]
 
 
 def test_a_failure_stops_what_needs_it_and_the_same_call_goes_on(jobs: ModuleType, done: Callable, tmp_path: Path):
