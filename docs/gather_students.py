@@ -31,18 +31,14 @@ from pathlib import Path
 from typing import Any
 
 from script import fitting, folder_at, read_json, run
+from stage_jobs import CHOOSING, PROMPTS, REPORT, ROOT, SEEDS
 
 from vdit_cli.data.shapes_prompts import MOTIONS, SHAPES, ObjectWords, parse_prompt
 from vdit_cli.errors import EvditError
 from vdit_cli.reader import read_text
 from vdit_cli.sampling.prompts import read_prompts
 
-ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "docs" / "data" / "students.json"
-PROMPTS = ROOT / "recipes" / "prompts" / "shapes-held-out.txt"
-CHOOSING, REPORT = "choosing", "report"
-SEEDS = {CHOOSING: 0, REPORT: 100_000}
-"""Line i of the prompts, n videos each, has the seeds S + n i to S + n i + n - 1."""
 CONTROL = re.compile(r"control-(\d+)-(.+)-([^-]+)-g([\d.]+)")
 MODEL = re.compile(r"(base|student)-(\d+)(?:-lora-(\d+)|-(in-one-run))?")
 SOLVERS = {"ddim": "DDIM", "dpm++2m": "DPM++ 2M", "unipc": "UniPC"}

@@ -17,14 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from make_students import EVDIT, LANES, SHOWS, TRAINS, say
 from script import run
 from side_by_side import Job, Step, gpus_here, run_side_by_side
+from stage_jobs import CHOOSING, EVDIT, LANES, REPORT, TRAINS, Asked, say
+from stage_jobs import videos as videos_of
 
 from vdit_cli.errors import EvditError
 
 HERE = Path(__file__).resolve().parent
-PROMPTS = HERE.parent / "recipes" / "prompts" / "shapes-held-out.txt"
 ALONE = "alone"
 """The lane of what is timed, behind all others."""
 REPORTED = re.compile(r"dense|uniform-.*|r-\d|random-3-\d|budget-\w+-3")
@@ -35,11 +35,9 @@ FIRST = re.compile(r"uniform-(?!8:0).*|r-3")
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is made: prompts, videos at once, videos a prompt in the report, more words of each command."""
+    """How much is made, and more words of each command."""
 
-    prompts: Path = PROMPTS
-    batch: int = 64
-    num: int = 4
+    asked: Asked = Asked()
     search: tuple[str, ...] = ("--num-prompts", "8")
     show: tuple[str, ...] = ()
     bench: tuple[str, ...] = ("--preset", "open-sora-plan-29")
@@ -80,13 +78,13 @@ def videos(folder: Path, student: Path, sizes: Sizes) -> Iterator[Job]:
         shown = dict[str, list[Job]]()
         for plan in sorted((folder / "plans" / model).glob("*.json")):
             masks = (*words, "--masks", str(plan))
-            shown.setdefault("choosing", []).append(shown_by(folder, sizes, "choosing", model, plan.stem, masks))
+            shown.setdefault(CHOOSING, []).append(shown_by(folder, sizes, CHOOSING, model, plan.stem, masks))
             if FIRST.fullmatch(plan.stem):
                 later = (*masks, "--dense-steps", str(dense_steps))
                 name = f"first-{dense_steps}-{plan.stem}"
-                shown["choosing"].append(shown_by(folder, sizes, "choosing", model, name, later))
+                shown[CHOOSING].append(shown_by(folder, sizes, CHOOSING, model, name, later))
             if REPORTED.fullmatch(plan.stem):
-                shown.setdefault("report", []).append(shown_by(folder, sizes, "report", model, plan.stem, masks))
+                shown.setdefault(REPORT, []).append(shown_by(folder, sizes, REPORT, model, plan.stem, masks))
         for jobs in shown.values():
             yield from jobs
 
@@ -94,11 +92,8 @@ def videos(folder: Path, student: Path, sizes: Sizes) -> Iterator[Job]:
 def shown_by(folder: Path, sizes: Sizes, kind: str, model: str, name: str, words: Sequence[str]) -> Job:
     """Videos and their score."""
     out = folder / "videos" / kind / model / name
-    common = ("--prompts-file", str(sizes.prompts), "--batch", str(sizes.batch))
-    many = ("--seed", "0") if kind == "choosing" else ("--seed", "100000", "--num", str(sizes.num))
-    show = (*EVDIT, "generate", *common, *many, *sizes.show, *words, "-o", str(out))
-    file = folder / "scores" / (model if kind == "choosing" else f"{model}-report") / f"{name}.json"
-    return Job(f"{kind}/{model}/{name}", (Step(show), Step((*EVDIT, "score", str(out), "--json"), file)), SHOWS)
+    file = folder / "scores" / (model if kind == CHOOSING else f"{model}-report") / f"{name}.json"
+    return videos_of(sizes.asked, kind, out, (*sizes.show, *words), file, name=f"{model}/{name}")
 
 
 def make(folder: Path, student: Path, sizes: Sizes, gpus: Sequence[str]) -> None:

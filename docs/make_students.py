@@ -3,8 +3,9 @@
 python docs/make_students.py runs
 
 All GPUs of the machine work side by side; stopped or killed, the same command goes on. Each command that it runs stands
-in runs/logs. First everything is trained and chosen (S = 0), then the base, the best control at each step count and the
-students are made once more for the report (S = 100000, four videos a prompt).
+in runs/logs. First comes the base in fewer steps (S = 0), by which the best control of each step count is chosen. Then
+everything is trained and shown, and the base, the controls and the students once more for the report (S = 100000, four
+videos a prompt).
 """
 
 from __future__ import annotations
@@ -14,24 +15,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gather_students import CHOOSING, PROMPTS, REPORT, ROOT, SEEDS, best_controls, read_scores
+from gather_students import best_controls, read_scores
 from script import run
 from side_by_side import Job, Step, gpus_here, run_side_by_side
+from stage_jobs import CHOOSING, EVDIT, LANES, REPORT, ROOT, SEEDS, STUDENT, TRAINS, Asked, say
+from stage_jobs import training as training_of
+from stage_jobs import videos as videos_of
 
 from vdit_cli.errors import EvditError
 from vdit_cli.sampling.prompts import read_prompts
 
-EVDIT = (sys.executable, "-m", "vdit_cli")
-TRAINS, SHOWS = "training", "videos"
-LANES = {TRAINS: 2, SHOWS: 3}
-"""How many of them are at work on a GPU at once."""
-STUDENT = {"previews": "0", "checkpoint_every": "1000"}
 BY_ADAMW = {"muon_rate": "0", "learning_rate": "1e-3"}
 EVEN = {"milestones": "[]"}
 ABLATIONS: Mapping[str, Mapping[str, str]] = {
-    "no-muon": {"muon_rate": "0"},
-    "even-milestones": EVEN,
-    "each-answer-learned-from-once": {"teacher_reuse": "1"},
     "teacher-points-2,5,25": {"teacher_points": "[2,5,25]", "teacher_substeps": "1", "teacher_reuse": "1"},
     "teacher-points-2,5,25,-target-average": {
         "teacher_points": "[2,5,25]",
@@ -41,6 +37,9 @@ ABLATIONS: Mapping[str, Mapping[str, str]] = {
     },
     "weight-1": {"weight_cap": "1"},
     "guidance-kept": {"guidance": "kept"},
+    "no-muon": {"muon_rate": "0"},
+    "even-milestones": EVEN,
+    "each-answer-learned-from-once": {"teacher_reuse": "1"},
 }
 CONTROLS = [
     *(
@@ -61,15 +60,13 @@ CONTROLS = [
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is made: clips, iterations of a student and of those compared among each other, prompts, LoRA ranks."""
+    """How much is made: clips, iterations of the student of 4 steps and of all others, LoRA ranks, prompts."""
 
     clips: int = 20_128
-    iterations: int = 4000
-    short: int = 1200
-    prompts: Path = PROMPTS
-    batch: int = 64
-    num: int = 4
-    ranks: tuple[int, ...] = (32, 16, 8)
+    iterations: int = 2000
+    short: int = 800
+    ranks: tuple[int, ...] = (32, 16)
+    asked: Asked = Asked()
     rest: Mapping[str, str] = field(default_factory=dict)
     """More settings of every training."""
     base: tuple[str, ...] = ()
@@ -79,27 +76,22 @@ class Sizes:
 def training(runs: Path, sizes: Sizes, name: str, steps: str, *words: str, **changes: str) -> Job:
     """A student of the recipe, but for `changes` of its settings, after the data or the student that starts it."""
     settings = {**STUDENT, "iterations": str(sizes.iterations), **sizes.rest, **changes}
-    told = [word for key, value in settings.items() for word in ("--set", f"distill_mlcd.{key}={value}")]
-    recipe = ("--config", str(ROOT / "recipes" / "distill-mlcd.yaml"), "--data", str(runs / "data"))
-    command = (*EVDIT, "distill-mlcd", *recipe, "--steps", steps, *words, *told, "-o", str(runs / "trained" / name))
     start = f"trained/{Path(words[words.index('--checkpoint') + 1]).name}" if "--checkpoint" in words else "data"
-    return Job(f"trained/{name}", (Step(command),), TRAINS, (start,))
+    run, words = runs / "trained" / name, ("--steps", steps, *words)
+    return training_of(run, "distill-mlcd", runs / "data", words, settings, (start,))
 
 
 def trainings(runs: Path, sizes: Sizes) -> Iterator[Job]:
-    """The data and all students, those that others wait for first."""
+    """The data and all students, those that take longest or that others wait for first."""
     recipe = ("--config", str(ROOT / "recipes" / "prepare-data.yaml"), "--count", str(sizes.clips))
     yield Job("data", (Step((*EVDIT, "prepare-data", *recipe, "-o", str(runs / "data"))),), TRAINS)
     short = {"iterations": str(sizes.short)}
-    yield training(runs, sizes, "student-4", "4")
     yield training(runs, sizes, "in-one-run", "20,8,4,2", **short)
+    yield training(runs, sizes, "student-4", "4")
     start = ("--checkpoint", str(runs / "trained" / "student-4"))
-    two = {"milestones": "[999,549]", "teacher_substeps": "8", "iterations": str(sizes.iterations // 2)}
-    yield training(runs, sizes, "student-2", "2", *start, **two)
+    yield training(runs, sizes, "student-2", "2", *start, **short, milestones="[999,549]", teacher_substeps="8")
     for rank in sizes.ranks:
-        yield training(runs, sizes, f"student-4-lora-{rank}", "4", "--lora-rank", str(rank), **BY_ADAMW)
-    yield training(runs, sizes, "student-8", "8", **EVEN)
-    yield training(runs, sizes, "student-20", "20", **EVEN, **short)
+        yield training(runs, sizes, f"student-4-lora-{rank}", "4", "--lora-rank", str(rank), **short, **BY_ADAMW)
     for clips in (20_000, 2000, 200):
         yield training(runs, sizes, f"data-{clips}", "4", **short, clips=str(min(clips, sizes.clips * 7 // 8)))
     for name, changes in ABLATIONS.items():
@@ -108,14 +100,9 @@ def trainings(runs: Path, sizes: Sizes) -> Iterator[Job]:
 
 def videos(runs: Path, sizes: Sizes, kind: str, name: str, words: Sequence[str], other: str | None, *after: str) -> Job:
     """Videos of all prompts and their score, against the videos `other` where that is given."""
-    out, num = runs / kind / name, sizes.num if kind == REPORT else 1
-    common = ("--prompts-file", str(sizes.prompts), "--batch", str(sizes.batch), "--seed", str(SEEDS[kind]))
-    show = (*EVDIT, "generate", *common, "--num", str(num), *words, "-o", str(out))
-    against = ("--against", str(runs / kind / other)) if other else ()
-    score = (*EVDIT, "score", str(out), *against, "--json")
     file = runs / "scores" / kind / f"{name}{f'-against-{other}' if other else ''}.json"
-    needs = (*after, *([f"{kind}/{other}"] if other else []))
-    return Job(f"{kind}/{name}", (Step(show), Step(score, file)), SHOWS, needs)
+    against = runs / kind / other if other else None
+    return videos_of(sizes.asked, kind, runs / kind / name, words, file, against=against, after=after)
 
 
 def control_name(steps: int, solver: str, spacing: str, guidance: str) -> str:
@@ -147,13 +134,17 @@ def chosen_by(name: str) -> str | None:
     return "student-4" if name.startswith("student-4-lora-") else None
 
 
-def choosing(runs: Path, sizes: Sizes) -> Iterator[Job]:
-    """All that is made to choose among: what is trained, and every control beside it."""
-    yield from trainings(runs, sizes)
+def controls(runs: Path, sizes: Sizes) -> Iterator[Job]:
+    """The base in its own steps and in fewer, by every solver."""
     yield videos(runs, sizes, CHOOSING, "base-50", sizes.base, None)
     for each in CONTROLS:
         name = control_name(*each)
         yield videos(runs, sizes, CHOOSING, name, control_words(name), None)
+
+
+def choosing(runs: Path, sizes: Sizes) -> Iterator[Job]:
+    """All that is trained, and its videos."""
+    yield from trainings(runs, sizes)
     made = models(runs, sizes)
     for name in sorted(made, key=lambda name: chosen_by(name) is not None):
         place, job = made[name]
@@ -165,23 +156,18 @@ def report(runs: Path, sizes: Sizes, best: Mapping[int, str]) -> Iterator[Job]:
     yield videos(runs, sizes, REPORT, "base-50", sizes.base, None)
     for name in best.values():
         yield videos(runs, sizes, REPORT, name, control_words(name), None)
-    for name, (place, _) in models(runs, sizes).items():
+    for name, (place, job) in models(runs, sizes).items():
         if name.startswith("student-"):
             control = best[int(name.split("-")[1])]
-            yield videos(runs, sizes, REPORT, name, ("--checkpoint", str(place)), control)
+            yield videos(runs, sizes, REPORT, name, ("--checkpoint", str(place)), control, job)
 
 
 def make(runs: Path, sizes: Sizes, gpus: Sequence[str]) -> None:
     """Make all of it. Raises EvditError (1) where some of it failed."""
-    run_side_by_side(list(choosing(runs, sizes)), gpus, LANES, runs / "logs", say)
-    scores = read_scores(runs / "scores" / CHOOSING, SEEDS[CHOOSING], read_prompts(sizes.prompts))
-    run_side_by_side(list(report(runs, sizes, best_controls(scores))), gpus, LANES, runs / "logs", say)
-
-
-def say(line: str) -> None:
-    """A line for the person, at once."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    run_side_by_side(list(controls(runs, sizes)), gpus, LANES, runs / "logs", say)
+    scores = read_scores(runs / "scores" / CHOOSING, SEEDS[CHOOSING], read_prompts(sizes.asked.prompts))
+    jobs = [*choosing(runs, sizes), *report(runs, sizes, best_controls(scores))]
+    run_side_by_side(jobs, gpus, LANES, runs / "logs", say)
 
 
 def main(words: Sequence[str]) -> None:

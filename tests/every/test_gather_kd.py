@@ -103,7 +103,7 @@ def test_what_is_made_can_be_gathered(gather_kd: ModuleType, folders: Path):  # 
     import side_by_side
 
     known, plans = flags_by_command(), folders / "plans" / "base"
-    asked = make_kd.Asked(folders / "made", folders / "four", plans, folders / "data")
+    asked = make_kd.Folders(folders / "made", folders / "four", plans, folders / "data")
     here = tuple(name.replace("-output-", "-attention-") for name in make_kd.PLANS)  # this search has no such score
     jobs = make_kd.jobs(asked, make_kd.Sizes(plans=here))
     side_by_side.check(jobs)
