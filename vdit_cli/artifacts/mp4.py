@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from errno import EAGAIN, ENOMEM
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -89,6 +90,8 @@ def write(path: Path, frames: np.ndarray | Frames, fps: Fraction, comment: Mappi
                 container.mux(stream.encode(filtered(graph, picture)))
             container.mux(stream.encode(None))
     except (av.FFmpegError, ValueError) as error:
+        if is_starved(error):
+            raise starved(f"to encode {count} frames of {width}x{height}", error) from error
         why = f"{ENCODER} could not encode {count} frames of {width}x{height}: {reason(error)}"
         raise EvditError(why, exit_code=FAILED) from error
     path.write_bytes(whole.getbuffer())
@@ -198,6 +201,8 @@ def reading(path: Path) -> Iterator[tuple[Any, Any, Any]]:
             stream.codec_context.thread_count = threads_of(stream.height, stream.width)
             yield av, container, stream
     except (av.FFmpegError, ValueError, OSError) as error:
+        if is_starved(error):
+            raise starved(f"to read {path}", error, str(path)) from error
         raise unreadable(path, reason(error)) from error
 
 
@@ -228,6 +233,17 @@ def filtered(graph: Any, frame: Any) -> Any:
 def reason(error: BaseException) -> str:
     """What an error of ffmpeg says, or what it is called where it says nothing."""
     return getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+
+
+def is_starved(error: BaseException) -> bool:
+    """Whether it is the machine that had no thread or memory left, and not the video."""
+    return getattr(error, "errno", None) in (EAGAIN, ENOMEM)
+
+
+def starved(what: str, error: BaseException, where: str | None = None) -> EvditError:
+    """The error for a video that is as good as others, on a machine that does too much at once."""
+    why = f"the machine had no thread or memory left {what}: {reason(error)}"
+    return EvditError(why, where=where, next_steps=["the same command again, with fewer beside it"], exit_code=FAILED)
 
 
 def unreadable(path: Path, why: str) -> EvditError:
