@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 
 from vdit_cli.artifacts.lock import run_held_here
 from vdit_cli.errors import EvditError, brief, quoted
-from vdit_cli.reader import advising, read_text
 
 FILE, KIND = ".unfinished", "list of unfinished files"
 TEMPORARY = ".evdit-"
@@ -46,8 +45,12 @@ def noted(run: Path) -> list[tuple[Path, Path]]:
     ours. Raises EvditError (exit 2) for a file that holds something else, which is somebody's.
     """
     path, found = run / FILE, []
+    if not os.path.lexists(path):
+        return []
+    from vdit_cli.reader import advising, read_text  # help, which is to be quick, never comes here
+
     with advising([f"mv -n {quoted(path)} {quoted(run / f'{FILE[1:]}.aside')}  (it is somebody's)"]):
-        lines = read_text(path, KIND).split("\n") if os.path.lexists(path) else []
+        lines = read_text(path, KIND).split("\n")
         for number, line in enumerate(lines, 1):
             names = names_in(line)
             if names is None and number < len(lines):
