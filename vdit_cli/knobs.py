@@ -250,9 +250,7 @@ def checked(root: type[Section], value: Any, key: str, where: str) -> Any:
 
 
 def meant(value: Any, kind: Any) -> list[Any]:
-    """What a value of another type was most likely meant as, if anything: 8.0, 0x10 and 1_0 as whole numbers, 2,5 as
-    a list of two.
-    """
+    """What a value of another type was most likely meant as, if anything: 8.0 and 0x10 as numbers, 2,5 as a list."""
     if get_origin(kind) is tuple:
         each = value.split(",") if isinstance(value, str) else items(value)
         casts = [(meant(item, get_args(kind)[0]) or [None])[0] for item in each]

@@ -56,7 +56,7 @@ class Work:
         for number, (key, value) in enumerate(self._made(function, missing), start=1):
             if isinstance(value, EvditError):
                 if not failed:
-                    self.progress.say(f"{value.what}: whatever else can't be is looked for")
+                    self.progress.say(f"{value.what}; the others are tried, to name all that fail")
                 failed[key] = value
             else:
                 self._keep(key, value)
