@@ -198,10 +198,27 @@ def test_what_is_not_there_or_not_ones_own_comes_with_a_look(tmp_path: Path, mon
     file = tmp_path / "plan.json"
     file.write_text("{}", encoding="utf-8")
 
-    def locked(path: Path) -> bytes:
+    def locked(path: Path, *_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", locked)
+    monkeypatch.setattr(Path, "open", locked)
     error = refused(reader.read_text, file, "plan")
     assert error.what == f"{file} can't be read: Permission denied"
     assert error.next_steps == (f"ls -ld {file}  (whose it is, and who may open it)",)
+
+
+def test_of_a_log_the_end_alone_is_read_for_its_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever stands before; a line that was cut short is left out, a damaged one told as any of the log's."""
+    log = tmp_path / "metrics.jsonl"
+    assert reader.read_last(Part, log, "log") is None
+    monkeypatch.setattr(reader, "LONGEST_LINE", 40)
+    for content, size in (("{}\n" * 99 + '{"size": 7}\n', 7), ('{"size": 7}\n{"si', 7), ('{"si', None), ("", None)):
+        log.write_text(content, encoding="utf-8")
+        last = reader.read_last(Part, log, "log")
+        assert (last and last["size"]) == size
+    for content in (b'{"size": 7}\nx\n', b"x" * 99 + b"\n", b"\xff\n", b'{"size": "7"}\n'):
+        log.write_bytes(content)
+        with pytest.raises(EvditError) as caught:
+            reader.read_last(Part, log, "log")
+        assert caught.value.where is not None and caught.value.where.startswith(f"{log} last line")
+        assert caught.value.next_steps[-1].startswith(f"mv -n {log} {log}.damaged")

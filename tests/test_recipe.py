@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vdit_cli.errors import USAGE, EvditError, quoted
-from vdit_cli.knobs import find_knob, flat, members, origins_told, rule_of
+from vdit_cli.knobs import find_knob, flat, members, origins_told
 from vdit_cli.recipe import GenerateOptions, Recipe, load
 
 
@@ -336,24 +336,6 @@ def test_settings_without_an_end_are_refused(setting: str, words: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("text", "sets", "flags", "step"),
-    [
-        ("generate: {height: 128.0}", [], {}, "height: 128"),
-        ("", ["generate.height=128.0"], {}, "--set generate.height=128"),
-        ("generate: {height: 8.0}", [], {}, None),
-        ("", [], {"generate.files": "avi"}, "--files gif"),
-        ("", ["generate.files=avi"], {}, "--set generate.files=gif"),
-        ("generate: {files: avi}", [], {}, "files: gif"),
-    ],
-)
-def test_what_was_meant_is_advised(recipe_file, text: str, sets: list[str], flags: dict, step: str | None):
-    """A whole float as a whole number, the nearest of several words, each as it was given."""
-    with pytest.raises(EvditError) as caught:
-        load(recipe_file(text), sets, flags)
-    assert caught.value.next_steps == ((step,) if step else ())
-
-
-@pytest.mark.parametrize(
     ("text", "told", "step"),
     [
         ("base: &b {steps: 8}\ngenerate: *b\n", "unknown key 'base'", "a section: generate, analyze, "),
@@ -367,23 +349,3 @@ def test_what_yaml_shares_is_not_taken_for_a_key(recipe_file, text: str, told: s
     with pytest.raises(EvditError) as caught:
         load(recipe_file(text))
     assert told in caught.value.what and " ".join(caught.value.next_steps).startswith(step)
-
-
-def test_each_knob_tells_its_own_bounds():
-    """As docs/recipes.md and an error have them."""
-    keys = (
-        "search_masks.r",
-        "search_masks.max_loss",
-        "generate.fps",
-        "generate.seed",
-        "generate.steps",
-        "generate.kernel",
-    )
-    assert [rule_of(*find_knob(Recipe, key, "")) for key in keys] == [
-        "a finite number, at least 0, at most 1e+30",
-        "a finite number or null, at least 0, at most 1e+30",
-        "a number or a fraction such as 24000/1001 or null, at least 1/600, at most 1000",
-        "a whole number, at least 0, at most 9223372036854775807",
-        "a whole number or null, at least 1, at most 1000000",
-        "text",
-    ]

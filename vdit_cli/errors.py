@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ LONG_WORD = re.compile(r"""[^\s'"/]{256,}""")
 """Longer than any name that a file can have, so that paths stay whole."""
 MOST_TOLD = 2000
 """Signs of a line that tells what is wrong, or where."""
+MOST_LISTED = 8
+"""Of several things that are wrong in one way."""
 
 
 class EvditError(Exception):
@@ -61,6 +63,19 @@ class Interrupted(EvditError):
 
     def __init__(self, what: str, *, next_steps: Iterable[str] = ()) -> None:
         super().__init__(what, next_steps=next_steps, exit_code=INTERRUPTED)
+
+
+def together(errors: Sequence[EvditError], what: str) -> EvditError:
+    """One error for several of a kind, told as `what` and the first MOST_LISTED of them; a single one is itself."""
+    first = errors[:MOST_LISTED]
+    if len(errors) == 1:
+        return first[0]
+    told = [
+        each.what if each.where is None or each.where in each.what else f"{each.where}: {each.what}" for each in first
+    ]
+    more = [f"and {len(errors) - len(first)} more"] if len(errors) > len(first) else []
+    steps = dict.fromkeys(step for each in first for step in each.next_steps)
+    return EvditError(f"{what}: {'; '.join(told + more)}", next_steps=steps, exit_code=first[0].exit_code)
 
 
 def printable(text: str) -> str:

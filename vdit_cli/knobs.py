@@ -244,10 +244,33 @@ def checked(root: type[Section], value: Any, key: str, where: str) -> Any:
         if fits and is_within(cast, least, most):
             return cast
     likely: list[Any] = nearest(str(value), [each for each in members(kind) if isinstance(each, str)], 1)
-    if isinstance(value, float) and value.is_integer() and int in members(kind):
-        likely = [int(value)] if is_within(int(value), least, most) else []
-    steps = [given_as(root, key, each, where) for each in likely]
+    likely += [cast for member in members(kind) for cast in meant(value, member) if is_within(cast, least, most)]
+    steps = [given_as(root, key, each, where) for each in likely[:1]]
     raise EvditError(f"{key} is {brief(value)}: it must be {rule_of(kind, found)}", where=where, next_steps=steps)
+
+
+def meant(value: Any, kind: Any) -> list[Any]:
+    """What a value of another type was most likely meant as, if anything: 8.0 and 0x10 as numbers, 2,5 as a list."""
+    if get_origin(kind) is tuple:
+        each = value.split(",") if isinstance(value, str) else items(value)
+        casts = [(meant(item, get_args(kind)[0]) or [None])[0] for item in each]
+        return [casts] if casts and None not in casts else []
+    if kind in (int, float) and isinstance(value, str):
+        value = as_number(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    fits, cast = fit(value, kind)
+    return [cast] if fits and value is not None else []
+
+
+def as_number(text: str) -> int | float | None:
+    """The number that a text is in Python or with a comma for its point, None where it is none."""
+    for read_as in (lambda digits: int(digits, 0), float):
+        try:
+            return read_as(text.strip().replace(",", "."))
+        except ValueError:
+            continue
+    return None
 
 
 def rule_of(kind: Any, found: Any) -> str:

@@ -25,6 +25,8 @@ from vdit_cli.errors import EvditError, as_json_has_it, brief, either, nearest, 
 T = TypeVar("T")
 MOST_BYTES = 64 << 20
 """Of a file that is no video and holds no weights."""
+LONGEST_LINE = 1 << 20
+"""Bytes of a line of a log."""
 DEEPEST = 64
 """Levels of lists and objects inside one another."""
 MOST, MOST_SIZE, MOST_SEED, MOST_TEXT = 10**6, 1 << 16, (1 << 63) - 1, 10**4
@@ -58,11 +60,13 @@ JSON_WORDS = {"NoneType": "null", "list": "list", "str": "text", "bool": "truth 
 """What stands where an object belongs, by its type in Python; else it is a number."""
 
 
-def read_bytes(file: Path, kind: str, where: str | None = None) -> bytes:
-    """The content of `file`, which is to hold a `kind` ("plan"). Raises EvditError where it can't be read."""
+def read_bytes(file: Path, kind: str, where: str | None = None, last: int = MOST_BYTES) -> bytes:
+    """The `last` bytes of `file`, which is to hold a `kind` ("plan"). Raises EvditError where it can't be read."""
     check_regular(file, kind, where)
     try:
-        return file.read_bytes()
+        with file.open("rb") as opened:
+            opened.seek(max(0, os.fstat(opened.fileno()).st_size - last))
+            return opened.read()
     except OSError as error:
         raise unreadable(file, error, where) from error
 
@@ -210,15 +214,29 @@ def read_lines(form: type, file: Path, kind: str) -> list[dict[str, Any]]:
 
     There are none where the file is missing. Raises EvditError, naming the line.
     """
-    found = []
-    aside = f"mv -n {quoted(file)} {quoted(file.with_name(file.name + '.damaged'))}  (it goes on without this log)"
-    with advising([aside]):
+    with advising([_aside(file)]):
         lines = read_text(file, kind).split("\n")[:-1] if os.path.lexists(file) else []
-        for number, line in enumerate(lines, 1):
-            where = f"{file}:{number}"
-            found.append(parse(line, where, "line"))
-            shaped(form, found[-1], where, "line", is_open=True)
+        return [_read_line(form, line, f"{file}:{number}") for number, line in enumerate(lines, 1)]
+
+
+def read_last(form: type, file: Path, kind: str) -> dict[str, Any] | None:
+    """The last of `read_lines`, or None: no more than the end of the log is read."""
+    with advising([_aside(file)]):
+        end = read_bytes(file, kind, last=LONGEST_LINE) if os.path.lexists(file) else b""
+        lines = end.split(b"\n")[:-1]
+        return _read_line(form, lines[-1].decode("utf-8", "replace"), f"{file} last line") if lines else None
+
+
+def _read_line(form: type, line: str, where: str) -> dict[str, Any]:
+    """The JSON object of a line of a log."""
+    found = parse(line, where, "line")
+    shaped(form, found, where, "line", is_open=True)
     return found
+
+
+def _aside(file: Path) -> str:
+    """What puts a damaged log aside."""
+    return f"mv -n {quoted(file)} {quoted(file.with_name(file.name + '.damaged'))}  (it goes on without this log)"
 
 
 def kept(form: type[T], file: Path, kind: str, schema: str | None = None) -> T | None:

@@ -62,3 +62,16 @@ def test_a_path_in_a_home_that_is_not_known(evdit, homeless: Path, flag: str):
     assert code == USAGE and f"from:  {flag} ~nobody-of-this-name/model" in err
     with pytest.raises(EvditError, match="home folder that is not known"):
         expanded("~/model", flag)
+
+
+def test_no_folder_is_made_for_a_home_that_is_not_known(evdit, homeless: Path, tmp_path: Path, monkeypatch):
+    """Wherever a flag or a word is a path; a home that is known is taken, also where the shell has left its sign."""
+    for command in (["generate", "red", "-o", "~nobody-of-this-name/x.gif"], ["status", "~nobody-of-this-name/x.gif"]):
+        code, _, err = evdit(*command)
+        flag = "-o " if "-o" in command else ""
+        assert code == USAGE and f"from:  {flag}~nobody-of-this-name/x.gif\n" in err
+        assert "try:   './~nobody-of-this-name/x.gif'  (one of that name, here)" in err
+        assert list(Path().iterdir()) == []
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    code, _, err = evdit("status", "~/run")
+    assert code == USAGE and f"{tmp_path / 'home' / 'run'} is no run" in err

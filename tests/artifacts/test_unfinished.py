@@ -13,6 +13,7 @@ import pytest
 from vdit_cli.artifacts import unfinished
 from vdit_cli.artifacts.atomic import replacing, write_text
 from vdit_cli.artifacts.lock import FolderLock
+from vdit_cli.errors import USAGE, EvditError
 
 ALIKE = (
     ".bundle.1a2b3c4d.js",
@@ -90,8 +91,20 @@ def test_notes_that_lead_elsewhere_are_not_followed(run: Path):
     """Out of the folder, to a name that is not ours, or cut short."""
     write_text(run.parent / ".evdit-0123abcd", "mine")
     write_text(run / "thesis.tex", "mine")
-    lines = [["../.evdit-0123abcd", "a"], [str(run.parent / ".evdit-0123abcd"), "a"], ["thesis.tex", "a"], ["x"], 3]
+    lines = [["../.evdit-0123abcd", "a"], [str(run.parent / ".evdit-0123abcd"), "a"], ["thesis.tex", "a"]]
     write_text(run / unfinished.FILE, "\n".join([*map(json.dumps, lines), '[".evdit-0123']))
     unfinished.clear(run)
     assert set(files(run)) == {"thesis.tex", ".lock"}
     assert (run.parent / ".evdit-0123abcd").exists()
+
+
+@pytest.mark.parametrize("content", [b"my notes\n", b'["a"]\n', b"3\n", b"\xff\xfe\n", b'["a", "b"]\n\n', None])
+def test_what_somebody_keeps_under_that_name_stays(run: Path, content: bytes | None):
+    """Text, other JSON, no text at all, or a folder: refused with what to do, and nothing of it is lost."""
+    place = run / unfinished.FILE
+    place.mkdir() if content is None else place.write_bytes(content)
+    with pytest.raises(EvditError) as caught:
+        unfinished.clear(run)
+    assert caught.value.exit_code == USAGE and str(place) in f"{caught.value.where}"
+    assert caught.value.next_steps[-1] == f"mv -n {place} {run / 'unfinished.aside'}  (it is somebody's)"
+    assert place.is_dir() if content is None else place.read_bytes() == content

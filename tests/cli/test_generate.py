@@ -224,7 +224,7 @@ def test_killed_then_interrupted_then_finished(evdit, tiny, tmp_path, monkeypatc
         patched.setattr(Console, "stage", begin_and_interrupt)
         code, _, err = evdit("generate", *command)
     assert code == INTERRUPTED, err
-    assert "1 videos are finished, 1 are left" in err
+    assert "3 videos are finished, 1 are left" in err
     assert not half.exists() and mine.read_bytes() == b"mine"
     assert "Traceback" not in err
     assert len(_check_whole(out)) == 3

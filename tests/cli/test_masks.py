@@ -194,13 +194,26 @@ def test_a_plans_colours_do_not_reach_the_terminal(evdit: Evdit, plan: Path):
     assert code == USAGE and "tiny" in err and not STEERING.search(err)
 
 
-def test_of_a_very_long_plan_the_first_frames_are_drawn(evdit: Evdit, tmp_path: Path):
-    """And the others counted; every frame of a row was looked for among all the global ones."""
+def test_of_a_long_plan_as_many_frames_are_drawn_as_the_terminal_has_room_for(
+    evdit: Evdit, tmp_path: Path, monkeypatch
+):
+    """And the others counted, in both ways to draw them; a short one is drawn whole."""
     frames = 1 << 16
-    plan = MaskPlan("shapes", VideoGrid(frames, 1, 1), (TileMask.from_stride(frames, 2),) * 3).write(tmp_path)
-    code, out, _ = evdit("masks", "show", str(plan), "-o", str(tmp_path / "plan.png"))
-    assert code == DONE and (tmp_path / "plan.png").stat().st_size > 0
-    assert out.splitlines()[2].endswith("█░" * (MOST_DRAWN // 2) + f" and {frames - MOST_DRAWN} more")
+    plan = MaskPlan("s", VideoGrid(frames, 1, 1), (TileMask.from_stride(frames, 2),) * 3).write(tmp_path)
+    for columns, told in (("100", 100), ("4000", MOST_DRAWN + 60)):
+        monkeypatch.setenv("COLUMNS", columns)
+        code, out, _ = evdit("masks", "show", str(plan), "-o", str(tmp_path / "plan.png"), "--overwrite")
+        drawn = io.StringIO()
+        draw(MaskPlan.read(plan), Console(out=drawn))
+        assert code == DONE and (tmp_path / "plan.png").stat().st_size > 0
+        for text in (out, drawn.getvalue()):
+            (row,) = [line for line in text.splitlines() if line.split()[:1] == ["1"]]
+            shown = row.count("█") + row.count("░")
+            assert f"░ and {frames - shown} more" in row.replace("█ ", "░ ")
+            assert told - 20 <= len(row.rstrip()) <= told and shown <= MOST_DRAWN
+    short = MaskPlan("s", VideoGrid(65, 1, 1), (TileMask.dense(65),)).write(tmp_path / "short.json")
+    monkeypatch.setenv("COLUMNS", "103")
+    assert "█" * 65 + "\n" in evdit("masks", "show", str(short))[1]
 
 
 def test_a_name_of_several_lines_stays_in_one(evdit: Evdit, plan: Path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_pipeline import write_pipeline
 from vdit_cli.errors import DONE, USAGE
 from vdit_cli.tiles.architecture import Architecture
 from vdit_cli.tiles.grid import VideoGrid
@@ -103,3 +104,21 @@ def test_advice_works_here(evdit: Evdit, plan: Path):
     code, _, err = evdit("masks", "retarget", str(small), "--frames", "93")
     assert code == USAGE and "the plan has 4 layers, shapes has 8" in err
     assert err.splitlines()[-1] == "  try:   a plan made on this shapes"
+
+
+def test_the_model_of_a_plan_that_a_folder_made_is_found_by_its_run_or_asked_for(evdit: Evdit):
+    """A plan knows that folder's name alone; beside run.json it is known where it lies."""
+    write_pipeline(Path("models/tiny"))
+    Path("prompts.txt").write_text("a large red circle\n", encoding="utf-8")
+    asked = ["--prompts-file", "prompts.txt", "--steps", "1", "--at", "0", "--device", "cpu"]
+    assert evdit("search-masks", "--model", "models/tiny", *asked, "-o", "search")[0] == DONE
+    code, out, _ = evdit("masks", "retarget", "search", "--frames", "13", "-o", "longer.json")
+    assert code == DONE and MaskPlan.read("longer.json").grid.frames == 4
+    code, out, err = evdit("masks", "retarget", "longer.json", "--frames", "17")
+    assert (code, out) == (USAGE, "")
+    assert err.splitlines() == [
+        "error: the plan was made on the model tiny, which is no registered one and no folder here",
+        "  from:  longer.json",
+        "  try:   --model FOLDER  (where that model lies)",
+    ]
+    assert evdit("masks", "retarget", "longer.json", "--frames", "17", "--model", "models/tiny")[0] == DONE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,6 +129,25 @@ def test_what_is_no_data_is_refused(tmp_path: Path):
         (tmp_path / INDEX).write_text(json.dumps(index | {key: value}), encoding="utf-8")
         with pytest.raises(EvditError, match=why):
             open_data(tmp_path)
+
+
+def test_a_folder_of_somebodys_is_looked_into_no_further_than_its_first_file(tmp_path: Path, monkeypatch):
+    """It may be as large as a disk."""
+    seen: list[Path] = []
+    walk = Path.rglob
+
+    def walked(folder: Path, pattern: str) -> Iterator[Path]:
+        """What is walked, noted as it is come to."""
+        for path in walk(folder, pattern):
+            seen.append(path)
+            yield path
+
+    for number in range(9):
+        (tmp_path / f"{number}.txt").touch()
+    monkeypatch.setattr(Path, "rglob", walked)
+    with pytest.raises(EvditError, match="holds no prepared data: it has no index.json"):
+        open_data(tmp_path)
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize(

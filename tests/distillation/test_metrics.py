@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vdit_cli.distillation.metrics import Line, Metrics, drop_after, loss_told, losses_in
+from vdit_cli.distillation.metrics import Line, Metrics, drop_after, last_loss, loss_told, losses_in
 from vdit_cli.errors import USAGE, EvditError
 
 WHOLE = '{"iteration": 1, "loss": 0.5}\n{"iteration": 2, "loss": 0.25}\n'
@@ -52,5 +52,5 @@ def test_a_log_that_is_none_is_told_by_its_line(tmp_path: Path, make: Callable[[
 
 def test_a_log_that_was_put_aside_leaves_the_loss_unknown(tmp_path: Path):
     """A card says so."""
-    assert losses_in(tmp_path / "metrics.jsonl") == () and loss_told(None) == "unknown"
+    assert losses_in(tmp_path / "metrics.jsonl") == () and loss_told(last_loss(tmp_path / "metrics.jsonl")) == "unknown"
     assert loss_told(json.loads("0.123456")) == "0.1235"

@@ -94,3 +94,13 @@ def test_more_times_than_the_schedule_has_are_told_where_they_were_set(
 def test_as_many_points_as_timesteps_fit():
     """40 steps of 25."""
     check_times(load(None, [], {}).distill_mlcd, (40, 2), 1000)
+
+
+@pytest.mark.parametrize(
+    ("steps", "advised"), [("4,8", "8,4"), ("20,999999", "20"), ("20,20,4,41", "20,4"), ("300,999999", "40")]
+)
+def test_steps_that_do_not_fall_are_told_as_they_would_fit(steps: str, advised: str):
+    """In order, without those that the usual schedule has no room for, or as many as it has."""
+    with pytest.raises(EvditError, match="each student must have fewer steps than the one before it") as caught:
+        step_counts(load(None, [f"distill_mlcd.steps={steps}"], {}).distill_mlcd)
+    assert caught.value.next_steps == (f"--steps {advised}",)

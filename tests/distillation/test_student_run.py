@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tests.distillation.small_mlcd import StopsAt, distill_small
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.errors import Interrupted
+from vdit_cli.timing import Silent
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -50,3 +51,20 @@ def test_muon_goes_on_bit_for_bit(made: tuple[Path, Path], tmp_path: Path):
         distill_small(*made, tmp_path / "parts", StopsAt(3), muon_rate=1e-2)
     parts = distill_small(*made, tmp_path / "parts", muon_rate=1e-2)
     assert (parts / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+
+
+def test_muon_moves_all_of_lora_and_the_other_rate_is_told_to_have_no_effect(made: tuple[Path, Path], tmp_path: Path):
+    """The same pairs at any rate of AdamW, which would hold states of none of them."""
+    pairs = []
+    for rate in (0.0, 3e-3):
+        progress = Silent()
+        origins = {"learning_rate": f"--set distill_mlcd.learning_rate={rate}", "adam": "--set distill_mlcd.adam=adamw"}
+        options = {"learning_rate": rate, "muon_rate": 1e-2, "lora_rank": 2, "iterations": 2, "origins": origins}
+        student = distill_small(*made, tmp_path / str(rate), progress, **options)
+        told = "\n".join(progress.lines)
+        for origin in origins.values():
+            assert f"warning: {origin} has no effect: muon_rate moves all that is trained, LoRA's pairs" in told
+        assert "trains nothing" not in told
+        pairs.append(load_file(student / "adapter" / "adapter_model.safetensors"))
+    assert all(torch.equal(pairs[0][name], pairs[1][name]) for name in pairs[0])
+    assert any(each.any() for name, each in pairs[0].items() if name.endswith("lora_B.weight"))

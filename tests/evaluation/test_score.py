@@ -16,7 +16,7 @@ from vdit_cli.artifacts.atomic import write_json
 from vdit_cli.artifacts.digest import path_digest
 from vdit_cli.artifacts.video_file import read_frames, read_metadata, read_video, write_video
 from vdit_cli.data.shapes_world import caption, draw_scenes
-from vdit_cli.errors import USAGE, EvditError
+from vdit_cli.errors import MOST_LISTED, USAGE, EvditError
 from vdit_cli.evaluation import videos
 from vdit_cli.evaluation.comparison import compare
 from vdit_cli.evaluation.score import MEASURES, judge, score, score_tensors
@@ -152,6 +152,55 @@ def test_what_can_not_be_scored_is_refused(tmp_path: Path):
             score([tmp_path / "good.mp4"])
         assert error.value.where == str(tmp_path / "good.json")
         assert "move it away" in error.value.next_steps[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "place", "words"),
+    [
+        ({"asked": 5}, " asked", "asked is 5: it must be an object"),
+        ({"asked": {"prompt": ["a"]}}, " asked.prompt", "it must be a text or null"),
+        ({"asked": {}, "output_sha256": 7}, " output_sha256", "it must be a text or null"),
+        ({"asked": {}, "output_sha256": "0" * 63 + "g"}, "", "...: it must be 64 hexadecimal digits"),
+    ],
+)
+def test_a_damaged_receipt_is_told_and_not_taken_for_anothers(tmp_path: Path, content: dict, place: str, words: str):
+    """By its key, and what to do."""
+    write_video(tmp_path / "a.mp4", pixels(draw_scenes(23, 1)[0], frames=2), 8)
+    (tmp_path / "a.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(EvditError) as error:
+        score([tmp_path])
+    assert words in error.value.what and error.value.where == f"{tmp_path / 'a.json'}{place}"
+    assert "move it away" in error.value.next_steps[-1]
+
+
+def test_all_that_is_damaged_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The first of many by name, when they are opened; and again what is found further on in others, in any process."""
+    video = tmp_path / "whole.mp4"
+    write_video(video, pixels(draw_scenes(23, 1)[0]), 8)
+    for number in range(MOST_LISTED + 3):
+        (tmp_path / f"bad-{number:02d}.mp4").write_bytes(b"no video")
+    (tmp_path / "whole.json").write_text("{", encoding="utf-8")
+    with pytest.raises(EvditError) as error:
+        score([tmp_path])
+    told = error.value.what
+    assert told.startswith(f"{MOST_LISTED + 4} of {MOST_LISTED + 4} videos can't be read: ") and told.endswith(
+        "; and 4 more"
+    )
+    assert [f"bad-{number:02d}.mp4" in told for number in range(MOST_LISTED + 1)] == [True] * MOST_LISTED + [False]
+    assert error.value.exit_code == USAGE and "make it again" in error.value.next_steps
+
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for number, name in enumerate(("a", "b", "c")):
+        write_video(cut / f"{name}.gif", pixels(draw_scenes(30 + number, 1)[0]), 8)
+    for name in ("a", "c"):
+        content = (cut / f"{name}.gif").read_bytes()
+        (cut / f"{name}.gif").write_bytes(content[: len(content) * 2 // 3])
+    for workers in (1, 2):
+        with pytest.raises(EvditError, match="^reading failed for 2: ") as error:
+            score([cut], kept=tmp_path / "kept.jsonl", workers=workers)
+        assert [str(cut / f"{name}.gif") in error.value.what for name in ("a", "b", "c")] == [True, False, True]
+    assert len((tmp_path / "kept.jsonl").read_text(encoding="utf-8").splitlines()) == 2, "the whole one is kept"
 
 
 def test_a_seed_that_can_be_none_is_refused(tmp_path: Path):

@@ -104,15 +104,19 @@ def test_a_setting_of_nothing_is_told_with_a_key_of_the_command(evdit, section: 
     assert step.startswith(f"{section}.") and load(None, [step], {})
 
 
-def paths_of(name: str) -> list[str]:
-    """Each flag of a command that takes a path, "" for an argument, by the types of its function's parameters."""
+def typed(name: str, kind: str) -> list[Any]:
+    """The parameters of a command whose function's types name a `kind`; of a command that holds others none."""
     *outer, last = name.split()
     command: Any = load_command(*outer).commands[last] if outer else load_command(last)
     if hasattr(command, "commands"):
         return []
     kinds = get_type_hints(command.callback)
-    found = [each.opts for each in command.params if "Path" in str(kinds.get(each.name))]
-    return [opts[-1] if opts[-1].startswith("-") else "" for opts in found]
+    return [each for each in command.params if kind in str(kinds.get(each.name))]
+
+
+def paths_of(name: str) -> list[str]:
+    """Each flag of a command that takes a path, "" for an argument."""
+    return [each.opts[-1] if each.opts[-1].startswith("-") else "" for each in typed(name, "Path")]
 
 
 PATHS = [(name, flag) for name in PAGES[1:] for flag in paths_of(name)]
@@ -131,6 +135,19 @@ def test_an_empty_path_is_refused(evdit, name: str, flag: str):
     assert place == {"--output": "-o ''", "": "''"}.get(flag, f"{flag} ''")
     assert not flag or f"\n  try:   no {place.split()[0]}\n" in err
     assert list(Path().iterdir()) == []
+
+
+def test_every_number_that_is_no_knob_has_an_upper_bound():
+    """A flag's own; knobs are told theirs by the recipe."""
+    knobs = {key for key, _ in flat(Recipe())}
+    found = {
+        (name, each.opts[0]): each.max
+        for name in PAGES[1:]
+        for each in [*typed(name, "int"), *typed(name, "float")]
+        if f"{name.replace('-', '_').replace(' ', '.')}.{each.name}" not in knobs
+    }
+    assert {("score", "--workers"), ("masks retarget", "--frames"), ("distill-kd", "--gpus")} <= set(found)
+    assert [place for place, most in found.items() if most is None] == []
 
 
 def test_paths_are_found():

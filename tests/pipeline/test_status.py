@@ -164,11 +164,23 @@ def test_a_stage_outside_the_run_is_refused(whole: Whole):
             "distill-kd",
             {"iterations": 3},
             "[" * 100_000 + "\n",
-            "metrics.jsonl:1",
+            "metrics.jsonl last line",
             "not a line: it is nested in more than 64 levels",
         ),
-        ("distill-kd", {"iterations": 3}, '{"loss": 1}\n', "metrics.jsonl:1", "iteration is missing: a line needs it"),
-        ("distill-kd", {"iterations": 3}, '{"iteration": "2"}\n', "metrics.jsonl:1 iteration", "a whole number"),
+        (
+            "distill-kd",
+            {"iterations": 3},
+            '{"loss": 1}\n',
+            "metrics.jsonl last line",
+            "iteration is missing: a line needs it",
+        ),
+        (
+            "distill-kd",
+            {"iterations": 3},
+            '{"iteration": "2"}\n',
+            "metrics.jsonl last line iteration",
+            "a whole number",
+        ),
     ],
 )
 def test_files_that_tell_nothing_are_named(

@@ -1,6 +1,8 @@
 """Videos of a batch are put in place side by side: in order for the caller, none lost where one fails."""
 
+import errno
 import json
+import os
 import threading
 
 import pytest
@@ -64,3 +66,35 @@ def test_a_batch_keeps_the_videos_that_were_written_when_one_fails(backbone, tmp
     steps = len(backbone.batches)
     assert len(_make(out, "0", "1", "2", batch=3)) == 3
     assert backbone.batches[steps] == 2 * (3 - len(videos)), "both branches of those that were not there"
+
+
+def test_a_disk_that_fills_leaves_what_is_finished_and_says_how_much(backbone, tmp_path, monkeypatch):
+    """In every start of the run, with those that earlier ones finished; what stays in run.json has no such count."""
+    out, write = tmp_path / "out", making.encode
+    for full, done in (("1", 1), ("3", 3), ("3", 3)):
+
+        def encode(place, kind, frames, fps, told, full=full):
+            if told["prompt"] == full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
+            write(place, kind, frames, fps, told)
+
+        monkeypatch.setattr(making, "encode", encode)
+        with pytest.raises(EvditError, match="the disk is full") as caught:
+            _make(out, "0", "1", "2", "3", "4")
+        left = f"; {done} videos are finished, {5 - done} are left: the same command goes on"
+        assert caught.value.exit_code == FAILED and caught.value.what.endswith(left)
+        assert "finished" not in json.loads((out / "run.json").read_text(encoding="utf-8"))["failure"]
+    monkeypatch.setattr(making, "encode", write)
+    assert len(_make(out, "0", "1", "2", "3", "4")) == 5
+
+
+def test_a_single_video_that_fails_counts_none(backbone, tmp_path, monkeypatch):
+    """There is nothing to go on with."""
+
+    def encode(*_):
+        raise EvditError("the encoder broke", exit_code=FAILED)
+
+    monkeypatch.setattr(making, "encode", encode)
+    with pytest.raises(EvditError) as caught:
+        _make(tmp_path / "out.mp4", "0")
+    assert "are finished" not in caught.value.what

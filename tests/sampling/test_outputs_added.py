@@ -73,10 +73,16 @@ def test_what_is_not_more_of_the_same_is_refused(prompts: tuple[str, ...], optio
 
 
 def test_of_several_prompts_none_are_added():
-    """Each has its own number of videos: later ones would have other seeds and names."""
+    """Each has its own number of videos: later ones would have other seeds and names, which the advice says."""
     made("run", "1", "2", num=1)
-    with pytest.raises(EvditError, match="num: was 1, is 2"):
-        made("run", "1", "2", num=2)
+    for num, steps, insist in (
+        (2, None, "--overwrite  (all are made anew: of several prompts, the later ones' videos get other seeds)"),
+        (2, 3, "--overwrite"),
+        (1, 3, "--overwrite"),
+    ):
+        with pytest.raises(EvditError, match="was made by another recipe") as caught:
+            made("run", "1", "2", num=num, steps=steps)
+        assert caught.value.next_steps == ("a new folder with -o", insist)
 
 
 def test_two_kinds_of_one_name_would_share_a_receipt():

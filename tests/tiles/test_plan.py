@@ -328,6 +328,6 @@ def test_a_file_without_permission_is_refused(tmp_path: Path, monkeypatch: pytes
         """What a read does where it is not allowed (root may read everything, so it is played)."""
         raise PermissionError(13, "Permission denied", str(file))
 
-    monkeypatch.setattr(Path, "read_bytes", deny)
+    monkeypatch.setattr(Path, "open", deny)
     assert "Permission denied" in refused(file).what
     assert stat.S_ISREG(file.stat().st_mode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -13,6 +14,9 @@ LOCK = ".lock"
 OWNER_AT = 1
 """Where the owner's process number stands in the file; the byte before it is the one that Windows locks."""
 
+OWN = re.compile(rb" ?[0-9]{0,20}|\0*")
+"""What may stand in it: nothing, a process number, or the zeros that a power cut leaves."""
+
 
 class FolderLock:
     """The lock of a run folder, its file `.lock`; held from `take` until `release` or the end of the process."""
@@ -22,7 +26,7 @@ class FolderLock:
         self.file: BinaryIO | None = None
 
     def take(self) -> None:
-        """Hold the lock, if it is not held yet. Raises EvditError when another process holds it."""
+        """Hold the lock, if it is not held yet. Raises EvditError when another process holds it, or it is no lock."""
         if self.file is not None:
             return
         file = self._opened("a+b")
@@ -35,6 +39,12 @@ class FolderLock:
                 where=str(self.path),
                 next_steps=["wait until it has ended", "another folder with -o"],
             )
+        file.seek(0)
+        if not OWN.fullmatch(file.read(64)):
+            file.close()
+            aside = f"mv -n {quoted(self.path)} {quoted(self.path.with_name('lock.aside'))}  (it is somebody's)"
+            what = f"{self.path} holds something else than the number of a process: no run can be locked by it"
+            raise EvditError(what, where=str(self.path), next_steps=[aside])
         file.truncate(0)
         file.write(b" " + str(os.getpid()).encode("ascii"))
         file.flush()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import platformdirs
 
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, quoted
 
 NAME = "evdit"
 
@@ -40,4 +40,7 @@ def expanded(path: str, where: str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise EvditError(f"{path} begins with a home folder that is not known", where=where) from error
+        steps = [f"{quoted(f'./{path}')}  (one of that name, here)"]
+        raise EvditError(
+            f"{path} begins with a home folder that is not known", where=where, next_steps=steps
+        ) from error

@@ -13,8 +13,9 @@ import shutil
 from pathlib import Path, PurePosixPath
 
 from vdit_cli.artifacts.lock import run_held_here
+from vdit_cli.errors import EvditError, brief, quoted
 
-FILE = ".unfinished"
+FILE, KIND = ".unfinished", "list of unfinished files"
 TEMPORARY = ".evdit-"
 """How a temporary name begins; eight hexadecimal digits follow."""
 ASIDE = ".old"
@@ -40,27 +41,41 @@ def note(temporary: Path, place: Path) -> None:
 def noted(run: Path) -> list[tuple[Path, Path]]:
     """The temporary paths that the run's processes noted, each with its place, in order.
 
-    A line that was cut short is left out, and so is one whose paths leave the folder or whose name is none of ours.
+    A last line that was cut short is left out, and so is one whose paths leave the folder or whose name is none of
+    ours. Raises EvditError (exit 2) for a file that holds something else, which is somebody's.
     """
-    path = run / FILE
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-        try:
-            names = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(names, list) and len(names) == 2 and all(isinstance(name, str) for name in names):
-            pure = [PurePosixPath(name) for name in names]
-            inside = not any(name.is_absolute() or ".." in name.parts for name in pure)
+    path, found = run / FILE, []
+    if not os.path.lexists(path):
+        return []
+    from vdit_cli.reader import advising, read_text  # help, which is to be quick, never comes here
+
+    with advising([f"mv -n {quoted(path)} {quoted(run / f'{FILE[1:]}.aside')}  (it is somebody's)"]):
+        lines = read_text(path, KIND).split("\n")
+        for number, line in enumerate(lines, 1):
+            names = names_in(line)
+            if names is None and number < len(lines):
+                raise EvditError(f"{path} is no {KIND}: {brief(line)} names none", where=f"{path}:{number}")
+            pure = [PurePosixPath(name) for name in names or ()]
+            inside = pure and not any(name.is_absolute() or ".." in name.parts for name in pure)
             if inside and NAME.fullmatch(pure[0].name):
                 found.append((run / pure[0], run / pure[1]))
     return found
 
 
+def names_in(line: str) -> tuple[str, str] | None:
+    """The two names of a note, None where the line is no note."""
+    try:
+        names = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_note = isinstance(names, list) and len(names) == 2 and all(isinstance(name, str) for name in names)
+    return (names[0], names[1]) if is_note else None
+
+
 def clear(run: Path) -> None:
     """Remove what a killed process left unfinished in a run, and the notes of it; the caller holds the run's lock.
 
-    A folder that had stepped aside, and whose successor never came, is put back.
+    A folder that had stepped aside, and whose successor never came, is put back. Raises EvditError as `noted` does.
     """
     for temporary, place in noted(run):
         if temporary.suffix == ASIDE and temporary.is_dir() and not place.exists():

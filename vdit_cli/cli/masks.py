@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vdit_cli.artifacts.atomic import check_writable
+from vdit_cli.artifacts.run_form import known_manifest
 from vdit_cli.cli.console import Console
 from vdit_cli.cli.help_page import HelpPage, HelpPages
 from vdit_cli.cli.options import Overwrite, knob_option, path_argument, path_option
@@ -23,6 +26,9 @@ from vdit_cli.tiles.relax import relax as relaxed
 from vdit_cli.tiles.retarget import MadeOver
 from vdit_cli.tiles.retarget import retarget as retargeted
 
+if TYPE_CHECKING:
+    from vdit_cli.backbones.sources import ModelSource
+
 EXAMPLE = """evdit masks show plan.json -o plan.png
 evdit masks pareto runs/masks -o front.png
 evdit masks seal plan.json
@@ -31,6 +37,8 @@ evdit masks relax plan.json --layer 7 --to 4:4 -o plan-relaxed.json"""
 COLUMNS = ("layer", "mask", "kept", "skipped", "frames")
 EDITED = "masks seal"
 """What `made_by` calls the making of a plan that was edited."""
+BETWEEN = 2 * len(COLUMNS)
+"""Signs between the columns, of both ways to draw them at most."""
 BLOCKS = ("█", "░")
 """A global frame, and one of the others."""
 PLAIN_BLOCKS = ("#", ".")
@@ -203,10 +211,10 @@ def retarget(
     Each layer keeps the stride of its global frames: 2:6 of 8 latent frames is 6:18 of 24. What changes is said. How
     much the plan loses at the other size is not known; only a search there tells.
     """
-    from vdit_cli.backbones.registry import find_source, open_backbone
+    from vdit_cli.backbones.registry import open_backbone
 
     found = MaskPlan.read(plan)
-    source = find_source(model or found.backbone)
+    source = source_of(found, model)
     backbone = open_backbone(source, device="cpu", video_frames=video_frames, height=height, width=width)
     usual = backbone.defaults
     size = (video_frames or usual.video_frames, height or usual.height, width or usual.width)
@@ -232,6 +240,25 @@ def relax(
     found = MaskPlan.read(plan)
     made = relaxed(found, read_layers(layer, len(found.masks)), to)
     tell_made(made, plan_place(output, overwrite), "evdit.masks-relax/1" if as_json else None)
+
+
+def source_of(plan: MaskPlan, model: str | None) -> ModelSource:
+    """The model that is asked for, else the one that made the plan: by the run that it lies in, or by its name.
+
+    Raises EvditError (exit 2) where that is not here: of a model's folder a plan holds the name alone.
+    """
+    from vdit_cli.backbones.registry import find_source
+
+    if model is not None:
+        return find_source(model)
+    run = known_manifest(Path(plan.origin or PLAN_FILE).parent) or {}
+    made_on = str(run.get("model", plan.backbone))
+    try:
+        return find_source(made_on, where=plan.origin or "--model")
+    except EvditError as error:
+        what = f"the plan was made on the model {made_on}, which is no registered one and no folder here"
+        steps = ["--model FOLDER  (where that model lies)"]
+        raise EvditError(what, where=plan.origin, next_steps=steps) from error
 
 
 def plan_place(output: Path, overwrite: bool) -> Path:
@@ -292,12 +319,28 @@ def summary(plan: MaskPlan) -> str:
     return f"of all tiles kept {percent(plan.kept_share)}, skipped {percent(plan.skipped_share)}; layers: {counts}"
 
 
-def cells(layer: int, mask: TileMask, blocks: tuple[str, str]) -> tuple[str, ...]:
-    """The cells of a layer's row, in the order of COLUMNS."""
-    shown, is_global = min(mask.frames, MOST_DRAWN), set(mask.global_frames)
-    frames = "".join(blocks[frame not in is_global] for frame in range(shown))
-    more = f" and {mask.frames - shown} more" if shown < mask.frames else ""
-    return str(layer), mask.name, percent(mask.kept_share), percent(mask.skipped_share), frames + more
+def rows_of(plan: MaskPlan, blocks: tuple[str, str]) -> list[tuple[str, ...]]:
+    """The cells of each layer's row, in the order of COLUMNS; of the frames as many as the terminal has room for."""
+    rows = [
+        (str(layer), mask.name, percent(mask.kept_share), percent(mask.skipped_share))
+        for layer, mask in enumerate(plan.masks)
+    ]
+    room = shutil.get_terminal_size().columns - sum(map(max_length, zip(*rows, COLUMNS, strict=False))) - BETWEEN
+    return [(*row, frames_drawn(mask, blocks, room)) for row, mask in zip(rows, plan.masks, strict=True)]
+
+
+def max_length(cells: Iterable[str]) -> int:
+    """Of a column the widest cell's signs."""
+    return max(map(len, cells))
+
+
+def frames_drawn(mask: TileMask, blocks: tuple[str, str], room: int) -> str:
+    """A sign a frame; where there is no room for all, the first ones and how many are left out."""
+    more, shown, is_global = "", min(mask.frames, MOST_DRAWN), set(mask.global_frames)
+    if mask.frames > min(room, MOST_DRAWN):
+        shown = max(1, min(room - len(f" and {mask.frames} more"), MOST_DRAWN))
+        more = f" and {mask.frames - shown} more"
+    return "".join(blocks[frame not in is_global] for frame in range(shown)) + more
 
 
 def percent(share: float) -> str:
@@ -316,8 +359,8 @@ def blocks_for(console: Console) -> tuple[str, str]:
 
 def plain_rows(plan: MaskPlan, blocks: tuple[str, str]) -> list[str]:
     """The table as lines: numbers to the right, frames to the left."""
-    rows = [COLUMNS, *(cells(layer, mask, blocks) for layer, mask in enumerate(plan.masks))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS) - 1)]
+    rows = [COLUMNS, *rows_of(plan, blocks)]
+    widths = [max_length(column) for column in zip(*rows, strict=True)][:-1]
     return [
         "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
     ]
@@ -333,9 +376,10 @@ def draw(plan: MaskPlan, console: Console) -> None:
     table = Table(box=None)
     for name in COLUMNS:
         table.add_column(name, justify="left" if name == "frames" else "right", no_wrap=name != "frames")
-    for layer, mask in enumerate(plan.masks):
-        *numbers, frames = cells(layer, mask, blocks)
+    for *numbers, frames in rows_of(plan, blocks):
         drawn = Text(frames)
         drawn.highlight_regex(f"{blocks[0]}+", "bold cyan")
         table.add_row(*numbers, drawn)
-    RichConsole(file=console.out).print(Text(printable(title(plan))), table, Text(summary(plan)), sep="\n")
+    RichConsole(file=console.out, width=shutil.get_terminal_size().columns).print(
+        Text(printable(title(plan))), table, Text(summary(plan)), sep="\n"
+    )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vdit_cli.artifacts.places import expanded
 from vdit_cli.errors import EvditError
 from vdit_cli.knobs import find_knob, flag_name
 from vdit_cli.reader import MOST_LAYERS
@@ -54,14 +55,14 @@ def path_argument(metavar: str, help: str) -> Any:
 def typed_path(name: str, flag: str = "") -> Callable[[str], Path]:
     """What reads the path called `name`: empty text, as a variable of a shell that is not set, is an error (exit 2).
 
-    `Path("")` is the current folder, which nobody asked for.
+    `Path("")` is the current folder, which nobody asked for; and a "~" that the shell left is a home folder.
     """
 
     def read(text: str) -> Path:
         if str(text) == "":
             steps = [f"no {flag}"] if flag else []
             raise EvditError(f"{name} is empty: it must say something", where=f"{flag} ''".strip(), next_steps=steps)
-        return Path(text)
+        return expanded(str(text), f"{flag} {text}".strip())
 
     return read
 

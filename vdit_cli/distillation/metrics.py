@@ -17,7 +17,7 @@ from vdit_cli.artifacts.atomic import write_text
 from vdit_cli.distillation.checkpoints import newest_iteration, what_is_kept
 from vdit_cli.errors import ENVIRONMENT, FAILED, EvditError
 from vdit_cli.parallel.groups import ALONE, Ranks
-from vdit_cli.reader import Index, read_lines
+from vdit_cli.reader import Index, read_last, read_lines
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,12 @@ def drop_after(log: Path, form: type, iteration: int) -> str:
 def losses_in(metrics: Path) -> tuple[float, ...]:
     """The training loss of each line of a metrics.jsonl."""
     return tuple(line["loss"] for line in read_lines(Line, metrics, "log"))
+
+
+def last_loss(metrics: Path) -> float | None:
+    """The training loss of the last line of a metrics.jsonl, None where that has none any more."""
+    last = read_last(Line, metrics, "log")
+    return last["loss"] if last else None
 
 
 def loss_told(loss: float | None) -> str:

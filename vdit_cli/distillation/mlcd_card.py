@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vdit_cli.artifacts.sampler import Sampler
-from vdit_cli.distillation.metrics import loss_told, losses_in
+from vdit_cli.distillation.metrics import last_loss, loss_told
 from vdit_cli.distillation.mlcd_job import Job
 from vdit_cli.distillation.segment_errors import SegmentError, told_worth
 from vdit_cli.distillation.student_card import guidance_told, trained_rows
@@ -22,7 +22,7 @@ def student_card(
     `changes` are the values that changed on the way, in words; what the card says besides are the last ones.
     """
     options, teacher = job.options, job.pair.teacher.name
-    loss = loss_told((losses_in(metrics) or (None,))[-1])
+    loss = loss_told(last_loss(metrics))
     steps = "1 step" if sampler.steps == 1 else f"{sampler.steps} steps"
     asked = options.segment_shares if len(options.segment_shares) == sampler.steps else ()
     shares = f"| samples for each step | {' : '.join(f'{share:g}' for share in asked)} |\n" if asked else ""

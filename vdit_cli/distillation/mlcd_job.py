@@ -10,7 +10,7 @@ from vdit_cli.artifacts.run_dir import Request
 from vdit_cli.artifacts.sampler import Sampler
 from vdit_cli.backbones.devices import pick_device
 from vdit_cli.data.shards import INDEX, Clips
-from vdit_cli.diffusion.schedules import NoiseSchedule
+from vdit_cli.diffusion.schedules import NoiseSchedule, ScheduleForm
 from vdit_cli.distillation import student_job
 from vdit_cli.distillation.fitting import number_format
 from vdit_cli.distillation.mlcd_segments import check_segments, segments_of
@@ -77,11 +77,13 @@ def step_counts(options: DistillMlcdOptions) -> tuple[int, ...]:
         )
     counts = tuple(int(word) for word in words)
     if any(more <= fewer for more, fewer in zip(counts, counts[1:], strict=False)):
-        falling = ",".join(str(count) for count in sorted(set(counts), reverse=True))
+        points = max(options.teacher_points, default=1) * options.teacher_substeps
+        most = ScheduleForm().num_train_timesteps // max(1, points)  # of the schedule itself nothing is known yet
+        falling = ",".join(str(count) for count in sorted(set(counts), reverse=True) if count <= most)
         raise EvditError(
             f"steps is {options.steps!r}: each student must have fewer steps than the one before it",
             where=where,
-            next_steps=[f"--steps {falling}"],
+            next_steps=[f"--steps {falling or max(1, most)}"],
         )
     return counts
 

@@ -15,7 +15,7 @@ from vdit_cli.backbones.open_sora_plan.loading import save_weights
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.data.shapes_prompts import PROMPT_FORM, WORDS
-from vdit_cli.distillation.metrics import loss_told, losses_in
+from vdit_cli.distillation.metrics import loss_told
 
 SCHEDULER_CONFIG: dict[str, Any] = {
     "_class_name": "DDIMScheduler",
@@ -151,8 +151,3 @@ PSNR in dB on {vae["clips"]} unseen clips: mean {psnr["all"]:.2f}, worst {psnr["
 {recipe}
 ```
 """
-
-
-def last_loss(metrics: Path) -> float | None:
-    """The `loss` of the last line of a metrics.jsonl, None where that has none any more."""
-    return (losses_in(metrics) or (None,))[-1]

@@ -174,13 +174,16 @@ def idle_told(options: StudentOptions, causes: Mapping[str, str | None]) -> list
 
     `causes` are why the command's own options are idle, None where they are not.
     """
-    idle = {**causes, "collapse_factor": None if options.previews else "without previews nothing is watched"}
+    by_muon = "muon_rate moves all that is trained, LoRA's pairs" if options.lora_rank and options.muon_rate else None
+    unwatched = None if options.previews else "without previews nothing is watched"
+    idle = {**causes, "collapse_factor": unwatched, "learning_rate": by_muon, "adam": by_muon}
     return [f"{options.where(key)} has no effect: {why}" for key, why in idle.items() if why and options.where(key)]
 
 
 def trains_nothing(options: StudentOptions, keys: Sequence[str]) -> list[str]:
-    """Of the numbers `keys` those that were set to 0, with what that means."""
-    return [f"{options.where(key)} trains nothing" for key in keys if getattr(options, key) == 0]
+    """Of the numbers `keys` those that were set to 0, with what that means; beside Muon's, a rate of 0 leaves some."""
+    zeros = [key for key in keys if getattr(options, key) == 0]
+    return [f"{options.where(key)} trains nothing" for key in zeros if key != "learning_rate" or not options.muon_rate]
 
 
 def bind_student(job: StudentJob, plan: MaskPlan) -> tuple[Attend, ...]:

@@ -23,10 +23,10 @@ from vdit_cli.backbones.open_sora_plan.vae import CausalVAEModel
 from vdit_cli.data.shapes_prompts import LONGEST_CAPTION
 from vdit_cli.diffusion.schedules import NoiseSchedule
 from vdit_cli.distillation.checkpoints import check_goes_on, newest_iteration
+from vdit_cli.distillation.metrics import last_loss
 from vdit_cli.distillation.shapes_folder import (
     SCHEDULER_CONFIG,
     build_tokenizer,
-    last_loss,
     model_card,
     save_text,
     write_pipeline,

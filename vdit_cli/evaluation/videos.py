@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from vdit_cli.artifacts.digest import path_digest
 from vdit_cli.artifacts.stills import holds_only_frames, is_frame
 from vdit_cli.artifacts.video_file import READ_BY_FFMPEG, existing, read_metadata
-from vdit_cli.errors import FAILED, USAGE, EvditError, quoted
+from vdit_cli.errors import FAILED, USAGE, EvditError, brief, quoted, together
 from vdit_cli.reader import advising, read_object
 from vdit_cli.timing import Progress
 
@@ -31,10 +31,41 @@ class Video:
     seed: int | None
 
 
+@dataclass(frozen=True)
+class AskedForm:
+    """What a video was asked for."""
+
+    prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class ReceiptForm:
+    """What is read of the receipt beside a video, which others may have written."""
+
+    asked: AskedForm = field(default_factory=AskedForm)
+    output_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a digest that is none, which is not another video's."""
+        if self.output_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.output_sha256):
+            raise ValueError(f"output_sha256 is {brief(self.output_sha256)}: it must be 64 hexadecimal digits")
+
+
 def videos_at(paths: Iterable[Path | str], progress: Progress) -> list[Video]:
-    """The videos at `paths` and in folders there, in order. Raises EvditError as `find_videos` and `find_source` do."""
+    """The videos at `paths` and in folders there, in order. Raises EvditError as `find_videos` and `find_source` do.
+
+    What is wrong with several of them is told together.
+    """
     found = [path for place in paths for path in find_videos(Path(place))]  # all of them before any is opened
-    return [find_source(path, progress) for path in found]
+    videos, errors = [], []
+    for path in found:
+        try:
+            videos.append(find_source(path, progress))
+        except EvditError as error:
+            errors.append(error)
+    if errors:
+        raise together(errors, f"{len(errors)} of {len(found)} videos can't be read")
+    return videos
 
 
 def find_videos(path: Path) -> list[Path]:
@@ -89,7 +120,7 @@ def find_source(video: Path, progress: Progress) -> Video:
     """A video with its prompt and seed: those of the receipt beside it, or else of its metadata.
 
     A receipt that holds the digest of another video is not asked, which is said. Raises EvditError for a receipt that
-    is not JSON, a seed that can be none, and what is no video.
+    is damaged, a seed that can be none, and what is no video.
     """
     before = _version(video)
     with read_as():
@@ -100,15 +131,14 @@ def find_source(video: Path, progress: Progress) -> Video:
     sidecar = video.with_name(bare_name(video) + ".json")
     if sidecar.exists():
         with advising(["move it away: the video's own metadata are asked then"]):
-            told = read_object(dict[str, Any], sidecar, "receipt")
-        asked = told.get("asked")
-        asked = asked if isinstance(asked, dict) else {}
-        prompt = asked.get("prompt")
+            told = read_object(ReceiptForm, sidecar, "receipt")
+        asked, prompt = told.get("asked", {}), told.get("asked", {}).get("prompt")
         is_own = told.get("output_sha256") in (None, digest)
-        if isinstance(prompt, str) and is_own:
+        if prompt is not None and is_own:
             return Video(video, digest, prompt, _seed(asked.get("seed"), sidecar))
         if not is_own:
-            progress.say(f"{sidecar} is the receipt of another video: what {video.name} tells itself is taken")
+            whose = "of another video, or one of the two was changed"
+            progress.say(f"{sidecar} is the receipt {whose}: what {video.name} tells itself is taken")
     return Video(video, digest, metadata.get("prompt"), _seed(metadata.get("seed"), video))
 
 

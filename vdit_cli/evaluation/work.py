@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +21,7 @@ from typing import Any, BinaryIO
 from vdit_cli.artifacts.atomic import check_writable
 from vdit_cli.artifacts.digest import content_digest
 from vdit_cli.artifacts.lock import grasp
-from vdit_cli.errors import FAILED, EvditError, Interrupted, quoted
+from vdit_cli.errors import FAILED, EvditError, Interrupted, quoted, together
 from vdit_cli.timing import Progress
 
 SCHEMA = "evdit.readings/2"
@@ -43,32 +44,45 @@ class Work:
     def results(self, label: str, function: Callable[..., Any], calls: Mapping[str, tuple]) -> dict[str, Any]:
         """`function(*arguments)` for each key of `calls`, of which only those that are not known are made.
 
-        Raises: Interrupted when the person asked to stop before the last one; what the function raises.
+        Raises: Interrupted when the person asked to stop before the last one; what the function raises, several
+        EvditErrors together, once all calls were made.
         """
+        failed: dict[str, EvditError] = {}
         missing = {key: arguments for key, arguments in calls.items() if key not in self.known}
         if len(missing) < len(calls):
             self.progress.say(f"{label}: {len(calls) - len(missing)} of {len(calls)} are there already")
         if missing:
             self.progress.stage(label, len(missing))
         for number, (key, value) in enumerate(self._made(function, missing), start=1):
-            self.known[key] = value
-            if self.file is not None:
-                self.file.write(_line(key, value))
-                self.file.flush()
+            if isinstance(value, EvditError):
+                if not failed:
+                    self.progress.say(f"{value.what}; the others are tried, to name all that fail")
+                failed[key] = value
+            else:
+                self._keep(key, value)
             self.progress.advance()
             if self.progress.should_stop() and number < len(missing):
-                raise self._stopped(label, len(calls) - len(missing) + number, len(calls))
+                raise self._stopped(label, len(calls) - len(missing) + number - len(failed), len(calls))
+        if failed:
+            raise together([failed[key] for key in calls if key in failed], f"{label} failed for {len(failed)}")
         return {key: self.known[key] for key in calls}
 
+    def _keep(self, key: str, value: Any) -> None:
+        """Note a result, also in the file."""
+        self.known[key] = value
+        if self.file is not None:
+            self.file.write(_line(key, value))
+            self.file.flush()
+
     def _made(self, function: Callable[..., Any], calls: Mapping[str, tuple]) -> Iterator[tuple[str, Any]]:
-        """Keys and results, in the order in which they come."""
+        """Keys and results, or the EvditErrors that were raised instead, in the order in which they come."""
         if self.pool is None:
-            yield from ((key, function(*arguments)) for key, arguments in calls.items())
+            yield from ((key, _result_of(partial(function, *arguments))) for key, arguments in calls.items())
             return
         keys = {self.pool.submit(function, *arguments): key for key, arguments in calls.items()}
         try:
             for future in as_completed(keys):
-                yield keys[future], future.result()
+                yield keys[future], _result_of(future.result)
         except BrokenProcessPool as error:
             what = "a process that read videos was ended from outside, perhaps for want of memory"
             raise EvditError(what, next_steps=["--workers 1"], exit_code=FAILED) from error
@@ -144,6 +158,14 @@ def _opened(path: Path, stack: ExitStack) -> tuple[dict[str, Any], BinaryIO]:
     file.truncate(len(whole))
     file.write(b"" if whole else header)
     return known, file
+
+
+def _result_of(call: Callable[[], Any]) -> Any:
+    """What a call returns, or the EvditError that it raises."""
+    try:
+        return call()
+    except EvditError as error:
+        return error
 
 
 def _line(key: str, value: Any) -> bytes:

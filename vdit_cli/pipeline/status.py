@@ -12,7 +12,7 @@ from typing import Any
 from vdit_cli.artifacts.changes import DONE, RUN_FILE, RUNNING, SECONDS
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.errors import EvditError, quoted
-from vdit_cli.reader import Index, parse, read_text, shaped
+from vdit_cli.reader import Index, read_last
 
 NOT_BEGUN = "not begun"
 SEVERAL = "run"
@@ -121,12 +121,8 @@ class Line:
 
 def _last_iteration(folder: Path) -> int:
     """That of the last whole line of the metrics; one that is being written is left out."""
-    file = folder / "metrics.jsonl"
-    lines = read_text(file, "metrics").split("\n")[:-1] if file.exists() else []
-    if not lines:
-        return 0
-    where = f"{file}:{len(lines)}"
-    return shaped(Line, parse(lines[-1], where, "line"), where, "line", is_open=True).iteration
+    last = read_last(Line, folder / "metrics.jsonl", "log")
+    return last["iteration"] if last else 0
 
 
 def _trajectories(manifest: Mapping[str, Any], folder: Path) -> Progress | None:

@@ -102,7 +102,7 @@ def generate(options: GenerateOptions, asked: Asked, progress: Progress) -> list
         for clip in left:
             if clip.role in run.manifest["outputs"]:
                 progress.say(f"{clip.path.name} or its receipt is gone or damaged: it is made again")
-        making = Making(job, left, run, True, clock, progress)
+        making = Making(job, left, run, True, clock, progress, len(clips) - len(left))
         try:
             making.videos()
         except Interrupted:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -84,7 +84,10 @@ def filled(options: GenerateOptions, spec: SampleSpec, negative: str, fps: Fract
 
 
 class Making:
-    """The clips of a command that are still to be made; without a `run` it is one clip in a file of its own."""
+    """The clips of a command that are still to be made; without a `run` it is one clip in a file of its own.
+
+    `made_before` are the clips that earlier starts of the run have finished.
+    """
 
     def __init__(
         self,
@@ -94,9 +97,11 @@ class Making:
         overwrite: bool,
         clock: Stopwatch,
         progress: Progress,
+        made_before: int = 0,
     ) -> None:
         self.job = job
         self.clips = list(clips)
+        self.made_before = made_before
         self.run = run
         self.overwrite = overwrite
         self.clock = clock
@@ -107,12 +112,12 @@ class Making:
     def videos(self) -> list[Clip]:
         """Make every clip; returns them in order, with the places that they have now.
 
-        Raises Interrupted, saying how many are finished.
+        Raises Interrupted, saying how many are finished; any other EvditError says it too.
         """
         if not self.clips:
             return []
         batch = self.job.options.batch
-        with self.memory:
+        with self.memory, self.kept_told():
             texts, null_text = self.encode()
             for start in range(0, len(self.clips), batch):
                 clips = self.clips[start : start + batch]
@@ -129,9 +134,23 @@ class Making:
 
     def interrupted(self, what: str) -> Interrupted:
         """What is finished, and that the same command goes on."""
-        left = len(self.clips) - len(self.finished)
-        kept = f"{len(self.finished)} videos are finished, {left} are left" if self.run else "nothing was written"
+        kept = self.kept() if self.run else "nothing was written"
         return Interrupted(f"{what}: {kept}", next_steps=["the same command again"])
+
+    @contextmanager
+    def kept_told(self) -> Iterator[None]:
+        """Let an error inside say what of a run is finished."""
+        try:
+            yield
+        except EvditError as error:
+            if self.run is not None and not isinstance(error, Interrupted):
+                error.what += f"; {self.kept()}: the same command goes on"
+            raise
+
+    def kept(self) -> str:
+        """How many videos of all starts are finished."""
+        left = len(self.clips) - len(self.finished)
+        return f"{self.made_before + len(self.finished)} videos are finished, {left} are left"
 
     def encode(self) -> tuple[dict[str, TextStates], TextStates | None]:
         """Text states of each different prompt, on the CPU, and those of the negative prompt where guidance asks."""

@@ -12,9 +12,11 @@ from itertools import count
 from pathlib import Path
 
 from vdit_cli.artifacts.atomic import check_writable, free_name
+from vdit_cli.artifacts.changes import differences
 from vdit_cli.artifacts.digest import path_digest
 from vdit_cli.artifacts.receipt import SCHEMA, Receipt
 from vdit_cli.artifacts.run_dir import RUN_FILE, Request, RunDir, holds_files
+from vdit_cli.artifacts.run_form import known_manifest
 from vdit_cli.artifacts.video_file import WRITTEN, check_output
 from vdit_cli.errors import EvditError, quoted
 from vdit_cli.reader import kept
@@ -146,7 +148,10 @@ def open_run(folder: Path | None, request: Request, overwrite: bool) -> RunDir:
         return RunDir(folder, request.manifest())
     if folder is not None and overwrite and folder.exists():
         return RunDir.anew(folder, request)
-    run = RunDir.start(folder, request, otherwise=["--overwrite"])
+    told = known_manifest(folder) if folder is not None and request.length is None else None
+    is_by_number = told is not None and [*differences(told, request.manifest())] == ["num"]
+    remark = "  (all are made anew: of several prompts, the later ones' videos get other seeds)" if is_by_number else ""
+    run = RunDir.start(folder, request, otherwise=[f"--overwrite{remark}"])
     return RunDir.anew(run.path, request) if overwrite and (run.path / RUN_FILE).exists() else run
 
 
