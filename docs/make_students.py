@@ -60,7 +60,7 @@ CONTROLS = [
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is made: clips, iterations of the student of 4 steps and of all others, LoRA ranks, prompts."""
+    """How much is made: clips, iterations of the student of 4 steps (LoRA too) and of all others, ranks, prompts."""
 
     clips: int = 20_128
     iterations: int = 2000
@@ -91,7 +91,7 @@ def trainings(runs: Path, sizes: Sizes) -> Iterator[Job]:
     start = ("--checkpoint", str(runs / "trained" / "student-4"))
     yield training(runs, sizes, "student-2", "2", *start, **short, milestones="[999,549]", teacher_substeps="8")
     for rank in sizes.ranks:
-        yield training(runs, sizes, f"student-4-lora-{rank}", "4", "--lora-rank", str(rank), **short, **BY_ADAMW)
+        yield training(runs, sizes, f"student-4-lora-{rank}", "4", "--lora-rank", str(rank), **BY_ADAMW)
     for clips in (20_000, 2000, 200):
         yield training(runs, sizes, f"data-{clips}", "4", **short, clips=str(min(clips, sizes.clips * 7 // 8)))
     for name, changes in ABLATIONS.items():
