@@ -45,6 +45,7 @@ class Work:
 
         Raises: Interrupted when the person asked to stop before the last one; what the function raises.
         """
+        self.progress.end_stage()
         missing = {key: arguments for key, arguments in calls.items() if key not in self.known}
         if len(missing) < len(calls):
             self.progress.say(f"{label}: {len(calls) - len(missing)} of {len(calls)} are there already")
