@@ -62,6 +62,17 @@ def test_options_of_a_measurement_have_no_effect_and_are_refused(measured: Path,
     assert not (tmp_path / "again").exists() and set(CHOOSING) <= set(SearchMasksOptions().values())
 
 
+def test_what_a_recipe_file_says_of_measuring_is_left_aside(measured: Path, tmp_path: Path):
+    """The file may be the one that the table was measured by: it goes on, and says so."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text("search_masks:\n  r: 0.05\n  steps: 4\n  at: '0.5'\n", encoding="utf-8")
+    progress = Silent()
+    options = load(file, (), {"search_masks.sensitivity": str(measured)}).search_masks
+    found = choose_again(options, tmp_path / "again", progress)
+    assert [mask.name for mask in found.plan.masks] == ["4:4", "8:0"]
+    assert progress.lines == ["without effect, as the table was measured already: at, steps of the recipe"]
+
+
 def test_a_folder_without_a_table(tmp_path: Path):
     with pytest.raises(EvditError, match=r"sensitivity"):
         choose_again(SearchMasksOptions(sensitivity=str(tmp_path)), tmp_path / "again", Silent())

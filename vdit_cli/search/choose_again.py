@@ -20,16 +20,20 @@ def choose_again(options: SearchMasksOptions, out: Path | None, progress: Progre
     """Choose a plan from the table of another run, in the run `out`, which gets a copy of the table.
 
     Without `out` the run is `runs/<date>-search-masks-<model>`. Raises EvditError with the exit code that fits, also
-    for options that would change nothing.
+    for options that would change nothing; where a recipe file, which may have served the measurement too, has such
+    ones, that is said.
     """
     assert options.sensitivity is not None, "asked for by the caller"
-    for name in options.values():
-        if name not in CHOOSING and options.where(name) is not None:
+    idle = [name for name in options.values() if name not in CHOOSING and options.where(name) is not None]
+    for name in idle:
+        if not options.is_from_file(name):
             raise EvditError(
                 f"{options.where(name)} has no effect with --sensitivity: the table was measured already",
                 where=options.where(name),
                 next_steps=[f"no {options.where(name)}", "no --sensitivity, which measures anew"],
             )
+    if idle:
+        progress.say(f"without effect, as the table was measured already: {', '.join(idle)} of the recipe")
     table = SensitivityTable.read(options.sensitivity)
     found = choose(table, options, Path())
     values = {name: value for name, value in options.values().items() if name in CHOOSING and name != "sensitivity"}

@@ -81,17 +81,17 @@ class Searched:
     def sentences(self) -> list[str]:
         """The result in words, a line a fact."""
         count = Counter(mask.name for mask in self.plan.masks)
-        order = [mask.name for mask in self.table.masks if mask.name in count]
+        order = dict.fromkeys(mask.name for mask in self.table.masks if mask.name in count)
         predicted = self.plan.predicted
         kept, seconds, step = (predicted[name] for name in ("kept_share", "attention_seconds", "step_speedup"))
+        cheaper = f"{self.choice.speedup:.2f} x cheaper by their number"
         lines = [
             f"{', '.join(f'{name} in {layers_told(count[name])}' for name in order)}: kept {kept:.2f} and skipped "
-            f"{1 - kept:.2f} of the tiles, attention {self.choice.speedup:.2f} x "
-            f"{'cheaper by their number' if seconds is None else 'faster'}; "
+            f"{1 - kept:.2f} of the tiles, attention {cheaper if seconds is None else pace(self.choice.speedup)}; "
             f"summed {self.plan.made_by['by']} score {self.choice.loss:.4g}"
         ]
         if seconds is not None:
-            whole = "" if step is None else f", the step {step:.2f} x faster"
+            whole = "" if step is None else f", the step {pace(step)}"
             lines.append(f"attention takes {seconds:.4g} s of a step{whole}: by {predicted['costs']}")
         if not self.choice.met:
             lines.append("no plan of these candidates meets what was asked: this one comes nearest")
@@ -108,9 +108,32 @@ class Searched:
         return lines
 
 
+def pace(speedup: float) -> str:
+    """How much faster or slower than full attention, in words."""
+    return f"{speedup:.2f} x faster" if speedup >= 1 else f"{1 / speedup:.2f} x slower"
+
+
 def layers_told(count: int) -> str:
     """So many layers, in words."""
     return f"{count} layer" if count == 1 else f"{count or 'no'} layers"
+
+
+def the_rule(options: SearchMasksOptions) -> str:
+    """The option that says how to choose; a flag or --set goes before what a recipe file says, "r" is the default.
+
+    Raises EvditError (exit 2) for two of one kind.
+    """
+    given = ["r"] if options.where("r") is not None else []
+    given += [name for name in INSTEAD if getattr(options, name) is not None]
+    counted = [name for name in given if not options.is_from_file(name)] or given
+    if len(counted) > 1:
+        flags = [f"--{name.replace('_', '-')}" for name in counted]
+        raise EvditError(
+            f"{' and '.join(flags)} are {len(flags)} rules to choose by: one at a time",
+            where=" ".join(flags),
+            next_steps=[f"{flag} {getattr(options, name)}" for flag, name in zip(flags, counted, strict=True)],
+        )
+    return counted[0] if counted else "r"
 
 
 def read_rule(options: SearchMasksOptions, masks: Sequence[TileMask], layers: int, costs: PlanCosts) -> Rule:
@@ -119,37 +142,28 @@ def read_rule(options: SearchMasksOptions, masks: Sequence[TileMask], layers: in
     Raises EvditError (exit 2) for two rules at once, a number to choose by that is none, and a mask or layer that is
     not there.
     """
-    given = [name for name in INSTEAD if getattr(options, name) is not None]
-    flags = [f"--{name.replace('_', '-')}" for name in given]
-    if options.where("r") is not None:
-        flags.insert(0, "--r")
-    if len(flags) > 1:
-        raise EvditError(
-            f"{' and '.join(flags)} are {len(flags)} rules to choose by: one at a time",
-            where=" ".join(flags),
-            next_steps=flags,
-        )
+    asked = the_rule(options)
     fixed = parse_fixed(options.fix or "", layers, masks)
     told = {"by": options.by, **({"fix": options.fix} if fixed else {})}
     told |= {name: getattr(options, name) for name in OF_COSTS if getattr(options, name) is not None}
     if costs.table is not None:
         told["costs"] = costs.table
-    if options.uniform is not None:
+    if asked == "uniform" and options.uniform is not None:
         dense = options.uniform == "dense"
         mask = masks[0] if dense else TileMask.parse(options.uniform, masks[0].frames, "--uniform")
         if mask not in masks:
-            names = ", ".join(each.name for each in masks)
+            names = list(dict.fromkeys(each.name for each in masks))
             raise EvditError(
-                f"{mask.name} is no candidate: these are {names}",
+                f"{mask.name} is no candidate: these are {', '.join(names)}",
                 where=f"--uniform {options.uniform}",
-                next_steps=[f"--uniform {each.name}" for each in masks],
+                next_steps=[f"--uniform {name}" for name in names],
             )
         chosen = with_fixed(uniform(mask, layers), fixed)
         return Rule(lambda loss_LM: judged(chosen, loss_LM, costs.masks), {**told, "uniform": mask.name}, fixed)
-    if given:
-        value = float(getattr(options, given[0]))
-        target = Target(KINDS[given[0]], value)
-        return Rule(lambda loss_LM: by_budget(loss_LM, costs.masks, target, fixed), {**told, given[0]: value}, fixed)
+    if asked in KINDS:
+        value = float(getattr(options, asked))
+        target = Target(KINDS[asked], value)
+        return Rule(lambda loss_LM: by_budget(loss_LM, costs.masks, target, fixed), {**told, asked: value}, fixed)
     check_number(options.r, "--r", 0)
 
     def at_threshold(loss_LM: np.ndarray) -> Choice:
