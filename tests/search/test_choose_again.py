@@ -16,7 +16,7 @@ from vdit_cli.recipe import SearchMasksOptions, load
 from vdit_cli.search.choose_again import CHOOSING, choose_again
 from vdit_cli.search.plan_costs import call_of
 from vdit_cli.search.sensitivity import SensitivityTable
-from vdit_cli.tiles.plan import MaskPlan
+from vdit_cli.tiles.plan import EDITED, MaskPlan
 from vdit_cli.timing import Silent
 
 
@@ -71,6 +71,17 @@ def test_what_a_recipe_file_says_of_measuring_is_left_aside(measured: Path, tmp_
     found = choose_again(options, tmp_path / "again", progress)
     assert [mask.name for mask in found.plan.masks] == ["4:4", "8:0"]
     assert progress.lines == ["without effect, as the table was measured already: at, steps of the recipe"]
+
+
+def test_an_edited_plan_is_not_replaced(measured: Path, tmp_path: Path):
+    """A person's own, sealed in the run: the same choice refuses to write over it."""
+    options = SearchMasksOptions(sensitivity=str(measured), r=0.05)
+    plan = choose_again(options, tmp_path / "again", Silent()).plan
+    file = replace(plan, made_by={"command": EDITED}).write(tmp_path / "again")
+    before = file.read_bytes()
+    with pytest.raises(EvditError, match="the plan was edited and sealed"):
+        choose_again(options, tmp_path / "again", Silent())
+    assert file.read_bytes() == before
 
 
 def test_a_folder_without_a_table(tmp_path: Path):

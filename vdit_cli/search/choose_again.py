@@ -7,7 +7,7 @@ from pathlib import Path
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.errors import EvditError
 from vdit_cli.recipe import SearchMasksOptions
-from vdit_cli.search.plan_choice import INSTEAD, OF_COSTS, Searched, choose
+from vdit_cli.search.plan_choice import INSTEAD, OF_COSTS, Searched, check_not_edited, choose
 from vdit_cli.search.sensitivity import FILE, SensitivityTable
 from vdit_cli.tiles.plan_json import PLAN_FILE
 from vdit_cli.timing import Progress
@@ -46,6 +46,7 @@ def choose_again(options: SearchMasksOptions, out: Path | None, progress: Progre
     if run.is_done():
         progress.say(f"{run.path} is done already")
         return found
+    check_not_edited(run.path)
     with run:
         table.write(run.path / FILE)
         run.add_output("sensitivity", FILE)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, quoted
 from vdit_cli.recipe import SearchMasksOptions
 from vdit_cli.search.choose import (
     Choice,
@@ -29,7 +29,8 @@ from vdit_cli.search.plan_costs import PlanCosts, call_of, read_costs
 from vdit_cli.search.sensitivity import SensitivityTable
 from vdit_cli.search.steadiness import STEADY, Steadiness, steadiness
 from vdit_cli.tiles.mask import TileMask, mean_kept_share
-from vdit_cli.tiles.plan import MaskPlan
+from vdit_cli.tiles.plan import EDITED, MaskPlan
+from vdit_cli.tiles.plan_json import PLAN_FILE
 
 INSTEAD = ("target_speedup", "latency", "max_loss", "uniform")
 """Rules that stand in for r; one of them at most."""
@@ -205,6 +206,24 @@ def choose(
     )
     steady = steadiness(table.of_prompts(options.by), lambda loss: rule.choose(loss).masks)
     return Searched(folder, table, plan, choice, steady, changes(table, rule, choice.masks))
+
+
+def check_not_edited(run: Path) -> None:
+    """Raise EvditError (exit 2) where a person edited and sealed the plan of a run: the search would replace it."""
+    file = run / PLAN_FILE
+    try:
+        made_by = MaskPlan.read(file).made_by
+    except EvditError:
+        return  # there is none, or it is damaged
+    if made_by.get("command") == EDITED:
+        raise EvditError(
+            "the plan was edited and sealed: it is not replaced by what the search chooses",
+            where=str(file),
+            next_steps=[
+                "another folder with -o",
+                f"mv -n {quoted(file)} {quoted(run.with_name(run.name + '-edited.json'))}",
+            ],
+        )
 
 
 def changes(table: SensitivityTable, rule: Rule, masks_L: Masks) -> dict[str, int]:

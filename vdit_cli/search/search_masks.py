@@ -22,7 +22,7 @@ from vdit_cli.sampling.plans import fallbacks
 from vdit_cli.sampling.sample import sample
 from vdit_cli.sampling.taps import Taps
 from vdit_cli.sampling.trajectory import read_texts
-from vdit_cli.search.plan_choice import Searched, choose
+from vdit_cli.search.plan_choice import Searched, check_not_edited, choose
 from vdit_cli.search.preparing import Search, prepare
 from vdit_cli.search.sensitivity import FILE, SensitivityTable
 from vdit_cli.search.sensitivity_pass import AttentionErrors, OutputErrors, PairNumbers, collected
@@ -43,6 +43,7 @@ def search_masks(options: SearchMasksOptions, out: Path | None, progress: Progre
     if run.is_done():
         progress.say(f"{run.path} is done already")
         return choose(SensitivityTable.read(run.find("sensitivity")), options, run.path, search.costs)
+    check_not_edited(run.path)
     with run:
         Measuring(search, run.path, clock, progress).at_everything()
         table = put_together(search, run.path)
