@@ -56,7 +56,7 @@ def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_a_part_ends_before_the_next_is_spoken_of(tmp_path: Path):
+def test_a_part_ends_before_anything_else_is_said(tmp_path: Path):
     """So that lines come in the order of what they tell."""
     told: list[str] = []
 
@@ -73,7 +73,7 @@ def test_a_part_ends_before_the_next_is_spoken_of(tmp_path: Path):
     with working(tmp_path / "kept.jsonl", 1, Recorded()) as work:
         work.results("reading", str, {"a": (1,)})
         assert work.results("rendering", str, {"a": (1,), "b": (2,)}) == {"a": "1", "b": "2"}
-    assert told == ["end", "reading begins", "end", "rendering: 1 of 2 are there already", "rendering begins"]
+    assert told == ["reading begins", "end", "rendering: 1 of 2 are there already", "rendering begins", "end"]
 
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])

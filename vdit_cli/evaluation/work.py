@@ -45,7 +45,6 @@ class Work:
 
         Raises: Interrupted when the person asked to stop before the last one; what the function raises.
         """
-        self.progress.end_stage()
         missing = {key: arguments for key, arguments in calls.items() if key not in self.known}
         if len(missing) < len(calls):
             self.progress.say(f"{label}: {len(calls) - len(missing)} of {len(calls)} are there already")
@@ -59,6 +58,7 @@ class Work:
             self.progress.advance()
             if self.progress.should_stop() and number < len(missing):
                 raise self._stopped(label, len(calls) - len(missing) + number, len(calls))
+        self.progress.end_stage()
         return {key: self.known[key] for key in calls}
 
     def _made(self, function: Callable[..., Any], calls: Mapping[str, tuple]) -> Iterator[tuple[str, Any]]:
