@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.analysis.planted import StopsAfter
 from tests.search.made import table_of, times_of
 from vdit_cli.attention.costs import CostTable
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, Interrupted
 from vdit_cli.recipe import SearchMasksOptions, load
 from vdit_cli.search.choose_again import CHOOSING, choose_again
 from vdit_cli.search.plan_costs import call_of
@@ -71,6 +72,15 @@ def test_what_a_recipe_file_says_of_measuring_is_left_aside(measured: Path, tmp_
     found = choose_again(options, tmp_path / "again", progress)
     assert [mask.name for mask in found.plan.masks] == ["4:4", "8:0"]
     assert progress.lines == ["without effect, as the table was measured already: at, steps of the recipe"]
+
+
+def test_a_choice_that_takes_long_is_shown_and_can_be_stopped(measured: Path, tmp_path: Path):
+    """By a budget each resample is a knapsack; by a threshold nobody waits."""
+    stops = StopsAfter(3)
+    with pytest.raises(Interrupted):
+        choose_again(SearchMasksOptions(sensitivity=str(measured), max_loss=0.1), tmp_path / "again", stops)
+    assert not (tmp_path / "again").exists()
+    choose_again(SearchMasksOptions(sensitivity=str(measured)), tmp_path / "again", StopsAfter(3))
 
 
 def test_an_edited_plan_is_not_replaced(measured: Path, tmp_path: Path):

@@ -35,7 +35,7 @@ def choose_again(options: SearchMasksOptions, out: Path | None, progress: Progre
     if idle:
         progress.say(f"without effect, as the table was measured already: {', '.join(idle)} of the recipe")
     table = SensitivityTable.read(options.sensitivity)
-    found = choose(table, options, Path())
+    found = choose(table, options, Path(), progress=progress)
     values = {name: value for name, value in options.values().items() if name in CHOOSING and name != "sensitivity"}
     lineage = () if table.weights is None else (table.weights,)
     values |= {"table": table.digest, "costs": found.plan.made_by.get("costs")}

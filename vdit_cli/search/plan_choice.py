@@ -31,6 +31,7 @@ from vdit_cli.search.steadiness import STEADY, Steadiness, steadiness
 from vdit_cli.tiles.mask import TileMask, mean_kept_share
 from vdit_cli.tiles.plan import EDITED, MaskPlan
 from vdit_cli.tiles.plan_json import PLAN_FILE
+from vdit_cli.timing import Progress
 
 INSTEAD = ("target_speedup", "latency", "max_loss", "uniform")
 """Rules that stand in for r; one of them at most."""
@@ -174,11 +175,16 @@ def read_rule(options: SearchMasksOptions, masks: Sequence[TileMask], layers: in
 
 
 def choose(
-    table: SensitivityTable, options: SearchMasksOptions, folder: Path, costs: PlanCosts | None = None
+    table: SensitivityTable,
+    options: SearchMasksOptions,
+    folder: Path,
+    costs: PlanCosts | None = None,
+    progress: Progress | None = None,
 ) -> Searched:
     """The plan that the options ask for, from a table; `costs` are theirs where they were read already.
 
-    Raises EvditError as `read_rule` and `read_costs`, and for a score that the table lacks.
+    Raises EvditError as `read_rule` and `read_costs`, and for a score that the table lacks; Interrupted as
+    `steadiness`.
     """
     layers = table.architecture.layers
     costs = costs or read_costs(options, table.masks, layers, lambda: call_of(table))
@@ -204,7 +210,8 @@ def choose(
         },
         architecture=table.architecture,
     )
-    steady = steadiness(table.of_prompts(options.by), lambda loss: rule.choose(loss).masks)
+    shown = progress if KINDS.keys() & rule.told.keys() else None  # other rules are done at once
+    steady = steadiness(table.of_prompts(options.by), lambda loss: rule.choose(loss).masks, progress=shown)
     return Searched(folder, table, plan, choice, steady, changes(table, rule, choice.masks))
 
 

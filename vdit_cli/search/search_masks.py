@@ -42,12 +42,12 @@ def search_masks(options: SearchMasksOptions, out: Path | None, progress: Progre
         run = RunDir.start(out, search.request())
     if run.is_done():
         progress.say(f"{run.path} is done already")
-        return choose(SensitivityTable.read(run.find("sensitivity")), options, run.path, search.costs)
+        return choose(SensitivityTable.read(run.find("sensitivity")), options, run.path, search.costs, progress)
     check_not_edited(run.path)
     with run:
         Measuring(search, run.path, clock, progress).at_everything()
         table = put_together(search, run.path)
-        found = choose(table, options, run.path, search.costs)
+        found = choose(table, options, run.path, search.costs, progress)
         table.write(run.path / FILE)
         run.add_output("sensitivity", FILE)
         found.plan.write(run.path / PLAN_FILE)
