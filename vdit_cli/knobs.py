@@ -68,6 +68,11 @@ class Section:
         """The origin of `key`, for the `from:` line of an error; None where it is the default."""
         return self.origins.get(key)
 
+    def is_from_file(self, key: str) -> bool:
+        """Whether a recipe file set `key`, and neither a flag, --set nor a program."""
+        origin = self.where(key)
+        return origin is not None and not origin.startswith("--")
+
     def values(self) -> dict[str, Any]:
         """Every knob's value by name as JSON has it, sections as nested dicts, without the origins."""
         own = {each.name: getattr(self, each.name) for each in knobs(type(self))}

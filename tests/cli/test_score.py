@@ -15,6 +15,8 @@ import pytest
 
 from tests.evaluation.clips import pixels
 from vdit_cli.artifacts.video_file import write_video
+from vdit_cli.cli.models import table
+from vdit_cli.cli.score import fitting
 from vdit_cli.data.shapes_world import caption, draw_scenes
 from vdit_cli.errors import INTERRUPTED
 from vdit_cli.evaluation import comparison, score
@@ -128,6 +130,28 @@ def test_against_another_folder(evdit, tmp_path: Path):
     assert content["against"]["unpaired"] == {"a": ["08.mp4"], "b": []}
     code, out, err = evdit("score", "a", "--against", "absent")
     assert (code, out) == (2, "") and "error: absent is not there" in err
+
+
+def test_a_comparison_fits_a_terminal():
+    """Of 80 columns: what differs stands below the sides, without rows that say nothing there; elsewhere in one row."""
+    rows = [("", "A", "95 %", "B", "95 %", "A - B", "95 %", "pairs")]
+    rows += [("motion: standing still", *("0.123", "[0.123, 0.123]") * 2, "+0.123 *", "[+0.123, +0.123]", "2048")]
+    rows += [("Frechet distance", "1.5", "", "1.25", "", "", "", "")]
+    whole = table(rows)
+    assert fitting(rows, None) == whole and max(map(len, whole)) > 80
+    assert fitting(rows, 200) == whole
+    told = fitting(rows, 80)
+    assert max(map(len, told)) <= 80
+    assert [re.split("  +", line.strip()) for line in told] == [
+        ["A", "95 %", "B", "95 %"],
+        ["motion: standing still", "0.123", "[0.123, 0.123]", "0.123", "[0.123, 0.123]"],
+        ["Frechet distance", "1.5", "1.25"],
+        [""],
+        ["A - B", "95 %", "pairs"],
+        ["motion: standing still", "+0.123 *", "[+0.123, +0.123]", "2048"],
+    ]
+    alone = [("", "mean", "95 %", "of"), ("all five " * 12, "1/2", "-", "2")]
+    assert fitting(alone, 80) == table(alone)
 
 
 def test_of_many_only_the_summary_is_printed(evdit, tmp_path: Path):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from tests.closeness import assert_close
+from vdit_cli.evaluation import intervals
 from vdit_cli.evaluation.intervals import differences, estimate, tail
 
 pytestmark = pytest.mark.numerical
@@ -50,6 +53,22 @@ def test_small_numbers_by_hand():
     assert "none" not in found and estimate({}, []) == {}
     weights = estimate({"x": [float(k == 0) for k in range(3)]}, "abc", resamples=20_000)["x"]
     assert weights.interval == (0, 1), "(2/3)^3 = .3 of the draws leave one out, 1/27 = .037 hold no other"
+
+
+def test_ten_thousand_resamples_are_drawn(monkeypatch: pytest.MonkeyPatch):
+    """Of prompts, each drawing as many as there are, whatever the number of their videos."""
+    drawn: list[np.ndarray] = []
+    weights = intervals._weights
+
+    def kept(*given: int) -> Iterator[np.ndarray]:
+        for each in weights(*given):
+            drawn.append(each)
+            yield each
+
+    monkeypatch.setattr(intervals, "_weights", kept)
+    estimate({"x": [0.0, 1.0, 2.0, 3.0, 4.0]}, "aabbc")
+    counts_RG = np.concatenate(drawn)
+    assert counts_RG.shape == (10_000, 3) and (counts_RG.sum(axis=1) == 3).all()
 
 
 def test_differences_are_paired():

@@ -56,6 +56,26 @@ def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def test_a_part_ends_before_anything_else_is_said(tmp_path: Path):
+    """So that lines come in the order of what they tell."""
+    told: list[str] = []
+
+    class Recorded(Silent):
+        def stage(self, label: str, total: int) -> None:
+            told.append(f"{label} begins")
+
+        def end_stage(self) -> None:
+            told.append("end")
+
+        def say(self, line: str) -> None:
+            told.append(line)
+
+    with working(tmp_path / "kept.jsonl", 1, Recorded()) as work:
+        work.results("reading", str, {"a": (1,)})
+        assert work.results("rendering", str, {"a": (1,), "b": (2,)}) == {"a": "1", "b": "2"}
+    assert told == ["reading begins", "end", "rendering: 1 of 2 are there already", "rendering begins", "end"]
+
+
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_what_was_read_is_not_read_again(videos: Path, workers: str, how: str, monkeypatch: pytest.MonkeyPatch):

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.analysis.planted import StopsAfter
 from tests.search.made import table_of, times_of
 from vdit_cli.attention.costs import CostTable
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, Interrupted
 from vdit_cli.recipe import SearchMasksOptions, load
 from vdit_cli.search.choose_again import CHOOSING, choose_again
 from vdit_cli.search.plan_costs import call_of
 from vdit_cli.search.sensitivity import SensitivityTable
-from vdit_cli.tiles.plan import MaskPlan
+from vdit_cli.tiles.plan import EDITED, MaskPlan
 from vdit_cli.timing import Silent
 
 
@@ -60,6 +61,37 @@ def test_options_of_a_measurement_have_no_effect_and_are_refused(measured: Path,
     with pytest.raises(EvditError, match="seeds=3 has no effect"):
         choose_again(load(None, sets, {}).search_masks, tmp_path / "again", Silent())
     assert not (tmp_path / "again").exists() and set(CHOOSING) <= set(SearchMasksOptions().values())
+
+
+def test_what_a_recipe_file_says_of_measuring_is_left_aside(measured: Path, tmp_path: Path):
+    """The file may be the one that the table was measured by: it goes on, and says so."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text("search_masks:\n  r: 0.05\n  steps: 4\n  at: '0.5'\n", encoding="utf-8")
+    progress = Silent()
+    options = load(file, (), {"search_masks.sensitivity": str(measured)}).search_masks
+    found = choose_again(options, tmp_path / "again", progress)
+    assert [mask.name for mask in found.plan.masks] == ["4:4", "8:0"]
+    assert progress.lines == ["without effect, as the table was measured already: at, steps of the recipe"]
+
+
+def test_a_choice_that_takes_long_is_shown_and_can_be_stopped(measured: Path, tmp_path: Path):
+    """By a budget each resample is a knapsack; by a threshold nobody waits."""
+    stops = StopsAfter(3)
+    with pytest.raises(Interrupted):
+        choose_again(SearchMasksOptions(sensitivity=str(measured), max_loss=0.1), tmp_path / "again", stops)
+    assert not (tmp_path / "again").exists()
+    choose_again(SearchMasksOptions(sensitivity=str(measured)), tmp_path / "again", StopsAfter(3))
+
+
+def test_an_edited_plan_is_not_replaced(measured: Path, tmp_path: Path):
+    """A person's own, sealed in the run: the same choice refuses to write over it."""
+    options = SearchMasksOptions(sensitivity=str(measured), r=0.05)
+    plan = choose_again(options, tmp_path / "again", Silent()).plan
+    file = replace(plan, made_by={"command": EDITED}).write(tmp_path / "again")
+    before = file.read_bytes()
+    with pytest.raises(EvditError, match="the plan was edited and sealed"):
+        choose_again(options, tmp_path / "again", Silent())
+    assert file.read_bytes() == before
 
 
 def test_a_folder_without_a_table(tmp_path: Path):

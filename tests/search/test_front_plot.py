@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from tests.search.made import MASKS, table_of
-from vdit_cli.search.front_plot import CHOSEN, FRONT, SWEEP, UNIFORM, lines
+from vdit_cli.search.candidates import usual_masks
+from vdit_cli.search.front_plot import CHOSEN, FRONT, SWEEP, UNIFORM, lines, told_apart
 from vdit_cli.search.mask_costs import MaskCosts, kept_shares
 from vdit_cli.search.pareto import Pareto, pareto
+from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
 
 LOSSES = [[0, 0.1, 0.2, 1.0], [0, 0.1, 0.2, 1.0]]
@@ -60,7 +62,24 @@ def test_seconds_are_told_as_seconds():
 
 
 def test_lines_are_plain_and_fit_a_terminal():
-    assert all(line.isascii() and len(line) <= 92 for line in lines(_made()))
+    assert all(line.isascii() and len(line) <= 80 for line in lines(_made()))
+    masks = usual_masks(99)
+    longest = pareto(
+        table_of([[0.01234 * place for place in range(len(masks))]], masks=masks), "attention", kept_shares(masks)
+    )
+    assert all(line.isascii() and len(line) <= 80 for line in lines(longest))
+
+
+def test_uniform_masks_of_one_name_are_told_apart():
+    """Of 24 frames strides 12 and 16 are both 2:22, of 25 also 13 to 24; what has its name alone is told by it."""
+    masks = usual_masks(24)
+    found = pareto(table_of([[0.0, *range(1, len(masks))]], masks=masks), "attention", kept_shares(masks))
+    named = [
+        line.rpartition("uniform ")[2].partition("  ")[0] for line in lines(found) if line.lstrip().startswith("uni")
+    ]
+    assert named == ["1:23", "2:22 (0, 16)", "2:22 (0, 12)", "3:21", "4:20", "6:18", "8:16", "12:12", "24:0"]
+    both = [TileMask.from_stride(100, stride) for stride in (25, 26, 50)]
+    assert told_apart(both) == ["4:96 (0, 25, ...)", "4:96 (0, 26, ...)", "2:98"]
 
 
 def test_a_table_of_no_differences_is_drawn():

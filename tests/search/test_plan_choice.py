@@ -9,10 +9,11 @@ import pytest
 from tests.closeness import assert_close
 from tests.search.made import MASKS, table_of
 from vdit_cli.errors import EvditError
-from vdit_cli.recipe import SearchMasksOptions
+from vdit_cli.recipe import SearchMasksOptions, load
 from vdit_cli.search.mask_costs import kept_shares
 from vdit_cli.search.plan_choice import Searched, choose, read_rule
 from vdit_cli.search.plan_costs import PlanCosts
+from vdit_cli.tiles.mask import TileMask
 
 LOSSES = [[0, 0.02, 0.06, 0.3], [0, 0.15, 0.3, 0.9], [0, 0.01, 0.02, 0.04]]
 FOLDER = Path("run")
@@ -48,6 +49,45 @@ def test_rules_that_stand_in_for_r():
     assert names(most) == ["1:7"] * 3 and not most.choice.met and "nearest" in most.sentences()[1]
     same = chosen(uniform="2:6")
     assert names(same) == ["2:6"] * 3 and same.plan.made_by["uniform"] == "2:6" and not same.changes
+
+
+def test_a_flag_goes_before_the_rule_of_a_recipe_file(tmp_path: Path):
+    """Whatever either is; two of one kind are refused, with each of them to paste."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text("search_masks:\n  r: 0.1\n", encoding="utf-8")
+
+    def told(flags: dict[str, object], sets: tuple[str, ...] = ()) -> dict[str, object]:
+        given = {f"search_masks.{name}": value for name, value in flags.items()}
+        options = load(file, sets, given).search_masks
+        found = choose(table_of(LOSSES), options, FOLDER).plan.made_by
+        return {name: found[name] for name in ("r", "target_speedup", "max_loss", "uniform") if name in found}
+
+    assert told({}) == {"r": 0.1}
+    assert told({"target_speedup": 1.6}) == {"target_speedup": 1.6}
+    assert told({"uniform": "2:6"}) == {"uniform": "2:6"}
+    file.write_text("search_masks:\n  max_loss: 0.2\n", encoding="utf-8")
+    assert told({}) == {"max_loss": 0.2}
+    assert told({"r": 0.05}) == {"r": 0.05}
+    assert told({}, ("search_masks.uniform=2:6",)) == {"uniform": "2:6"}
+    with pytest.raises(EvditError, match="--r and --uniform are 2 rules") as caught:
+        told({"r": 0.05, "uniform": "2:6"})
+    assert caught.value.next_steps == ("--r 0.05", "--uniform 2:6")
+    file.write_text("search_masks:\n  r: 0.1\n  max_loss: 0.2\n", encoding="utf-8")
+    with pytest.raises(EvditError, match="--r and --max-loss are 2 rules"):
+        told({})
+
+
+def test_masks_of_one_name_are_told_once():
+    """Of 24 frames strides 12 and 16 are both 2:22: all their layers together, and once among what may be chosen."""
+    twelve, sixteen = TileMask.from_stride(24, 12), TileMask.from_stride(24, 16)
+    masks = (TileMask.dense(24), twelve, sixteen)
+    table = table_of([[0, 0.01, 5], [0, 5, 0.01], [0, 5, 5]], masks=masks)
+    found = choose(table, SearchMasksOptions(), FOLDER)
+    assert found.plan.masks == (twelve, sixteen, masks[0])
+    assert found.sentences()[0].startswith("24:0 in 1 layer, 2:22 in 2 layers: kept")
+    with pytest.raises(EvditError, match="these are 24:0, 2:22$") as caught:
+        choose(table, SearchMasksOptions(uniform="3:21"), FOLDER)
+    assert caught.value.next_steps == ("--uniform 24:0", "--uniform 2:22")
 
 
 def test_fixed_layers_keep_their_mask_under_every_rule():

@@ -86,6 +86,14 @@ def test_what_is_foretold_of_a_plan(file: Path):
     assert_close((uniform["attention_speedup"], uniform["attention_seconds"]), (4.0, 0.3))
 
 
+def test_what_takes_longer_is_told_as_slower(file: Path):
+    """On the other side of the same table: .36 s by 4:4 in three layers would be faster, so times are put up here."""
+    slow = times_of(OWN, {"8:0": 0.4, "4:4": 0.5, "2:6": 0.48, "1:7": 0.44}).write(file.parent / "slow.json")
+    found = chosen(slow, uniform="4:4", step_rest=0.3)
+    assert "attention 1.25 x slower; " in found.sentences()[0]
+    assert found.sentences()[1].startswith("attention takes 1.5 s of a step, the step 1.20 x slower: by")
+
+
 def test_without_a_table_nothing_is_foretold_in_seconds():
     """Costs are kept shares, as ever."""
     predicted = chosen(None).plan.predicted

@@ -21,7 +21,7 @@ from vdit_cli.search.plan_costs import call_of
 from vdit_cli.search.search_masks import search_masks
 from vdit_cli.search.sensitivity import SensitivityTable
 from vdit_cli.tiles.grid import VideoGrid
-from vdit_cli.tiles.plan import MaskPlan
+from vdit_cli.tiles.plan import EDITED, MaskPlan
 from vdit_cli.timing import Silent
 
 KINDS = ("diagonal", "global", "uniform", "unstable")
@@ -131,6 +131,43 @@ def test_a_damaged_file_is_made_again(whole, tmp_path: Path, monkeypatch: pytest
     before = second.stat().st_mtime_ns
     assert run(monkeypatch, tmp_path / "run").table.digest == whole[0].table.digest
     assert second.stat().st_mtime_ns == before
+
+
+def test_a_site_without_any_output_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its relative error is 0 over 0, which is told as 0, beside those of other sites that stay as they were."""
+    with pytest.raises(Interrupted):
+        run(monkeypatch, tmp_path / "run", StopsAfter(6))
+    (file,) = (tmp_path / "run/samples").iterdir()
+    numbers = json.loads(file.read_text("utf-8"))
+    numbers["attention"][0][1], numbers["power"][0][1] = [0.0] * 4, 0.0
+    file.write_text(json.dumps(numbers), encoding="utf-8")
+    table = run(monkeypatch, tmp_path / "run").table
+    assert not table.losses["relative"][1, :, 0, 0].any()
+    assert_close(table.losses["relative"][0, :, 0, 0], np.array(numbers["attention"][0][0]) / numbers["power"][0][0])
+
+
+def test_what_it_will_cost_is_said_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Kept shares of 52, 34 and 22 of 64 tiles on top of full attention; of the output a pass a layer and mask."""
+    progress = Silent()
+    run(monkeypatch, tmp_path / "run", progress, at="0", by="output", seeds="0")
+    cost = "2.69 times the attention of a step and 12 more passes through the model there"
+    looked_at = "2 prompts with 1 seed to step 1 of 5, 1 step of each looked at"
+    assert f"{looked_at}: 4 layers, 4 masks, {cost}" in progress.lines
+
+
+def test_an_edited_plan_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Sealed by a person, in a run that is done: refused before anything is sampled; without a seal it is made anew."""
+    plan = run(monkeypatch, tmp_path / "run").plan
+    edited = replace(plan, masks=plan.masks[::-1], made_by={"command": EDITED, "made_by": dict(plan.made_by)})
+    edited.write(tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    backbone = PlantedBackbone(KINDS)
+    with pytest.raises(EvditError, match="the plan was edited and sealed") as caught:
+        run(monkeypatch, tmp_path / "run", backbone=backbone)
+    assert caught.value.exit_code == USAGE and not backbone.batches
+    assert {path: path.read_bytes() for path in before} == before
+    (tmp_path / "run/plan.json").write_text("{}", encoding="utf-8")
+    assert run(monkeypatch, tmp_path / "run").plan == plan == MaskPlan.read(tmp_path / "run")
 
 
 def test_the_output_is_measured_where_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

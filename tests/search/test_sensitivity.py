@@ -178,9 +178,14 @@ def test_what_is_no_json_object_is_refused(tmp_path: Path, content: bytes, rule:
 
 
 def test_nothing_there_is_refused(tmp_path: Path):
-    """A folder without a table, and a file that is missing."""
-    with pytest.raises(EvditError, match="can't be read"):
+    """A folder without a table, a run that has not ended, and a file that is missing."""
+    with pytest.raises(EvditError, match=r"holds no sensitivity\.json: a search that has ended leaves one") as caught:
         SensitivityTable.read(tmp_path)
+    assert caught.value.next_steps == ("the folder of a run of `evdit search-masks`",)
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(EvditError, match=r"holds no sensitivity\.json") as caught:
+        SensitivityTable.read(tmp_path)
+    assert caught.value.next_steps == (f"evdit status {tmp_path}  (how far a run is)",)
     assert "can't be read" in refused(tmp_path / "none.json").what
 
 

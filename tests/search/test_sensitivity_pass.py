@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.closeness import assert_close
 from tests.tiny_pipeline import write_pipeline
@@ -15,7 +20,7 @@ from vdit_cli.attention.reference import reference_attention
 from vdit_cli.backbones.base import Backbone
 from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.diffusion.schedules import NoiseSchedule
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, Interrupted
 from vdit_cli.sampling.noise import generators_for
 from vdit_cli.sampling.sample import SampleSpec, sample
 from vdit_cli.sampling.taps import Taps
@@ -60,25 +65,88 @@ def test_errors_of_a_site_are_mean_squares_over_both_branches():
     assert first.errors[5, 1] != errors
 
 
-def test_a_site_costs_one_masked_pass_a_candidate(monkeypatch: pytest.MonkeyPatch):
-    """Of tiles: what the masks keep, the full one computes nothing anew; q, k and v are the site's own."""
-    q, k, v, out = shown()
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The kept share of each masked pass from now on, in order."""
     kept: list[float] = []
 
-    def recorded(mask: TileMask, *rest: object) -> Attend:
-        bound = bind(mask, *rest)
+    def bound(mask: TileMask, *rest: Any) -> Attend:
+        found = bind(mask, *rest)
 
-        def run(*given: Tensor | tuple) -> Tensor:
+        def run(*given: Any) -> Tensor:
             kept.append(mask.kept_share)
-            return bound.run(*given)
+            return found.run(*given)
 
-        return Attend(mask, bound.case, bound.kernel, bound.refused, bound.passes, bound.order, run)
+        return replace(found, run=run)
 
-    monkeypatch.setattr(sensitivity_pass, "bind", recorded)
+    monkeypatch.setattr(sensitivity_pass, "bind", bound)
+    return kept
+
+
+def test_a_site_costs_one_masked_pass_a_candidate(monkeypatch: pytest.MonkeyPatch):
+    """Of tiles: what the masks keep, the full one computes nothing anew; q, k and v are the site's own."""
+    kept = recorded(monkeypatch)
     seen = AttentionErrors(MASKS, GRID, "auto")
     for step in (0, 1):
-        seen.see(0, step, (q, k, v, out))
+        seen.see(0, step, shown())
     assert kept == [mask.kept_share for mask in MASKS[1:]] * 2
+
+
+class Work(TorchDispatchMode):
+    """Counts pairs of queries and keys of full attention, and calls of linear layers, at torch's own operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "scaled_dot_product" in str(func):
+            batch, heads, queries, _ = args[0].shape
+            self.done["pairs"] += batch * heads * queries * args[1].shape[2]
+        self.done["linear"] += str(func).startswith("aten.addmm")
+        return func(*args, **kwargs or {})
+
+
+@torch.no_grad()
+def test_a_trajectory_costs_itself_and_what_the_masks_keep(backbone: Backbone, monkeypatch: pytest.MonkeyPatch):
+    """Full attention and the rest of the model once, and in a step looked at a masked pass a layer and candidate."""
+    grid = backbone.grid(SPEC.video_frames, SPEC.height, SPEC.width)
+    masks = (TileMask.dense(grid.frames), TileMask(grid.frames, (1,)), TileMask(grid.frames, (0,)))
+    kept = recorded(monkeypatch)
+    with backbone.resident("text"):
+        text, null = backbone.encode_text(["a red ring"]), backbone.encode_text([""])
+    with backbone.resident("transformer"):
+        with Work() as plain:
+            sample(backbone, SPEC, text, null, generators_for([3]), Silent())
+        sites = dict(enumerate(backbone.attention_sites()))
+        attention = AttentionErrors(masks, grid, "auto")
+        with Work() as tapped, Taps(sites, (0, 2), grid, attention.see, Silent()) as taps:
+            sample(backbone, SPEC, text, null, generators_for([3]), taps)
+    of_layers = SPEC.steps * len(sites) * 2 * backbone.architecture.heads * grid.tokens**2  # both branches
+    assert plain.done["pairs"] > of_layers and plain.done["linear"] > 0
+    assert tapped.done == plain.done
+    assert kept == [mask.kept_share for mask in masks[1:]] * 2 * len(sites)
+
+
+@torch.no_grad()
+def test_one_layer_is_held_at_a_time(backbone: Backbone):
+    """When a layer is seen, queries, keys and values of those before are gone."""
+    grid = backbone.grid(SPEC.video_frames, SPEC.height, SPEC.width)
+    attention = AttentionErrors((TileMask.dense(grid.frames), TileMask(grid.frames, (0,))), grid, "auto")
+    held: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def see(layer: int, step: int, shown: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        alive.append(sum(each() is not None for each in held))
+        held.extend(map(weakref.ref, shown[:3]))
+        attention.see(layer, step, shown)
+
+    with backbone.resident("text"):
+        text, null = backbone.encode_text(["a red ring"]), backbone.encode_text([""])
+    with backbone.resident("transformer"):
+        sites = dict(enumerate(backbone.attention_sites()))
+        with Taps(sites, (0, 1), grid, see, Silent()) as taps, pytest.raises(Interrupted):
+            sample(backbone, SPEC, text, null, generators_for([3]), taps)
+    assert alive == [0, 0, 0, 0]
 
 
 def test_errors_that_are_not_finite_are_no_numbers():

@@ -7,8 +7,10 @@ from functools import partial
 import numpy as np
 import pytest
 
+from tests.analysis.planted import StopsAfter
 from tests.closeness import assert_within
 from tests.search.made import MASKS
+from vdit_cli.errors import INTERRUPTED, Interrupted
 from vdit_cli.search.choose import Masks, Target, by_budget, by_threshold
 from vdit_cli.search.mask_costs import kept_shares
 from vdit_cli.search.steadiness import Steadiness, steadiness
@@ -61,3 +63,16 @@ def test_the_bound_itself_is_steady():
 def test_a_single_prompt_tells_nothing():
     """None, not a share of 1."""
     assert steadiness(losses([0.01]), R_10) is None
+
+
+def test_a_person_who_has_waited_enough():
+    """Ctrl-C stops between two resamples; each is counted."""
+    chosen: list[int] = []
+
+    def choose(loss_LM: np.ndarray) -> Masks:
+        chosen.append(1)
+        return R_10(loss_LM)
+
+    with pytest.raises(Interrupted, match="how steady the choice is") as stopped:
+        steadiness(losses([0.01, 0.2]), choose, progress=StopsAfter(7))
+    assert stopped.value.exit_code == INTERRUPTED and len(chosen) == 1 + 7

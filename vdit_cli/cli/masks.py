@@ -19,7 +19,7 @@ from vdit_cli.errors import EvditError, printable, quoted
 from vdit_cli.reader import MOST_SIZE
 from vdit_cli.recipe import load
 from vdit_cli.tiles.mask import MOST_DRAWN, TileMask
-from vdit_cli.tiles.plan import MaskPlan
+from vdit_cli.tiles.plan import EDITED, MaskPlan
 from vdit_cli.tiles.plan_json import PLAN_FILE
 from vdit_cli.tiles.relax import DENSE, read_layers
 from vdit_cli.tiles.relax import relax as relaxed
@@ -35,8 +35,6 @@ evdit masks seal plan.json
 evdit masks retarget plan.json --frames 93 -o plan-93.json
 evdit masks relax plan.json --layer 7 --to 4:4 -o plan-relaxed.json"""
 COLUMNS = ("layer", "mask", "kept", "skipped", "frames")
-EDITED = "masks seal"
-"""What `made_by` calls the making of a plan that was edited."""
 BETWEEN = 2 * len(COLUMNS)
 """Signs between the columns, of both ways to draw them at most."""
 BLOCKS = ("█", "░")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +26,8 @@ evdit score runs/student --against runs/base -o readings.jsonl"""
 COLUMNS = ("video", "size", "colour", "shape", "motion", "background", "objects", "IoU", "wrong")
 EACH = 20
 """So many videos are told one by one; of more, only what they come to."""
+SIDES = 5
+"""Columns of a comparison that are about the sides: the name, and of each its mean and interval."""
 TOLD = {"overlap": "IoU", "residual": "track residual, px"}
 """What a measure is called in the table, where that is not its name."""
 
@@ -90,7 +93,8 @@ def command(
             return
         told = {name: side.clips for name, side in sides.items() if each or len(side.clips) <= EACH}
         one_by_one = [line for name, clips in told.items() for line in (*clip_table(name, clips), "")]
-        console.data("\n".join([*one_by_one, *table(rows)]))
+        width = get_terminal_size().columns if console.out.isatty() else None
+        console.data("\n".join([*one_by_one, *fitting(rows, width)]))
 
 
 def clip_table(name: str, clips: Iterable[ClipScore]) -> list[str]:
@@ -150,6 +154,15 @@ def paired_summary(both: Comparison) -> list[tuple[str, ...]]:
         label = {"psnr": "PSNR to B, dB", "ssim": "SSIM to B", "equal": "equal to B"}[name]
         rows.append((label, number(name, each.value), interval(name, each), "", "", "", "", str(each.clips)))
     return rows
+
+
+def fitting(rows: list[tuple[str, ...]], width: int | None) -> list[str]:
+    """The rows as a table; where a terminal of `width` would break its lines, what differs stands in one below."""
+    whole = table(rows)
+    if width is None or len(rows[0]) <= SIDES or max(map(len, whole)) <= width:
+        return whole
+    parts = ([row[:SIDES] for row in rows], [(row[0], *row[SIDES:]) for row in rows])
+    return [*table(parts[0]), "", *table([row for row in parts[1] if any(row[1:])])]
 
 
 def number(name: str, value: float, sign: str = "") -> str:

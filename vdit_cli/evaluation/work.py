@@ -63,6 +63,7 @@ class Work:
             self.progress.advance()
             if self.progress.should_stop() and number < len(missing):
                 raise self._stopped(label, len(calls) - len(missing) + number - len(failed), len(calls))
+        self.progress.end_stage()
         if failed:
             raise together([failed[key] for key in calls if key in failed], f"{label} failed for {len(failed)}")
         return {key: self.known[key] for key in calls}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from vdit_cli.search.choose import Choice
 from vdit_cli.search.pareto import Pareto
-from vdit_cli.tiles.mask import mean_kept_share
+from vdit_cli.tiles.mask import TileMask, mean_kept_share
 
 WIDTH, HEIGHT = 64, 16
 """Cells of the plot, which is as wide as a terminal of 80 columns takes."""
 SWEEP, FRONT, UNIFORM, CHOSEN = "r.u#"
 """Letters of the plot; of what falls into one cell the last of these is shown."""
-COLUMNS = ("plan", "kept", "skipped", "attention", "loss", "least loss at its cost")
+COLUMNS = ("plan", "kept", "skipped", "attention", "loss", "least at its cost")
 
 
 def lines(found: Pareto, width: int = WIDTH, height: int = HEIGHT) -> list[str]:
@@ -32,7 +35,7 @@ def lines(found: Pareto, width: int = WIDTH, height: int = HEIGHT) -> list[str]:
         " " * (left + 1) + "+" + "-" * width,
         " " * (left + 2) + ends[0] + middle + ends[1],
         *legend,
-        "One letter stands for all plans in its place; the later ones of this list hide the earlier.",
+        "Where plans share a place, the last of these letters is shown.",
         "",
         *_table(found),
     ]
@@ -81,11 +84,24 @@ def _cells(found: Pareto, width: int, height: int) -> tuple[list[list[str]], flo
 
 def _table(found: Pareto) -> list[str]:
     """The uniform masks from the sparsest on and the chosen plan, aligned."""
-    named = [(f"uniform {each.masks[0].name}", each) for each in reversed(found.uniforms)]
+    uniforms = zip(told_apart(found.costs.masks), found.uniforms, strict=True)
+    named = [(f"uniform {name}", each) for name, each in uniforms][::-1]
     named += [("chosen", found.chosen)] if found.chosen else []
     rows = [COLUMNS, *(_row(found, name, choice) for name, choice in named)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def told_apart(masks: Sequence[TileMask]) -> list[str]:
+    """The masks' names; where two strides give as many global frames, so the same name, with the first of these."""
+    count = Counter(mask.name for mask in masks)
+
+    def told(mask: TileMask) -> str:
+        first = map(str, mask.global_frames[:2])
+        more = ", ..." if len(mask.global_frames) > 2 else ""
+        return f"{mask.name} ({', '.join(first)}{more})" if count[mask.name] > 1 else mask.name
+
+    return [told(mask) for mask in masks]
 
 
 def _row(found: Pareto, name: str, choice: Choice) -> tuple[str, ...]:

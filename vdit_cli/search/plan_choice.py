@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vdit_cli.errors import EvditError
+from vdit_cli.errors import EvditError, quoted
 from vdit_cli.recipe import SearchMasksOptions
 from vdit_cli.search.choose import (
     Choice,
@@ -29,7 +29,9 @@ from vdit_cli.search.plan_costs import PlanCosts, call_of, read_costs
 from vdit_cli.search.sensitivity import SensitivityTable
 from vdit_cli.search.steadiness import STEADY, Steadiness, steadiness
 from vdit_cli.tiles.mask import TileMask, mean_kept_share
-from vdit_cli.tiles.plan import MaskPlan
+from vdit_cli.tiles.plan import EDITED, MaskPlan
+from vdit_cli.tiles.plan_json import PLAN_FILE
+from vdit_cli.timing import Progress
 
 INSTEAD = ("target_speedup", "latency", "max_loss", "uniform")
 """Rules that stand in for r; one of them at most."""
@@ -81,17 +83,17 @@ class Searched:
     def sentences(self) -> list[str]:
         """The result in words, a line a fact."""
         count = Counter(mask.name for mask in self.plan.masks)
-        order = [mask.name for mask in self.table.masks if mask.name in count]
+        order = dict.fromkeys(mask.name for mask in self.table.masks if mask.name in count)
         predicted = self.plan.predicted
         kept, seconds, step = (predicted[name] for name in ("kept_share", "attention_seconds", "step_speedup"))
+        cheaper = f"{self.choice.speedup:.2f} x cheaper by their number"
         lines = [
             f"{', '.join(f'{name} in {layers_told(count[name])}' for name in order)}: kept {kept:.2f} and skipped "
-            f"{1 - kept:.2f} of the tiles, attention {self.choice.speedup:.2f} x "
-            f"{'cheaper by their number' if seconds is None else 'faster'}; "
+            f"{1 - kept:.2f} of the tiles, attention {cheaper if seconds is None else pace(self.choice.speedup)}; "
             f"summed {self.plan.made_by['by']} score {self.choice.loss:.4g}"
         ]
         if seconds is not None:
-            whole = "" if step is None else f", the step {step:.2f} x faster"
+            whole = "" if step is None else f", the step {pace(step)}"
             lines.append(f"attention takes {seconds:.4g} s of a step{whole}: by {predicted['costs']}")
         if not self.choice.met:
             lines.append("no plan of these candidates meets what was asked: this one comes nearest")
@@ -108,9 +110,32 @@ class Searched:
         return lines
 
 
+def pace(speedup: float) -> str:
+    """How much faster or slower than full attention, in words."""
+    return f"{speedup:.2f} x faster" if speedup >= 1 else f"{1 / speedup:.2f} x slower"
+
+
 def layers_told(count: int) -> str:
     """So many layers, in words."""
     return f"{count} layer" if count == 1 else f"{count or 'no'} layers"
+
+
+def the_rule(options: SearchMasksOptions) -> str:
+    """The option that says how to choose; a flag or --set goes before what a recipe file says, "r" is the default.
+
+    Raises EvditError (exit 2) for two of one kind.
+    """
+    given = ["r"] if options.where("r") is not None else []
+    given += [name for name in INSTEAD if getattr(options, name) is not None]
+    counted = [name for name in given if not options.is_from_file(name)] or given
+    if len(counted) > 1:
+        flags = [f"--{name.replace('_', '-')}" for name in counted]
+        raise EvditError(
+            f"{' and '.join(flags)} are {len(flags)} rules to choose by: one at a time",
+            where=" ".join(flags),
+            next_steps=[f"{flag} {getattr(options, name)}" for flag, name in zip(flags, counted, strict=True)],
+        )
+    return counted[0] if counted else "r"
 
 
 def read_rule(options: SearchMasksOptions, masks: Sequence[TileMask], layers: int, costs: PlanCosts) -> Rule:
@@ -119,37 +144,28 @@ def read_rule(options: SearchMasksOptions, masks: Sequence[TileMask], layers: in
     Raises EvditError (exit 2) for two rules at once, a number to choose by that is none, and a mask or layer that is
     not there.
     """
-    given = [name for name in INSTEAD if getattr(options, name) is not None]
-    flags = [f"--{name.replace('_', '-')}" for name in given]
-    if options.where("r") is not None:
-        flags.insert(0, "--r")
-    if len(flags) > 1:
-        raise EvditError(
-            f"{' and '.join(flags)} are {len(flags)} rules to choose by: one at a time",
-            where=" ".join(flags),
-            next_steps=flags,
-        )
+    asked = the_rule(options)
     fixed = parse_fixed(options.fix or "", layers, masks)
     told = {"by": options.by, **({"fix": options.fix} if fixed else {})}
     told |= {name: getattr(options, name) for name in OF_COSTS if getattr(options, name) is not None}
     if costs.table is not None:
         told["costs"] = costs.table
-    if options.uniform is not None:
+    if asked == "uniform" and options.uniform is not None:
         dense = options.uniform == "dense"
         mask = masks[0] if dense else TileMask.parse(options.uniform, masks[0].frames, "--uniform")
         if mask not in masks:
-            names = ", ".join(each.name for each in masks)
+            names = list(dict.fromkeys(each.name for each in masks))
             raise EvditError(
-                f"{mask.name} is no candidate: these are {names}",
+                f"{mask.name} is no candidate: these are {', '.join(names)}",
                 where=f"--uniform {options.uniform}",
-                next_steps=[f"--uniform {each.name}" for each in masks],
+                next_steps=[f"--uniform {name}" for name in names],
             )
         chosen = with_fixed(uniform(mask, layers), fixed)
         return Rule(lambda loss_LM: judged(chosen, loss_LM, costs.masks), {**told, "uniform": mask.name}, fixed)
-    if given:
-        value = float(getattr(options, given[0]))
-        target = Target(KINDS[given[0]], value)
-        return Rule(lambda loss_LM: by_budget(loss_LM, costs.masks, target, fixed), {**told, given[0]: value}, fixed)
+    if asked in KINDS:
+        value = float(getattr(options, asked))
+        target = Target(KINDS[asked], value)
+        return Rule(lambda loss_LM: by_budget(loss_LM, costs.masks, target, fixed), {**told, asked: value}, fixed)
     check_number(options.r, "--r", 0)
 
     def at_threshold(loss_LM: np.ndarray) -> Choice:
@@ -159,11 +175,16 @@ def read_rule(options: SearchMasksOptions, masks: Sequence[TileMask], layers: in
 
 
 def choose(
-    table: SensitivityTable, options: SearchMasksOptions, folder: Path, costs: PlanCosts | None = None
+    table: SensitivityTable,
+    options: SearchMasksOptions,
+    folder: Path,
+    costs: PlanCosts | None = None,
+    progress: Progress | None = None,
 ) -> Searched:
     """The plan that the options ask for, from a table; `costs` are theirs where they were read already.
 
-    Raises EvditError as `read_rule` and `read_costs`, and for a score that the table lacks.
+    Raises EvditError as `read_rule` and `read_costs`, and for a score that the table lacks; Interrupted as
+    `steadiness`.
     """
     layers = table.architecture.layers
     costs = costs or read_costs(options, table.masks, layers, lambda: call_of(table))
@@ -189,8 +210,27 @@ def choose(
         },
         architecture=table.architecture,
     )
-    steady = steadiness(table.of_prompts(options.by), lambda loss: rule.choose(loss).masks)
+    shown = progress if KINDS.keys() & rule.told.keys() else None  # other rules are done at once
+    steady = steadiness(table.of_prompts(options.by), lambda loss: rule.choose(loss).masks, progress=shown)
     return Searched(folder, table, plan, choice, steady, changes(table, rule, choice.masks))
+
+
+def check_not_edited(run: Path) -> None:
+    """Raise EvditError (exit 2) where a person edited and sealed the plan of a run: the search would replace it."""
+    file = run / PLAN_FILE
+    try:
+        made_by = MaskPlan.read(file).made_by
+    except EvditError:
+        return  # there is none, or it is damaged
+    if made_by.get("command") == EDITED:
+        raise EvditError(
+            "the plan was edited and sealed: it is not replaced by what the search chooses",
+            where=str(file),
+            next_steps=[
+                "another folder with -o",
+                f"mv -n {quoted(file)} {quoted(run.with_name(run.name + '-edited.json'))}",
+            ],
+        )
 
 
 def changes(table: SensitivityTable, rule: Rule, masks_L: Masks) -> dict[str, int]:

@@ -22,7 +22,7 @@ from vdit_cli.sampling.plans import fallbacks
 from vdit_cli.sampling.sample import sample
 from vdit_cli.sampling.taps import Taps
 from vdit_cli.sampling.trajectory import read_texts
-from vdit_cli.search.plan_choice import Searched, choose
+from vdit_cli.search.plan_choice import Searched, check_not_edited, choose
 from vdit_cli.search.preparing import Search, prepare
 from vdit_cli.search.sensitivity import FILE, SensitivityTable
 from vdit_cli.search.sensitivity_pass import AttentionErrors, OutputErrors, PairNumbers, collected
@@ -42,11 +42,12 @@ def search_masks(options: SearchMasksOptions, out: Path | None, progress: Progre
         run = RunDir.start(out, search.request())
     if run.is_done():
         progress.say(f"{run.path} is done already")
-        return choose(SensitivityTable.read(run.find("sensitivity")), options, run.path, search.costs)
+        return choose(SensitivityTable.read(run.find("sensitivity")), options, run.path, search.costs, progress)
+    check_not_edited(run.path)
     with run:
         Measuring(search, run.path, clock, progress).at_everything()
         table = put_together(search, run.path)
-        found = choose(table, options, run.path, search.costs)
+        found = choose(table, options, run.path, search.costs, progress)
         table.write(run.path / FILE)
         run.add_output("sensitivity", FILE)
         found.plan.write(run.path / PLAN_FILE)

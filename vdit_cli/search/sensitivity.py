@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from vdit_cli.artifacts.atomic import write_text
+from vdit_cli.artifacts.changes import RUN_FILE
 from vdit_cli.artifacts.digest import content_digest
-from vdit_cli.errors import EvditError, brief, unknown_name
+from vdit_cli.errors import EvditError, brief, quoted, unknown_name
 from vdit_cli.reader import Index, advising, check_schema, parse, read_text, shaped
 from vdit_cli.search.candidates import in_order
 from vdit_cli.tiles.architecture import Architecture
@@ -145,6 +146,15 @@ class SensitivityTable:
         Raises EvditError, naming file and place, for whatever is not a whole table with the digest of its content.
         """
         file = Path(path) / FILE if Path(path).is_dir() else Path(path)
+        if file != Path(path) and not file.exists():
+            how_far = f"evdit status {quoted(path)}  (how far a run is)"
+            raise EvditError(
+                f"{path} holds no {FILE}: a search that has ended leaves one",
+                where=str(path),
+                next_steps=[
+                    how_far if (Path(path) / RUN_FILE).exists() else "the folder of a run of `evdit search-masks`"
+                ],
+            )
         origin = str(file)
         document = parse(read_text(file, KIND), origin, KIND)
         with advising(["the folder of a run of `evdit search-masks`"]):

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vdit_cli.errors import Interrupted
 from vdit_cli.search.choose import Masks
+from vdit_cli.timing import Progress, Silent
 
 RESAMPLES = 1000
 STEADY = 0.8
@@ -33,20 +35,33 @@ class Steadiness:
 
 
 def steadiness(
-    loss_LMP: np.ndarray, choose: Callable[[np.ndarray], Masks], resamples: int = RESAMPLES, seed: int = 0
+    loss_LMP: np.ndarray,
+    choose: Callable[[np.ndarray], Masks],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Steadiness | None:
     """A bootstrap: P prompts are drawn with replacement from the P that were measured, and `choose` chooses anew.
 
     `loss_LMP` is `SensitivityTable.of_prompts`, `choose` takes its mean (L, M) to one mask a layer, by a threshold or
-    a budget, and is called `resamples` + 1 times. None for a single prompt, which tells nothing of others.
+    a budget, and is called `resamples` + 1 times. None for a single prompt, which tells nothing of others. Raises
+    Interrupted when the person asked to stop.
     """
+    progress = progress or Silent()
     prompts = loss_LMP.shape[2]
     if prompts < 2:
         return None
     chosen = choose(loss_LMP.mean(axis=2))
     drawn_RP = np.random.default_rng(seed).integers(0, prompts, (resamples, prompts))
     again = np.zeros(len(chosen))
+    progress.stage("choosing from resampled prompts", resamples)
     for drawn_P in drawn_RP:
+        if progress.should_stop():
+            raise Interrupted(
+                "stopped: how steady the choice is was not told yet", next_steps=["the same command again"]
+            )
         other = choose(loss_LMP[:, :, drawn_P].mean(axis=2))
         again += [mask == own for mask, own in zip(other, chosen, strict=True)]
+        progress.advance()
+    progress.end_stage()
     return Steadiness(tuple((again / resamples).tolist()), prompts, resamples, seed)

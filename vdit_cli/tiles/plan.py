@@ -24,6 +24,9 @@ from vdit_cli.tiles.plan_json import (
     upgraded,
 )
 
+EDITED = "masks seal"
+"""What `made_by` calls the making of a plan that a person edited."""
+
 
 @dataclass(frozen=True)
 class MaskPlan:
