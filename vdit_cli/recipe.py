@@ -70,7 +70,10 @@ class GenerateOptions(Section):
     vae_tiling: bool = knob(
         False, "decode in overlapping tiles: less memory, a little slower, and not the same picture"
     )
-    kernel: str = knob("auto", "attention kernel; auto takes the fastest that can")
+    kernel: str = knob(
+        "auto",
+        "attention kernel; auto: on a GPU the fastest, measured once, else the first that can",
+    )
     strict: bool = knob(
         False, "an error for a kernel fallback (exit 6) and for a prompt that the model can't read (exit 2)"
     )
@@ -214,7 +217,10 @@ class BenchModelOptions(Section):
     compile: Literal["auto", "both", "blocks", "none"] = knob(
         "auto", "time compiled blocks, eager ones, or both; auto is both on a GPU, eager on the CPU"
     )
-    kernel: str = knob("auto", "attention kernel; auto takes the fastest that can")
+    kernel: str = knob(
+        "auto",
+        "attention kernel; auto: on a GPU the fastest, measured once, else the first that can",
+    )
     videos: bool = knob(False, "seconds a video: steps x measured step, one video run whole, VAE and text apart")
     lengths: str | None = knob(None, "latent frames with commas between them, for the time against the length")
     global_frames: int = knob(3, "global frames of the mask at each of the lengths", at_least=1)

@@ -13,7 +13,7 @@ from tests.closeness import assert_close
 from vdit_cli.attention import bind as bind_module
 from vdit_cli.attention import costs
 from vdit_cli.attention.bind import Case, bind
-from vdit_cli.attention.costs import COSTS_FILE, GATHER, SCHEMA, CostTable, Machine, cache_file, measure, measure_gather
+from vdit_cli.attention.costs import COSTS_FILE, SCHEMA, CostTable, Machine, cache_file
 from vdit_cli.errors import EvditError
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
@@ -189,10 +189,16 @@ def test_auto_takes_the_fastest_measured_kernel() -> None:
     assert bind(MASK, CASE, "auto", costs=TABLE).kernel == "triton"
     assert bind(MASK, CASE, "auto").kernel == "sdpa"
     assert bind(MASK, CASE, "sdpa", costs=TABLE).kernel == "sdpa"
-    assert bind(TileMask.parse("1:7", 8), CASE, "auto", costs=TABLE).kernel == "sdpa", "nothing was measured"
+    other = TileMask.parse("1:7", 8)
+    assert bind(other, CASE, "auto", costs=TABLE).kernel == "sdpa", "nothing was measured"
+    one = TABLE.with_times(other, CASE, {"triton": 1e-6})
+    attend = bind(other, CASE, "auto", costs=one)
+    assert (attend.kernel, attend.times) == ("sdpa", ()), "the other one was not measured"
     refusing = TABLE.with_times(MASK, CASE, {"last": 1e-6})
     attend = bind(MASK, CASE, "auto", costs=refusing)
     assert (attend.kernel, attend.refused) == ("triton", (("last", "not here"),))
+    assert bind(MASK, CASE, "auto", costs=TABLE).receipt()["milliseconds"] == {"triton": 1.0, "sdpa": 2.0}
+    assert "milliseconds" not in bind(MASK, CASE, "sdpa", costs=TABLE).receipt()
 
 
 @pytest.mark.numerical
@@ -207,23 +213,3 @@ def test_a_mask_slower_than_dense_is_kept_and_said() -> None:
     assert_close(bind(MASK, CASE, "sdpa", costs=slow).dense_is_faster, 2.5)
     for fine in (bind(FULL, CASE, costs=slow), bind(MASK, CASE, costs=TABLE), bind(MASK, CASE)):
         assert fine.dense_is_faster is None and "dense_is_faster" not in fine.receipt()
-
-
-@pytest.mark.parametrize("needs_grad", [False, True])
-def test_kernels_that_take_the_case_are_timed(needs_grad: bool) -> None:
-    """Seconds above zero; one that refuses has no row, and the table then answers."""
-    case = replace(CASE, needs_grad=needs_grad)
-    times = measure(MASK, case, ("sdpa", "fa4"))
-    assert times.keys() == {"sdpa"} and 0 < times["sdpa"] < 60
-    table = CostTable(Machine.of(case.device)).with_times(MASK, case, times)
-    assert table.ranked(MASK, case, ("fa4", "sdpa")) == ("sdpa", "fa4")
-
-
-def test_the_time_of_putting_tokens_in_order_is_no_kernels() -> None:
-    """It is measured where there is an order to make, and the fastest kernel of the full mask stays what it was."""
-    found = measure_gather(CASE)
-    assert found.keys() == {GATHER} and 0 < found[GATHER] < 60
-    table = TABLE.with_times(FULL, CASE, {GATHER: 1e-9})
-    assert table.timed(FULL, CASE) == {"sdpa": 3e-3} and table.seconds(FULL, CASE) == 3e-3
-    assert measure_gather(replace(CASE, needs_grad=True)) == {}
-    assert measure_gather(replace(CASE, grid=VideoGrid(2, 2, 3))) == {}

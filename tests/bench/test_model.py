@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.closeness import assert_close
 from vdit_cli.artifacts.atomic import write_json
-from vdit_cli.attention import costs
+from vdit_cli.attention import costs, kernel_times
 from vdit_cli.attention.bind import Case, bind
 from vdit_cli.attention.costs import CostTable, Machine
 from vdit_cli.bench import model as measuring
@@ -295,24 +295,27 @@ def test_steps_of_a_plan_hold_frames_in_its_order_and_the_plain_one_does_not():
 
 
 def test_a_step_on_a_gpu_keeps_the_kernels_times(monkeypatch, tmp_path):
-    """What put_plan measures for "auto" is in the cost table that generate reads, once a mask."""
+    """What put_plan measures for "auto" is in the cost table that generate reads, once a mask; a name asks for none."""
     here, asked = Machine("a GPU", "2.13", "3.9", "1.0"), []
 
-    def measured_once(mask, case, kernels):
+    def measured_once(mask, case, kernels, within):
         asked.append(mask)
         return {"sdpa": 2e-3, "triton": 1e-3}
 
     monkeypatch.setattr(costs, "user_cache_path", lambda *_, **__: tmp_path)
     monkeypatch.setattr(steps.Machine, "of", lambda device: here)
-    monkeypatch.setattr(steps, "measure", measured_once)
+    monkeypatch.setattr(kernel_times, "measure", measured_once)
+    monkeypatch.setattr(kernel_times, "is_gpu", lambda device: True)
+    monkeypatch.setattr(kernel_times, "timed_kernels", lambda case: ("sdpa", "triton"))
     size = size_of(tiny())
     backbone = BareBackbone(size, CPU, torch.float32, 0)
-    backbone.device = torch.device("cuda")
-    case = Case(size.grid, size.heads, size.head_dim, 1, torch.bfloat16, backbone.device)
-    masks = [TileMask.parse(name, 8) for name in ("2:6", "1:7", "2:6")]
-    for mask in masks:
-        backbone._costs(mask, case, "auto")
-    assert asked == masks[:2]
+    case = Case(size.grid, size.heads, size.head_dim, 1, torch.float32, CPU)
+    masks = tuple(TileMask.parse(name, 8) for name in ("2:6", "1:7"))
+    backbone.put_plan(masks, 8, False, "sdpa")
+    assert asked == []
+    for _ in range(2):
+        backbone.put_plan(masks, 8, False, "auto")
+    assert sorted(asked, key=masks.index) == list(masks)
     for mask in masks:
         assert CostTable.read(here, pytest.fail).timed(mask, case) == {"sdpa": 2e-3, "triton": 1e-3}
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.sampling.fakes import GaussianBackbone
+from vdit_cli.attention import bind as bind_module
 from vdit_cli.attention import costs
 from vdit_cli.attention.bind import Case
 from vdit_cli.attention.costs import CostTable, Machine
@@ -58,6 +59,19 @@ def test_nothing_is_said_otherwise(tmp_path: Path, sparse: float, full: float, o
     """The mask is faster, or a kernel was asked for and no table is read."""
     layer, said = made_with(table_of(sparse, full), tmp_path, **options)
     assert said == [] and "dense_is_faster" not in layer
+
+
+def test_the_times_that_kernels_were_chosen_by_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a line and in the receipt, where there was a choice."""
+    monkeypatch.setattr(bind_module, "KERNELS", ("triton", "sdpa"))
+    monkeypatch.setattr(bind_module, "timed_kernels", lambda case: ("sdpa",))
+    table = table_of(1e-3, 2e-3).with_times(MASK, CASE, {"triton": 4e-3})
+    table.write()
+    progress = Silent()
+    asked = Asked(("7",), None, tmp_path / "out.mp4")
+    (made,) = generate(GenerateOptions(masks="1:2", video_frames=9), asked, progress)
+    assert "kernels by their times: 1:2 sdpa (sdpa 1 ms, triton 4 ms)" in progress.lines
+    assert made.receipt.ran.layers[0]["milliseconds"] == {"sdpa": 1.0, "triton": 4.0}
 
 
 def test_a_broken_table_is_left_out(tmp_path: Path) -> None:

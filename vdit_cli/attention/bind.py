@@ -5,11 +5,13 @@ Letters: B batch, N tokens, H heads, D head width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from operator import itemgetter
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,11 +23,11 @@ from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.passes import Pass, passes, token_order
 
-if TYPE_CHECKING:
-    from vdit_cli.attention.costs import CostTable
-
 KERNELS: tuple[str, ...] = ("fa4", "sdpa", "triton", "flex")
 """Kernels in order of preference; each is a file of its name in attention/kernels/ with NAME, supports and run."""
+
+COMPILED_A_MASK = ("flex",)
+"""Kernels that compile anew for each mask, for tens of seconds: no run waits for that to compare them with others."""
 
 Run = Callable[[Tensor, Tensor, Tensor, tuple[Pass, ...]], Tensor]
 
@@ -46,6 +48,16 @@ class Case:
     needs_grad: bool = False
 
 
+class Times(Protocol):
+    """Seconds of kernels by which "auto" chooses: a table's, or others that are measured when they are asked for."""
+
+    def timed(self, mask: TileMask, case: Case) -> Mapping[str, float]:
+        """Seconds by kernel of what is known."""
+
+    def over_dense(self, mask: TileMask, case: Case, kernel: str) -> float | None:
+        """Time of `kernel` over that of the full mask where that is above 1; None where it is not, or not known."""
+
+
 @dataclass(frozen=True)
 class Attend:
     """A mask bound to a kernel, plain data: call it with q, k, v of (B, N, H, D), tokens in the order of the grid.
@@ -64,6 +76,7 @@ class Attend:
     run: Run = field(repr=False, compare=False)
     frame_order: tuple[int, ...] | None = None
     dense_is_faster: float | None = None
+    times: tuple[tuple[str, float], ...] = ()
 
     def __call__(self, q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor) -> Tensor:
         """Softmax over the kept pairs, scores times D ** -0.5: (B, N, H, D). Has first derivatives, by backward.
@@ -92,8 +105,9 @@ class Attend:
     def receipt(self) -> dict[str, Any]:
         """What runs in this site, as JSON: kernel, mask, shares and numbers of tiles, kernels refused and why.
 
-        `dense_is_faster` is among it where that was measured.
+        `dense_is_faster` and `milliseconds` by kernel are among it where they were measured.
         """
+        times = {"milliseconds": {name: round(1e3 * seconds, 4) for name, seconds in self.times}} if self.times else {}
         slower = {} if self.dense_is_faster is None else {"dense_is_faster": round(self.dense_is_faster, 4)}
         return {
             "kernel": self.kernel,
@@ -105,6 +119,7 @@ class Attend:
             "tiles_skipped": self.mask.frames**2 - self.mask.kept_tiles,
             "refused": dict(self.refused),
             **slower,
+            **times,
         }
 
 
@@ -113,18 +128,22 @@ def bind(
     case: Case,
     kernel: str = "auto",
     frame_order: tuple[int, ...] | None = None,
-    costs: CostTable | None = None,
+    costs: Times | None = None,
 ) -> Attend:
     """Choose the kernel that computes `mask` exactly for `case`: `kernel`, or the first of KERNELS that takes it.
 
-    With `costs`, "auto" tries the kernels measured there from the fastest on and then the others. A kernel asked for
-    that can't take the case is answered by the next one, and the refusal is kept. `frame_order` is that of the tokens
+    With `costs`, "auto" tries the kernels from the fastest on, if all of `timed_kernels` are known there: where some
+    are not, it can't be told which is the fastest. A kernel asked for that can't take the case is answered by the next
+    one, and the refusal is kept. `frame_order` is that of the tokens
     which the Attend will be called with (`MaskPlan.frame_order`; None: frame after frame). Raises EvditError for an
     unknown name (exit 2) and where no kernel takes the case (exit 3).
     """
     if kernel not in ("auto", *KERNELS):
         raise unknown_name("kernel", kernel, ("auto", *KERNELS), where="--kernel")
-    names = KERNELS if costs is None or kernel != "auto" else costs.ranked(mask, case, KERNELS)
+    times = {} if costs is None or kernel != "auto" else costs.timed(mask, case)
+    if not times.keys() >= set(timed_kernels(case)):
+        times = {}
+    names = sorted(KERNELS, key=lambda known: times.get(known, math.inf))
     refused: list[tuple[str, str]] = []
     for name in sorted(names, key=lambda known: known != kernel):
         module = kernel_module(name)
@@ -133,10 +152,16 @@ def bind(
             order = (range(case.grid.tokens),) if mask.is_dense else token_order(mask, case.grid, frame_order)
             slower = None if costs is None else costs.over_dense(mask, case, name)
             found = passes(mask, case.grid)
-            return Attend(mask, case, name, tuple(refused), found, order, module.run, frame_order, slower)
+            known = tuple(sorted(times.items(), key=itemgetter(1))) if len(times) > 1 else ()
+            return Attend(mask, case, name, tuple(refused), found, order, module.run, frame_order, slower, known)
         refused.append((name, reason))
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refused)
     raise EvditError(f"no kernel takes this attention ({reasons})", where="--kernel", exit_code=ENVIRONMENT)
+
+
+def timed_kernels(case: Case) -> tuple[str, ...]:
+    """The kernels that take the case among which "auto" chooses by their times, all but COMPILED_A_MASK."""
+    return tuple(name for name in KERNELS if name not in COMPILED_A_MASK and kernel_module(name).supports(case) is None)
 
 
 def kernel_module(name: str) -> ModuleType:

@@ -1,20 +1,16 @@
-"""Seconds of attention under a mask, measured on this machine and kept in the user's cache folder.
+"""Seconds of attention under a mask, as measured on a machine (attention/kernel_times.py), kept in the cache folder.
 
 A table belongs to one device and to the versions of torch, Triton and evdit; with another one it is empty. It decides
 how generation computes a mask, never which mask, unless a search is given one (`--costs FILE`) to choose a plan by its
-time. Reading a table needs no torch, which is imported where something is measured.
+time. Reading a table needs no torch.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Le
@@ -27,13 +23,10 @@ from vdit_cli.errors import EvditError
 from vdit_cli.reader import Count, advising, read
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask
-from vdit_cli.tiles.passes import token_order
-from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.tiles.plan_json import StoredMask
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from vdit_cli.attention.bind import Case
 
@@ -42,11 +35,9 @@ KIND = "cost table"
 COSTS_FILE = "costs.json"
 MAKES_ONE = "evdit bench attention  (makes one)"
 GATHER = "gather"
-"""In place of a kernel, of the full mask: what `measure_gather` measures. No kernel of that name is ever chosen."""
+"""In place of a kernel, of the full mask: what `kernel_times.measure_gather` measures; no kernel has that name."""
 SHORTEST, LONGEST = 1e-12, 1e12
 """Seconds that a call may take in a table: less than a clock's tick and more than 30,000 years are no measurement."""
-WARM_UPS, REPEATS = 2, 5
-"""Calls before a measurement, and calls of which the median counts."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +138,6 @@ class CostTable:
         found = {row.kernel: time for row, time in self.rows.items() if replace(row, kernel="") == wanted}
         return {kernel: time for kernel, time in found.items() if kernel != GATHER}
 
-    def ranked(self, mask: TileMask, case: Case, kernels: Iterable[str]) -> tuple[str, ...]:
-        """`kernels` from the fastest measured on; those without a row keep their order at the end."""
-        timed = self.timed(mask, case)
-        return tuple(sorted(kernels, key=lambda name: timed.get(name, math.inf)))
-
     def over_dense(self, mask: TileMask, case: Case, kernel: str) -> float | None:
         """Time of `kernel` over the fastest time of the full mask where that is above 1, both measured; else None."""
         own, full = self.seconds(mask, case, kernel), self.seconds(TileMask.dense(mask.frames), case)
@@ -239,85 +225,3 @@ def remember(found: CostTable, say: Callable[[str], None], path: Path | None = N
         CostTable.read(found.machine, say, path).joined(found).write(path)
     except EvditError as error:
         say(f"warning: the measured times are not kept for later runs: {error}")
-
-
-def measure(mask: TileMask, case: Case, kernels: Iterable[str]) -> dict[str, float]:
-    """Seconds a call of each of `kernels` that takes the case: the median of REPEATS calls, the GPU's own time there.
-
-    Tokens stand as a plan of this mask alone would order them, so that nothing is gathered.
-    """
-    import torch
-
-    from vdit_cli.attention.bind import bind, kernel_module
-
-    shape = (case.batch, case.grid.tokens, case.heads, case.head_dim)
-    operands = [torch.randn(shape, dtype=case.dtype, device=case.device) for _ in range(3)]
-    order = MaskPlan("", case.grid, (mask,)).frame_order
-    times = {}
-    for name in kernels:
-        if kernel_module(name).supports(case) is None:
-            attend = bind(mask, case, name, order)
-            times[name] = _median_seconds(partial(_call, attend, operands, case), case.device)
-    return times
-
-
-def measure_gather(case: Case) -> dict[str, float]:
-    """Seconds, as GATHER, that a mask takes more where a plan's order of frames is not its own, forward only.
-
-    q, k and v are put in order and the output back, by slices of every second frame. Empty for a case with gradients
-    and for so few frames that there is nothing to put in order.
-    """
-    import torch
-
-    from vdit_cli.attention.order import from_order, to_order
-
-    order = token_order(TileMask.from_stride(case.grid.frames, 2), case.grid)
-    if case.needs_grad or len(order) == 1:
-        return {}
-    x_BNHD = torch.randn(
-        (case.batch, case.grid.tokens, case.heads, case.head_dim), dtype=case.dtype, device=case.device
-    )
-
-    def gather() -> None:
-        """What an `Attend` of such a mask does beside its passes."""
-        for _ in range(3):
-            to_order(x_BNHD, order)
-        from_order(x_BNHD, order)
-
-    return {GATHER: _median_seconds(gather, case.device)}
-
-
-def _call(attend: Callable[[Tensor, Tensor, Tensor], Tensor], operands: list[Tensor], case: Case) -> None:
-    """One call, with its backward where the case needs gradients."""
-    import torch
-
-    if not case.needs_grad:
-        with torch.no_grad():
-            attend(operands[0], operands[1], operands[2])
-        return
-    q, k, v = (x.detach().requires_grad_() for x in operands)
-    out = attend(q, k, v)
-    torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
-
-
-def _median_seconds(call: Callable[[], None], device: torch.device) -> float:
-    """The median time of REPEATS calls after WARM_UPS others."""
-    import torch
-
-    for _ in range(WARM_UPS):
-        call()
-    if device.type != "cuda":
-        taken = []
-        for _ in range(REPEATS):
-            start = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - start)
-        return median(taken)
-    with torch.cuda.device(device):
-        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(REPEATS)]
-        for start_event, end_event in events:
-            start_event.record()
-            call()
-            end_event.record()
-        torch.cuda.synchronize()
-    return median(start.elapsed_time(end) for start, end in events) / 1000

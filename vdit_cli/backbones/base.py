@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vdit_cli.artifacts.digest import content_digest
-from vdit_cli.attention.bind import Attend
-from vdit_cli.attention.costs import CostTable
+from vdit_cli.attention.bind import Attend, Times
 from vdit_cli.backbones.lora import Lora
 from vdit_cli.backbones.prompt_form import PromptForm
 from vdit_cli.reader import Amount, Count, Layers, Size, Text
@@ -118,7 +117,7 @@ class Backbone(Protocol):
         batch: int,
         kernel: str = "auto",
         needs_grad: bool = False,
-        costs: CostTable | None = None,
+        costs: Times | None = None,
         dtype: torch.dtype | None = None,
     ) -> tuple[Attend, ...]:
         """Bind each distinct mask of the plan once and put the Attend on its sites; returns one Attend a site.

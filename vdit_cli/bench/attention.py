@@ -16,7 +16,8 @@ import torch
 from vdit_cli.artifacts.atomic import write_json, write_text
 from vdit_cli.artifacts.run_dir import Request, RunDir
 from vdit_cli.attention.bind import KERNELS, Case
-from vdit_cli.attention.costs import COSTS_FILE, CostTable, Machine, measure_gather, remember
+from vdit_cli.attention.costs import COSTS_FILE, CostTable, Machine, remember
+from vdit_cli.attention.kernel_times import measure_gather
 from vdit_cli.backbones.devices import pick_device, pick_dtype
 from vdit_cli.bench.contenders import Contender, dense_contenders, tile_contender
 from vdit_cli.bench.facts import machine_facts, package_versions, today

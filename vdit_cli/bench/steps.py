@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vdit_cli.attention.bind import KERNELS, Attend, Case, bind
-from vdit_cli.attention.costs import CostTable, Machine, measure, remember
+from vdit_cli.attention.bind import Attend, Case, bind
+from vdit_cli.attention.costs import CostTable, Machine
+from vdit_cli.attention.kernel_times import KnownOrMeasured
 from vdit_cli.backbones.base import TextStates
 from vdit_cli.backbones.open_sora_plan.prepared_text import PreparedText
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
@@ -84,7 +85,7 @@ class BareBackbone:
             parameter.detach().normal_(0, WEIGHT_STD, generator=self.generator)
         self.model.fuse()
         self.is_compiled = False
-        self._measured: CostTable | None = None
+        self.times = KnownOrMeasured(CostTable(Machine.of(device)), say)
         self.text, self.null_text = self._text(size.text_tokens), self._text(size.null_tokens)
 
     def network_text(self, guided: bool) -> TextStates:
@@ -134,7 +135,8 @@ class BareBackbone:
         case = Case(size.grid, size.heads, size.head_dim, 2 if guided else 1, self.dtype, self.device)
         plan = MaskPlan(size.name, size.grid, masks)
         order = None if plan.frame_order == tuple(range(frames)) else plan.frame_order
-        bound = {mask: bind(mask, case, kernel, order, self._costs(mask, case, kernel)) for mask in plan.distinct()}
+        costs = self.times if kernel == "auto" else None
+        bound = {mask: bind(mask, case, kernel, order, costs) for mask in plan.distinct()}
         attends = tuple(bound[mask] for mask in masks)
         for block, attend in zip(self.model.blocks, attends, strict=True):
             block.attn1.attend = attend
@@ -146,16 +148,6 @@ class BareBackbone:
         for block in self.model.blocks:
             block.attn1.attend = None
         self.model.frame_order = None
-
-    def _costs(self, mask: TileMask, case: Case, kernel: str) -> CostTable | None:
-        if kernel != "auto" or self.device.type != "cuda":
-            return None
-        if self._measured is None:
-            self._measured = CostTable(Machine.of(self.device))
-        if not self._measured.timed(mask, case):
-            self._measured = self._measured.with_times(mask, case, measure(mask, case, KERNELS))
-            remember(self._measured, self.say)
-        return self._measured
 
     def _text(self, valid: int) -> TextStates:
         shape = (1, self.size.padded_tokens, self.size.text_width)

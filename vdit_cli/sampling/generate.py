@@ -38,7 +38,7 @@ from vdit_cli.sampling.outputs import (
     waiting,
     write_receipt,
 )
-from vdit_cli.sampling.plans import AUTO, bind_plan, check_kernel, find_plan, measured_costs
+from vdit_cli.sampling.plans import AUTO, bind_plan, check_kernel, find_plan, times_here
 from vdit_cli.sampling.prompts import collect_prompts
 from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.sampling.sidecar import loras_of
@@ -177,7 +177,7 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
     for line in (*warnings, *doubts.values()):
         progress.say(f"warning: {line}")
     batch = options.batch * (2 if spec.guided else 1)
-    costs = measured_costs(backbone, options.kernel, progress)
+    costs = times_here(backbone, options.kernel, progress)
     told = []
     for each in parts_of(plan, options.dense_steps, spec.steps):
         told += bind_plan(backbone, each, batch, options.kernel, options.strict, progress, costs)[1]

@@ -24,8 +24,7 @@ from vdit_cli.artifacts.digest import path_digest
 from vdit_cli.artifacts.run_dir import RunDir
 from vdit_cli.artifacts.stills import is_frame
 from vdit_cli.artifacts.video_file import encode, kind_of, write_video
-from vdit_cli.attention.bind import Attend
-from vdit_cli.attention.costs import CostTable
+from vdit_cli.attention.bind import Attend, Times
 from vdit_cli.backbones.base import Backbone, TextStates, as_read, make_fast
 from vdit_cli.errors import FAILED, USAGE, EvditError, Interrupted, quoted
 from vdit_cli.knobs import as_json
@@ -62,7 +61,7 @@ class Job:
     doubts: Mapping[str, str] = field(default_factory=dict)
     """By prompt, what the model will not understand of it."""
     compiled: bool = False
-    costs: CostTable | None = None
+    costs: Times | None = None
 
     @property
     def values(self) -> dict[str, Any]:

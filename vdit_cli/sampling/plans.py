@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from vdit_cli.attention.bind import KERNELS, Attend
+from vdit_cli.attention.bind import KERNELS, Attend, Times
 from vdit_cli.attention.costs import CostTable, Machine
+from vdit_cli.attention.kernel_times import KnownOrMeasured
 from vdit_cli.backbones.base import Backbone, own_plan
 from vdit_cli.errors import FALLBACK, USAGE, EvditError, unknown_name
 from vdit_cli.sampling.sample import SampleSpec
@@ -75,9 +76,20 @@ def fallbacks(attends: Sequence[Attend], kernel: str) -> list[str]:
     return [f"{text}, in {layers} layer{'' if layers == 1 else 's'}" for text, layers in told.items()]
 
 
-def measured_costs(backbone: Backbone, kernel: str, progress: Progress) -> CostTable | None:
-    """What was measured on this machine, for "auto" to choose by; None where a kernel is asked for."""
-    return CostTable.read(Machine.of(backbone.device), progress.say) if kernel == "auto" else None
+def times_here(backbone: Backbone, kernel: str, progress: Progress) -> Times | None:
+    """What was or will be measured on this machine, for "auto" to choose by; None where a kernel is asked for."""
+    if kernel != "auto":
+        return None
+    return KnownOrMeasured(CostTable.read(Machine.of(backbone.device), progress.say), progress.say)
+
+
+def by_times(attends: Sequence[Attend]) -> list[str]:
+    """The kernels that were chosen by their times, in words, one entry a mask."""
+    chosen = {attend.mask: attend for attend in attends if attend.times}
+    return [
+        f"{mask.name} {attend.kernel} ({', '.join(f'{name} {1e3 * seconds:.3g} ms' for name, seconds in attend.times)})"
+        for mask, attend in chosen.items()
+    ]
 
 
 def slower_than_dense(attends: Sequence[Attend]) -> list[str]:
@@ -96,11 +108,12 @@ def bind_plan(
     kernel: str,
     strict: bool,
     progress: Progress,
-    costs: CostTable | None = None,
+    costs: Times | None = None,
 ) -> tuple[tuple[Attend, ...], list[str]]:
     """The plan bound on the backbone for that batch, and the fallbacks, which are also said on stderr.
 
-    A mask is kept where `costs` say that full attention would be faster: that, too, is said. Raises EvditError (exit
+    A mask is kept where `costs` say that full attention would be faster: that, too, is said, as are the times by which
+    kernels were chosen. Raises EvditError (exit
     6) for a fallback where `strict`.
     """
     attends = backbone.apply_plan(plan, network_batch, kernel, costs=costs)
@@ -109,6 +122,8 @@ def bind_plan(
         raise EvditError(
             f"--strict: {told[0]}", where=f"--kernel {kernel}", next_steps=["--kernel auto"], exit_code=FALLBACK
         )
+    if chosen := by_times(attends):
+        progress.say(f"kernels by their times: {'; '.join(chosen)}")
     for line in (*told, *slower_than_dense(attends)):
         progress.say(f"warning: {line}")
     return attends, told

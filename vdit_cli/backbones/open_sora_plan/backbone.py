@@ -20,8 +20,7 @@ from torch.func import functional_call
 from transformers import PreTrainedTokenizerBase
 
 from vdit_cli.artifacts.digest import content_digest, weights_digest
-from vdit_cli.attention.bind import Attend, Case, bind
-from vdit_cli.attention.costs import CostTable
+from vdit_cli.attention.bind import Attend, Case, Times, bind
 from vdit_cli.backbones.base import EMPTY, Cut, TextStates, TrainingSizes
 from vdit_cli.backbones.devices import pick_device, pick_dtype
 from vdit_cli.backbones.lora import Lora
@@ -340,7 +339,7 @@ class OpenSoraPlan:
         batch: int,
         kernel: str = "auto",
         needs_grad: bool = False,
-        costs: CostTable | None = None,
+        costs: Times | None = None,
         dtype: torch.dtype | None = None,
     ) -> tuple[Attend, ...]:
         """Bind each distinct mask of the plan once for a network batch of `batch`; returns one Attend a site.
