@@ -90,10 +90,10 @@ def videos(folder: Path, student: Path, sizes: Sizes) -> Iterator[Job]:
 
 
 def shown_by(folder: Path, sizes: Sizes, kind: str, model: str, name: str, words: Sequence[str]) -> Job:
-    """Videos and their score."""
+    """Videos and their score, of which no table has a Frechet distance."""
     out = folder / "videos" / kind / model / name
     file = folder / "scores" / (model if kind == CHOOSING else f"{model}-report") / f"{name}.json"
-    return videos_of(sizes.asked, kind, out, (*sizes.show, *words), file, name=f"{model}/{name}")
+    return videos_of(sizes.asked, kind, out, (*sizes.show, *words), file, name=f"{model}/{name}", frechet=False)
 
 
 def make(folder: Path, student: Path, sizes: Sizes, gpus: Sequence[str]) -> None:

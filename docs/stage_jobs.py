@@ -55,15 +55,17 @@ def videos(
     name: str = "",
     against: Path | None = None,
     after: Iterable[str] = (),
+    frechet: bool = True,
 ) -> Job:
     """Videos into `out` and what `evdit score` says of them, beside those of `against` where it is given, into `score`.
 
-    The job is KIND/NAME, the name that of the folder unless it is given; it waits for the job of `against` too.
+    Without `frechet` the world is not rendered for it, which takes as long as reading the videos. The job is KIND/NAME,
+    the name that of the folder unless it is given; it waits for the job of `against` too.
     """
     seeds = ("--seed", str(SEEDS[kind]), "--num", str(asked.num if kind == REPORT else 1))
     common = ("--prompts-file", str(asked.prompts), "--batch", str(asked.batch), *seeds)
     show = Step((*EVDIT, "generate", *common, *words, "-o", str(out)))
-    other = ("--against", str(against)) if against else ()
+    other = (*(() if frechet else ("--no-world",)), *(("--against", str(against)) if against else ()))
     needs = (*after, *([f"{kind}/{against.name}"] if against else []))
     return Job(
         f"{kind}/{name or out.name}", (show, Step((*EVDIT, "score", str(out), *other, "--json"), score)), SHOWS, needs
