@@ -21,6 +21,8 @@ EVDIT = (sys.executable, "-m", "vdit_cli")
 TRAINS, SHOWS = "training", "videos"
 LANES = {TRAINS: 2, SHOWS: 3}
 """How many of them are at work on a GPU at once."""
+ONE_KERNEL = ("--kernel", "sdpa")
+"""That of all videos: `auto` would choose by times that are taken while a dozen others are at work."""
 STUDENT = {"previews": "0", "checkpoint_every": "1000"}
 """What all trainings change of their recipes: no videos in between."""
 
@@ -63,7 +65,7 @@ def videos(
     the name that of the folder unless it is given; it waits for the job of `against` too.
     """
     seeds = ("--seed", str(SEEDS[kind]), "--num", str(asked.num if kind == REPORT else 1))
-    common = ("--prompts-file", str(asked.prompts), "--batch", str(asked.batch), *seeds)
+    common = ("--prompts-file", str(asked.prompts), "--batch", str(asked.batch), *seeds, *ONE_KERNEL)
     show = Step((*EVDIT, "generate", *common, *words, "-o", str(out)))
     other = (*(() if frechet else ("--no-world",)), *(("--against", str(against)) if against else ()))
     needs = (*after, *([f"{kind}/{against.name}"] if against else []))
