@@ -9,14 +9,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import stdev
 from typing import Any
 
-from vdit_cli.analysis.results import Analysis, Between, LayerAnalysis, Stability
+from vdit_cli.analysis.results import Analysis, Between, LayerAnalysis, Sample, Stability
 from vdit_cli.analysis.words import capital, chance_of, counted, layers_named, listed, runs, share, times
 from vdit_cli.tiles.mask import TileMask
 
 RATIO = 1.2
-"""A layer has tile structure when its diagonal ratio, less twice its standard error over samples, is above this."""
+"""A layer has tile structure when the lower end of its diagonal ratio's 95 % interval is above this."""
 LAYERS = 0.25
 """The model has a property when at least this share of its layers does."""
 REPEATS = 0.5
@@ -71,7 +72,7 @@ class Findings:
 
 def findings(analysis: Analysis) -> Findings:
     """Judge an analysis by the rules above."""
-    structured = tuple(each.layer for each in analysis.layers if has_structure(each))
+    structured = tuple(each.layer for each in analysis.layers if has_structure(each, analysis.samples))
     guesses = {each.layer: guessed_mask(each, analysis.candidates) for each in analysis.layers}
     return Findings(
         has_pattern=is_enough(structured, analysis),
@@ -83,14 +84,25 @@ def findings(analysis: Analysis) -> Findings:
     )
 
 
-def least_ratio(layer: LayerAnalysis) -> float:
-    """The diagonal ratio less twice its standard error over samples."""
-    return layer.ratio - 2 * layer.ratio_spread / math.sqrt(max(1, len(layer.ratios)))
+def margin(values: Sequence[float], samples: Sequence[Sample]) -> float:
+    """Half the 95 % interval of the mean of a value for each sample: 0 where one trajectory can tell of no other.
+
+    Steps of a trajectory (a prompt and a seed) are alike, so that its mean counts once: Student's t over trajectories.
+    """
+    of_trajectory: dict[tuple[int, int], list[float]] = {}
+    for value, sample in zip(values, samples, strict=True):
+        of_trajectory.setdefault((sample.prompt, sample.seed), []).append(value)
+    count = len(of_trajectory)
+    if count < 2:
+        return 0.0
+    from scipy.special import stdtrit
+
+    return float(stdtrit(count - 1, 0.975)) * stdev(map(mean, of_trajectory.values())) / math.sqrt(count)
 
 
-def has_structure(layer: LayerAnalysis) -> bool:
+def has_structure(layer: LayerAnalysis, samples: Sequence[Sample]) -> bool:
     """Whether the diagonal stands out from the other tiles."""
-    return least_ratio(layer) > RATIO
+    return layer.ratio - margin(layer.ratios, samples) > RATIO
 
 
 def is_enough(layers: Sequence[int], analysis: Analysis) -> bool:

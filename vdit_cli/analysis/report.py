@@ -24,8 +24,8 @@ HOW = {
     "repetition": "Tile (i, j) is compared with the tiles on its own lag, j - i, position by position, on the sampled "
     "rows. 1 is identical, 0 unrelated. Thin: a layer, in colour where tiles repeat; thick: the mean of all layers.",
     "diagonal": "The mean mass of a frame's own tile over the mean of all others; 1 is uniform attention. A layer has "
-    f"tile structure (filled) when its ratio, less twice its standard error over the samples, is above {RATIO:g} "
-    "(dashed). Whiskers: one standard deviation over the samples.",
+    f"tile structure (filled) when the lower end of its ratio's 95 % interval over prompts and seeds is above "
+    f"{RATIO:g} (dashed). Whiskers: one standard deviation over the samples.",
     "locality": "First, the mean mass of a tile by the distance between its frames (dashed: uniform). Second, "
     "how far the tiles of the first frame's queries are from its own tile, element by element, in units of that tile's "
     "mean element. Thin: a layer, in colour where mass falls; thick: the mean of all layers.",
