@@ -28,6 +28,7 @@ from vdit_cli.data.shards import open_data
 from vdit_cli.distillation import kd_networks, watch
 from vdit_cli.errors import FAILED, USAGE, EvditError, Interrupted
 from vdit_cli.sampling.noise import generators_for
+from vdit_cli.sampling.plans import find_plan
 from vdit_cli.sampling.sample import SampleSpec, sample
 from vdit_cli.tiles.mask import TileMask
 from vdit_cli.tiles.plan import MaskPlan
@@ -301,6 +302,11 @@ def test_data_and_plans_of_another_model_are_refused(prepared: tuple[Path, Path]
         distill_small_kd(*prepared, tmp_path / "run", masks=str(longer))
     assert not (tmp_path / "run").exists()
     distill_small_kd(*prepared, tmp_path / "run", masks=str(file), allow_other_weights=True, iterations=1)
+    student = opened(prepared[0], checkpoint=str(tmp_path / "run" / "student"))
+    worn = find_plan("auto", student, student.defaults, False)
+    assert worn.searched_on == "0" * 64, "who insisted once need not again: the weights were trained under it"
+    with pytest.raises(EvditError, match="searched on"):
+        find_plan(str(file), student, student.defaults, False)
 
 
 def test_weights_can_not_be_swapped_under_a_run(prepared: tuple[Path, Path], tmp_path: Path):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdit_cli.artifacts.tensors import damaged, opened
@@ -54,7 +54,9 @@ class Lineage:
         """
         file = next((folder / PLAN_FILE for folder in folders if (folder / PLAN_FILE).is_file()), None)
         plan = MaskPlan.read(file) if file else None
-        if self.plan is None or (plan is not None and plan.digest == self.plan):
+        if plan is not None and plan.digest == self.plan:
+            return replace(plan, is_worn=True)
+        if self.plan is None:
             return plan
         found = f"{file} is another one, {plan.digest[:12]}" if plan else f"no {PLAN_FILE} lies beside them"
         raise EvditError(

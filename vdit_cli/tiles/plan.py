@@ -36,7 +36,8 @@ class MaskPlan:
     known, as in files of an older schema: then the number of layers alone is held against a model's. `searched_on` is
     the digest of the weights that the masks were chosen on (None: they hold for any weights), `made_by` says by which
     command and options, `predicted` what is expected of it; both hold plain JSON values. `origin` is the file it was
-    read from, named in errors. Raises ValueError for no layers, masks of other frames, an architecture of other layers.
+    read from, named in errors; `is_worn` tells that the weights beside it say that they were trained under it, whatever
+    it was searched on. Raises ValueError for no layers, masks of other frames, an architecture of other layers.
     """
 
     backbone: str
@@ -47,6 +48,7 @@ class MaskPlan:
     predicted: Mapping[str, Any] = field(default_factory=dict)
     architecture: Architecture | None = None
     origin: str | None = field(default=None, compare=False)
+    is_worn: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse a plan without layers and masks that are not for the grid."""
@@ -192,9 +194,16 @@ class MaskPlan:
     def check_weights(self, digest: str, lineage: Collection[str] = (), allow_other: bool = False) -> None:
         """Whether the plan was searched on the weights `digest`, or on weights that these came from (`lineage`).
 
-        Distillation changes weights and leaves a plan right. Raises EvditError unless `allow_other`.
+        Distillation changes weights and leaves a plan right. Raises EvditError unless `allow_other`, or the weights
+        wore it in training.
         """
-        if self.searched_on is None or allow_other or self.searched_on == digest or self.searched_on in lineage:
+        if (
+            self.searched_on is None
+            or allow_other
+            or self.is_worn
+            or self.searched_on == digest
+            or self.searched_on in lineage
+        ):
             return
         raise EvditError(
             f"the plan was searched on weights {self.searched_on[:12]}, not on {digest[:12]} or their origin",
