@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vdit_cli.errors import EvditError
-from vdit_cli.knobs import find_knob, rule_of
+from vdit_cli.knobs import deciding, find_knob, flat, rule_of
 from vdit_cli.recipe import Recipe, load
 
 
@@ -62,3 +62,25 @@ def test_each_knob_tells_its_own_bounds():
         "a whole number or null, at least 1, at most 1000000",
         "text",
     ]
+
+
+def test_how_a_run_is_computed_tells_no_runs_apart():
+    """Device, memory and what is watched may be others when a command goes on; anything else is another run."""
+    others = {
+        "generate": {"strict", "offload", "device", "batch", "kernel", "compile"},
+        "analyze": {"device", "offload", "prompts_file", "num_prompts"},
+        "search_masks": {"device", "offload", "prompts_file", "num_prompts", "sensitivity"},
+        "prepare_data": {"device", "batch", "previews"},
+        "distill_mlcd": {
+            *("device", "kernel", "compile", "shard", "accumulation", "gradient_checkpointing"),
+            *("tensorboard", "keep_last", "log_every", "previews"),
+        },
+        "train_shapes": {
+            "device",
+            *(f"{part}.{key}" for part in ("vae", "text", "transformer") for key in ("keep_last", "log_every")),
+        },
+    }
+    for name, expected in others.items():
+        options = getattr(Recipe(), name)
+        assert {key for key, _ in flat(options)} - deciding(options).keys() == expected, name
+        assert deciding(options).items() <= dict(flat(options)).items()

@@ -41,15 +41,17 @@ def knob(
     at_most: float | Fraction = MOST,
     may_be_empty: bool = False,
     takes_numbers: bool = False,
+    decides: bool = True,
 ) -> Any:
     """A field of a section: its default, its help, its flag if that is not `--<field>`, and the bounds of its value.
 
     A number, or each of a list, is at most MOST unless `at_most` says otherwise. Text must not be empty, as it is where
     a variable of a shell is not set, unless it `may_be_empty`. Text that `takes_numbers` is as good as a list of them:
-    [800, 400] is "800,400".
+    [800, 400] is "800,400". One that does not decide tells no runs apart: it says where and how they are computed, or
+    names what they are known by otherwise.
     """
     notes = {"help": help, "flag": flag, "at_least": at_least, "at_most": at_most, "may_be_empty": may_be_empty}
-    notes["takes_numbers"] = takes_numbers
+    notes |= {"takes_numbers": takes_numbers, "decides": decides}
     return field(default=default, metadata=notes)
 
 
@@ -95,6 +97,11 @@ def flat(options: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{prefix}{each.name}.")
         else:
             yield prefix + each.name, as_json(value)
+
+
+def deciding(options: Section) -> dict[str, Any]:
+    """The values by dotted key, as JSON has them, of the knobs by which runs are told apart."""
+    return {key: value for key, value in flat(options) if find_knob(type(options), key, key)[1].metadata["decides"]}
 
 
 def option_line(key: str, value: Any, origin: str) -> str:

@@ -53,32 +53,35 @@ class GenerateOptions(Section):
     negative: str | None = knob(None, "what the video should not show", may_be_empty=True)
     seed: int = knob(0, "the first video's noise; video i takes seed + i", at_least=0, at_most=MOST_SEED)
     num: int = knob(1, "videos a prompt", at_least=1)
-    batch: int = knob(1, "videos denoised at once", at_least=1)
+    batch: int = knob(1, "videos denoised at once", at_least=1, decides=False)
     video_frames: int | None = knob(None, "frames of the video: 4k+1", flag="--frames", at_least=1, at_most=MOST_SIZE)
     height: int | None = knob(None, "pixels, a multiple of 16", at_least=16, at_most=MOST_SIZE)
     width: int | None = knob(None, "pixels, a multiple of 16", at_least=16, at_most=MOST_SIZE)
     fps: Fraction | None = knob(
         None, "frames a second of the file: 24, 23.976 or 24000/1001", at_least=SLOWEST, at_most=FASTEST
     )
-    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps")
+    device: str = knob(
+        "auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps", decides=False
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = knob(
         "auto", "numbers of the model; auto suits the device"
     )
     offload: Literal["none", "model", "block"] = knob(
-        "none", "keep on the device all, one part, or one block at a time"
+        "none", "keep on the device all, one part, or one block at a time", decides=False
     )
     vae_tiling: bool = knob(
         False, "decode in overlapping tiles: less memory, a little slower, and not the same picture"
     )
     kernel: str = knob(
-        "auto",
-        "attention kernel; auto: on a GPU the fastest, measured once, else the first that can",
+        "auto", "attention kernel; auto: on a GPU the fastest, measured once, else the first that can", decides=False
     )
     strict: bool = knob(
-        False, "an error for a kernel fallback (exit 6) and for a prompt that the model can't read (exit 2)"
+        False,
+        "an error for a kernel fallback (exit 6) and for a prompt that the model can't read (exit 2)",
+        decides=False,
     )
     compile: Literal["auto", "blocks", "none"] = knob(
-        "auto", "compile the transformer's blocks; auto does on a GPU for long videos, never on the CPU"
+        "auto", "compile the transformer's blocks; auto does on a GPU for long videos, never on the CPU", decides=False
     )
     files: Literal["mp4", "gif", "webp", "png"] = knob(
         "mp4", "what each of several videos is written as; png: a folder of PNGs, whose frames no codec blurs"
@@ -95,8 +98,12 @@ class LookingOptions(Section):
     checkpoint: str | None = knob(
         None, "a training run, or a folder of its, whose transformer or adapter replaces the model's own"
     )
-    prompts_file: str | None = knob(None, "a UTF-8 file with a prompt a line; without it a default set is taken")
-    num_prompts: int | None = knob(None, "prompts, from the first on: 4 of a default set, or all of a file", at_least=1)
+    prompts_file: str | None = knob(
+        None, "a UTF-8 file with a prompt a line; without it a default set is taken", decides=False
+    )
+    num_prompts: int | None = knob(
+        None, "prompts, from the first on: 4 of a default set, or all of a file", at_least=1, decides=False
+    )
     at: str = knob("0.1,0.5,0.9", "when to look: shares of the sampling steps, 0 the first, 1 the last")
     masks: str = knob("all", "candidate masks k:m with commas between them, or all of the family")
     steps: int | None = knob(None, "denoising steps", at_least=1)
@@ -105,12 +112,14 @@ class LookingOptions(Section):
     video_frames: int | None = knob(None, "frames of the video: 4k+1", flag="--frames", at_least=1, at_most=MOST_SIZE)
     height: int | None = knob(None, "pixels, a multiple of 16", at_least=16, at_most=MOST_SIZE)
     width: int | None = knob(None, "pixels, a multiple of 16", at_least=16, at_most=MOST_SIZE)
-    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps")
+    device: str = knob(
+        "auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps", decides=False
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = knob(
         "auto", "numbers of the model; auto suits the device"
     )
     offload: Literal["none", "model", "block"] = knob(
-        "none", "keep on the device all, one part, or one block at a time"
+        "none", "keep on the device all, one part, or one block at a time", decides=False
     )
 
 
@@ -156,7 +165,9 @@ class SearchMasksOptions(LookingOptions):
     step_rest: float | None = knob(
         None, "seconds of a step beside attention (rest ms of bench model), to foretell a step's speed-up", at_least=0
     )
-    sensitivity: str | None = knob(None, "a run of search-masks whose table is chosen from again, without a model")
+    sensitivity: str | None = knob(
+        None, "a run of search-masks whose table is chosen from again, without a model", decides=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,9 +187,13 @@ class PrepareDataOptions(Section):
     height: int | None = knob(None, "pixels, a multiple of 16", at_least=16, at_most=MOST_SIZE)
     width: int | None = knob(None, "pixels, a multiple of 16", at_least=16, at_most=MOST_SIZE)
     shard_clips: int = knob(64, "clips of a file, which is what an interruption loses at most", at_least=1)
-    batch: int | None = knob(None, "clips that the VAE encodes at once: 1, or as many as suit a GPU", at_least=1)
-    previews: int = knob(4, "clips decoded back into previews/, to look at", at_least=0)
-    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps")
+    batch: int | None = knob(
+        None, "clips that the VAE encodes at once: 1, or as many as suit a GPU", at_least=1, decides=False
+    )
+    previews: int = knob(4, "clips decoded back into previews/, to look at", at_least=0, decides=False)
+    device: str = knob(
+        "auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps", decides=False
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = knob(
         "auto", "numbers of the model and of the data; auto suits the device"
     )
@@ -201,7 +216,7 @@ class BenchAttentionOptions(Section):
     kernels: str = knob("all", "kernels with commas between them, all, or none (shares only, nothing timed)")
     backward: bool = knob(False, "time forward and backward together")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = knob("auto", "bfloat16 on a GPU, float32 elsewhere")
-    device: str = knob("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one")
+    device: str = knob("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one", decides=False)
     seconds: float = knob(1.0, "time spent on each mask's calls once they are warm", at_least=0)
     least_repeats: int = knob(5, "repeats of each call even where they take longer than that", at_least=1)
     seed: int = knob(0, "of the random inputs", at_least=0, at_most=MOST_SEED)
@@ -231,7 +246,7 @@ class BenchModelOptions(Section):
     frame_tokens: int | None = knob(None, "tokens a latent frame, if not the preset's", at_least=1)
     text_width: int | None = knob(None, "width of the text states, if not the preset's", at_least=1)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = knob("auto", "bfloat16 on a GPU, float32 elsewhere")
-    device: str = knob("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one")
+    device: str = knob("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one", decides=False)
     seconds: float = knob(1.0, "time spent on each step once it is warm", at_least=0)
     least_repeats: int = knob(3, "repeats of each step even where they take longer than that", at_least=1)
     seed: int = knob(0, "of weights, noise and text", at_least=0, at_most=MOST_SEED)

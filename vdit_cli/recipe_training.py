@@ -25,19 +25,24 @@ class TrainingOptions(Section):
     average_keep: float = knob(0.999, "decay of the averaged weights, which are what is kept", at_least=0, at_most=1)
     clip: float = knob(1.0, "largest norm of a step's gradient", at_least=0)
     checkpoint_every: int = knob(500, "steps between checkpoints", at_least=1)
-    keep_last: int = knob(2, "checkpoints that stay on the disk", at_least=1)
-    log_every: int = knob(20, "steps averaged in a line of metrics.jsonl", at_least=1)
+    keep_last: int = knob(2, "checkpoints that stay on the disk", at_least=1, decides=False)
+    log_every: int = knob(20, "steps averaged in a line of metrics.jsonl", at_least=1, decides=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankedTrainingOptions(TrainingOptions):
     """What a training has whose batches may be split over ranks and parts, besides its length and rates."""
 
-    tensorboard: bool = knob(False, "write the metrics for TensorBoard too (extra [train])")
+    tensorboard: bool = knob(False, "write the metrics for TensorBoard too (extra [train])", decides=False)
     accumulation: int = knob(
-        1, "parts that a rank computes its clips in, one by one; more of them need less memory", at_least=1
+        1,
+        "parts that a rank computes its clips in, one by one; more of them need less memory",
+        at_least=1,
+        decides=False,
     )
-    gradient_checkpointing: bool = knob(False, "compute blocks again in the backward pass: less memory, more time")
+    gradient_checkpointing: bool = knob(
+        False, "compute blocks again in the backward pass: less memory, more time", decides=False
+    )
     precision: Literal["auto", "float32", "bfloat16"] = knob(
         "auto", "numbers of matrix products; auto is what accelerate was told, else bfloat16 on a GPU"
     )
@@ -45,7 +50,7 @@ class RankedTrainingOptions(TrainingOptions):
         "adamw", "optimiser's states: whole, of 8 bits, or those where the CPU's memory helps out (extra [train])"
     )
     shard: Literal["none", "full"] = knob(
-        "none", "of several ranks, each holds the whole model (none) or a share of it (full)"
+        "none", "of several ranks, each holds the whole model (none) or a share of it (full)", decides=False
     )
 
 
@@ -119,7 +124,9 @@ class TrainShapesOptions(Section):
     """`evdit train-shapes`: the embedded model from nothing."""
 
     seed: int = knob(0, "of data, initial weights and noise", at_least=0, at_most=MOST_SEED)
-    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps")
+    device: str = knob(
+        "auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps", decides=False
+    )
     vae: ShapesVaeOptions = section(ShapesVaeOptions, "the autoencoder")
     text: ShapesTextOptions = section(ShapesTextOptions, "the text encoder")
     transformer: ShapesTransformerOptions = section(ShapesTransformerOptions, "the transformer")
@@ -158,15 +165,22 @@ class StudentOptions(RankedTrainingOptions):
         at_least=0,
     )
     previews: int = knob(
-        4, "videos made at step 0 and at each checkpoint, and watched for collapse; 0 is none", at_least=0
+        4,
+        "videos made at step 0 and at each checkpoint, and watched for collapse; 0 is none",
+        at_least=0,
+        decides=False,
     )
     collapse_factor: float = knob(
         4.0, "stop where sharpness, motion or the gap to the teacher is off by this factor", at_least=1
     )
     seed: int = knob(0, "of data order, times and noise", at_least=0, at_most=MOST_SEED)
-    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps")
-    kernel: str = knob("auto", "attention kernel of the masks; auto takes the first that can")
-    compile: Literal["auto", "blocks", "none"] = knob("auto", "compile the transformers' blocks; auto does on a GPU")
+    device: str = knob(
+        "auto", "auto, cpu, cuda, cuda:N or mps; auto takes a GPU if there is one, never mps", decides=False
+    )
+    kernel: str = knob("auto", "attention kernel of the masks; auto takes the first that can", decides=False)
+    compile: Literal["auto", "blocks", "none"] = knob(
+        "auto", "compile the transformers' blocks; auto does on a GPU", decides=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from vdit_cli.analysis.trajectory import Trajectory, trajectories
 from vdit_cli.artifacts.run_dir import Request
 from vdit_cli.backbones.base import Backbone
 from vdit_cli.errors import setting
-from vdit_cli.knobs import flat
+from vdit_cli.knobs import deciding, flat
 from vdit_cli.recipe import AnalyzeOptions
 from vdit_cli.sampling.announcement import counted, prompt_doubts, say_options, summary
 from vdit_cli.sampling.default_prompts import choose_prompts
@@ -35,8 +35,6 @@ from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask, family_masks
 from vdit_cli.timing import Progress
 
-HOW = ("device", "offload", "prompts_file", "num_prompts")
-"""Options that don't decide the numbers, or whose meaning stands in the request under another name."""
 FEW_TOKENS = 4096
 ROWS_OF_FEW, ROWS_OF_MANY = 256, 64
 """Query rows sampled by default, up to FEW_TOKENS and above."""
@@ -73,11 +71,15 @@ class Study:
     @property
     def values(self) -> dict[str, Any]:
         """The options that decide the numbers, the model's own defaults filled in."""
-        own = {name: value for name, value in self.options.values().items() if name not in HOW}
         filled = {name: getattr(self.spec, name) for name in ("video_frames", "height", "width", "steps", "guidance")}
         dtype = str(self.backbone.dtype).removeprefix("torch.")
         filled |= {"scheduler": self.spec.scheduler, "dtype": dtype, "rows": self.rows.rows}
-        return {**own, **filled, "prompts": list(self.prompts), "weights": self.backbone.weights_digest}
+        return {
+            **deciding(self.options),
+            **filled,
+            "prompts": list(self.prompts),
+            "weights": self.backbone.weights_digest,
+        }
 
     def request(self) -> Request:
         """What decides the run."""

@@ -28,7 +28,7 @@ from vdit_cli.bench.presets import Shape, kernels_of, shapes_of
 from vdit_cli.bench.rows import Row, RowFolder, fastest
 from vdit_cli.bench.tables import RESULTS_SCHEMA, as_markdown, paper_table, table_of
 from vdit_cli.errors import ENVIRONMENT, GATE_FAILED, OUT_OF_MEMORY, EvditError, Interrupted, setting
-from vdit_cli.knobs import flat
+from vdit_cli.knobs import deciding
 from vdit_cli.reader import read_object
 from vdit_cli.recipe import BenchAttentionOptions
 from vdit_cli.tiles.mask import TileMask
@@ -89,7 +89,7 @@ def request_for(
     options: BenchAttentionOptions, shapes: list[Shape], device: torch.device, dtype: torch.dtype
 ) -> Request:
     """What decides the run: the options, and the machine and torch that numbers are of, for rows must not mix."""
-    values = {key: value for key, value in flat(options) if key not in ("device", "dtype")}
+    values = deciding(options)
     values |= {"dtype": str(dtype).removeprefix("torch."), "device": device.type, "torch": torch.__version__}
     values["machine"] = machine_facts(device)["kind"]
     name = "all" if options.every else "table-1" if options.table is not None else shapes[0].name

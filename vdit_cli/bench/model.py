@@ -32,7 +32,7 @@ from vdit_cli.bench.model_tables import (
 from vdit_cli.bench.steps import BareBackbone, Timing, Variant, matrix_peak, measure_step
 from vdit_cli.bench.videos import other_parts, video_rows, whole_video
 from vdit_cli.errors import ENVIRONMENT, EvditError, Interrupted, setting, unknown_name
-from vdit_cli.knobs import flat
+from vdit_cli.knobs import deciding
 from vdit_cli.reader import kept, read_object
 from vdit_cli.recipe import BenchModelOptions
 from vdit_cli.sampling.compiling import why_not
@@ -94,7 +94,7 @@ def ways_of(options: BenchModelOptions, device: torch.device) -> tuple[tuple[str
 
 def request_for(options: BenchModelOptions, size: ModelSize, device: torch.device, dtype: torch.dtype) -> Request:
     """What decides the run: the options, and the machine and torch that numbers are of, for rows must not mix."""
-    values = {key: value for key, value in flat(options) if key not in ("device", "dtype")}
+    values = deciding(options)
     values |= {"dtype": str(dtype).removeprefix("torch."), "device": device.type, "torch": torch.__version__}
     values["machine"] = machine_facts(device)["kind"]
     return Request("bench-model", size.name, values, origins=dict(options.origins))

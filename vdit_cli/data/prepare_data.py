@@ -26,14 +26,13 @@ from vdit_cli.data.facts import DataFacts
 from vdit_cli.data.shards import INDEX, NULL, Clips, open_data, write_index
 from vdit_cli.data.sources import SOURCES, ClipSize, check_source
 from vdit_cli.errors import FAILED, EvditError, Interrupted
+from vdit_cli.knobs import deciding
 from vdit_cli.recipe import PrepareDataOptions
 from vdit_cli.sampling.announcement import counted, say_options
 from vdit_cli.sampling.making import to_frames
 from vdit_cli.sampling.peak import PeakMemory, out_of_memory_told
 from vdit_cli.timing import Progress, Stopwatch
 
-HOW = ("device", "batch", "previews")
-"""Options that don't decide what is in the data."""
 PIXELS_AT_ONCE = {"cuda": 1 << 24}
 """Pixels of all frames that go through the VAE at once, by device; elsewhere more clips at once are no faster."""
 PREVIEWS, RECEIPT = "previews", "receipt.json"
@@ -73,8 +72,7 @@ class Study:
     @property
     def values(self) -> dict[str, Any]:
         """The options that decide the data, the model's own defaults filled in."""
-        own = {name: value for name, value in self.options.values().items() if name not in HOW}
-        return {**own, **asdict(self.size), "dtype": dtype_name(self.backbone)}
+        return {**deciding(self.options), **asdict(self.size), "dtype": dtype_name(self.backbone)}
 
     def request(self) -> Request:
         """What decides the run."""

@@ -16,7 +16,6 @@ from vdit_cli.distillation import student_job
 from vdit_cli.distillation.fitting import number_format
 from vdit_cli.distillation.kd_networks import open_kd, start_adapter
 from vdit_cli.distillation.student_job import (
-    HOW,
     StudentJob,
     check_data,
     check_student_options,
@@ -25,7 +24,7 @@ from vdit_cli.distillation.student_job import (
     trains_nothing,
 )
 from vdit_cli.errors import EvditError, quoted
-from vdit_cli.knobs import flat
+from vdit_cli.knobs import deciding
 from vdit_cli.parallel.groups import ALONE, Ranks
 from vdit_cli.recipe_training import DistillKdOptions
 from vdit_cli.sampling.announcement import counted, masks_told, say_options
@@ -129,9 +128,9 @@ def prepare(options: DistillKdOptions, clips: Clips, ranks: Ranks, progress: Pro
 
 
 def request_of(job: KdJob) -> Request:
-    """What decides the run: the options but for HOW, as they were resolved, the data, the plan, and the start."""
+    """What decides the run: the options that decide it, as they were resolved, the data, the plan, and the start."""
     options = job.options
-    values = {key: value for key, value in flat(options) if key not in HOW}
+    values = deciding(options)
     values |= {
         "plan": job.plan.digest,
         "start_weights": job.start.weights_digest,

@@ -15,7 +15,6 @@ from vdit_cli.distillation import student_job
 from vdit_cli.distillation.fitting import number_format
 from vdit_cli.distillation.mlcd_segments import check_segments, segments_of
 from vdit_cli.distillation.student_job import (
-    HOW,
     StudentJob,
     check_data,
     check_student_options,
@@ -25,7 +24,7 @@ from vdit_cli.distillation.student_job import (
 )
 from vdit_cli.distillation.student_networks import Pair, open_pair
 from vdit_cli.errors import EvditError, setting
-from vdit_cli.knobs import flat
+from vdit_cli.knobs import deciding
 from vdit_cli.parallel.groups import ALONE, Ranks
 from vdit_cli.reader import MOST
 from vdit_cli.recipe_training import DistillMlcdOptions
@@ -154,9 +153,9 @@ def check_times(options: DistillMlcdOptions, counts: Sequence[int], timesteps: i
 
 
 def request_of(job: Job) -> Request:
-    """What decides the run: the options but for HOW, as they were resolved, the data, and all weights by digest."""
+    """What decides the run: the options that decide it, as they were resolved, the data, and all weights by digest."""
     options = job.options
-    values = {key: value for key, value in flat(options) if key not in HOW}
+    values = deciding(options)
     # A digest reads a whole model: without a checkpoint the student is the teacher, and its files are not read again.
     values |= {
         "plan": job.plan.digest if job.plan else None,

@@ -28,19 +28,6 @@ from vdit_cli.sampling.sample import SampleSpec
 from vdit_cli.tiles.plan import MaskPlan
 
 Options = TypeVar("Options", bound=StudentOptions)
-HOW = (
-    "device",
-    "kernel",
-    "compile",
-    "shard",
-    "accumulation",
-    "gradient_checkpointing",
-    "tensorboard",
-    "keep_last",
-    "log_every",
-    "previews",
-)
-"""Options that change where and how the work is done, not what is learnt: a run may be gone on with under others."""
 FIXED = (
     "model",
     "text_encoder",

@@ -35,7 +35,7 @@ from vdit_cli.distillation.shapes_text import train_text
 from vdit_cli.distillation.shapes_transformer import ClipPool, errors_by_time, lost_times, train_transformer
 from vdit_cli.distillation.shapes_vae import UNSEEN_SEED, measure_psnr, normalise_latents, train_vae
 from vdit_cli.errors import EvditError, setting
-from vdit_cli.knobs import Section, flat
+from vdit_cli.knobs import Section, deciding, flat
 from vdit_cli.reader import read as read_file
 from vdit_cli.recipe_training import ShapesTextOptions, ShapesVaeOptions, TrainShapesOptions
 from vdit_cli.sampling.announcement import counted, say_options
@@ -60,7 +60,7 @@ def train_shapes(
     """
     check_options(options)
     device = pick_device(options.device)
-    values = {key: value for key, value in flat(options) if key != "device"}
+    values = deciding(options)
     request = Request("train-shapes", "shapes", values, origins=dict(options.origins))
     run = RunDir.start(out, request, allow_changed)
     if run.is_done():

@@ -20,6 +20,7 @@ from vdit_cli.backbones.registry import find_source, open_backbone
 from vdit_cli.diffusion.schedules import SPACINGS
 from vdit_cli.diffusion.solvers import SCHEDULERS, make_scheduler, set_steps, steps_of
 from vdit_cli.errors import EvditError, Interrupted, quoted, unknown_name
+from vdit_cli.knobs import deciding
 from vdit_cli.recipe import GenerateOptions
 from vdit_cli.sampling.announcement import counted, cut_text, listed, prompt_doubts, say_options, summary
 from vdit_cli.sampling.compiling import is_compiled
@@ -45,8 +46,6 @@ from vdit_cli.sampling.sidecar import loras_of
 from vdit_cli.tiles.plan import MaskPlan
 from vdit_cli.timing import Progress, Stopwatch
 
-HOW = ("strict", "offload", "device", "batch", "kernel", "compile")
-"""Options that change where and how a video is computed, not which: a folder may be gone on with under others."""
 MOST_ABOVE = 2
 """A student lies at most so far below its run, in steps-4/student."""
 
@@ -168,7 +167,7 @@ def prepare(options: GenerateOptions, prompts: Sequence[str], progress: Progress
     progress.say(summary(backbone, spec, seeds, max(need.values()), plan, options.dense_steps))
     negative = own.negative if options.negative is None else options.negative
     fps = rate_of(options.fps or own.fps)
-    say_options("generate", options, filled(options, spec, negative, fps), backbone.name, progress)
+    say_options("generate", options, filled(options.values(), spec, negative, fps), backbone.name, progress)
     runs = Sampler(spec.scheduler, tuple(timesteps), spec.guidance)
     warnings = (
         base_doubts(options) + sampler_doubts(backbone, spec, runs) + adapter_doubts(options, backbone, plan, runs)
@@ -296,8 +295,8 @@ def seeds_text(options: GenerateOptions, prompts: int) -> str:
 
 
 def request_of(job: Job, prompts: Sequence[str]) -> Request:
-    """What decides the videos of a folder: the prompts, and the options but for `HOW` with the defaults filled in."""
-    values = {name: value for name, value in job.values.items() if name not in HOW}
+    """What decides the videos of a folder: the prompts, and options with the defaults filled in."""
+    values = filled(deciding(job.options), job.spec, job.negative, job.fps)
     if values["files"] == "mp4":
         del values["files"]  # folders of an evdit that wrote nothing else go on
     digests = {"plan": job.plan.digest, "weights": job.backbone.weights_digest}

@@ -66,7 +66,7 @@ class Job:
     @property
     def values(self) -> dict[str, Any]:
         """The options with the model's own defaults filled in: what decides the videos, and how they are computed."""
-        return filled(self.options, self.spec, self.negative, self.fps)
+        return filled(self.options.values(), self.spec, self.negative, self.fps)
 
     def said(self, prompt: str) -> str:
         """The prompt as the text encoder is given it."""
@@ -77,9 +77,9 @@ class Job:
         return videos * (2 if self.spec.guided else 1)
 
 
-def filled(options: GenerateOptions, spec: SampleSpec, negative: str, fps: Fraction) -> dict[str, Any]:
-    """The options by name with a model's own defaults filled in."""
-    return {**options.values(), **asdict(spec), "negative": negative, "fps": as_json(fps)}
+def filled(values: Mapping[str, Any], spec: SampleSpec, negative: str, fps: Fraction) -> dict[str, Any]:
+    """Options by name with a model's own defaults filled in."""
+    return {**values, **asdict(spec), "negative": negative, "fps": as_json(fps)}
 
 
 class Making:

@@ -10,6 +10,7 @@ from typing import Any
 from vdit_cli.artifacts.run_dir import Request
 from vdit_cli.backbones.base import Backbone
 from vdit_cli.errors import EvditError
+from vdit_cli.knobs import deciding
 from vdit_cli.recipe import SearchMasksOptions
 from vdit_cli.sampling.announcement import counted, prompt_doubts, say_options, summary
 from vdit_cli.sampling.default_prompts import choose_prompts
@@ -33,9 +34,6 @@ from vdit_cli.search.plan_costs import PlanCosts, read_costs
 from vdit_cli.tiles.grid import VideoGrid
 from vdit_cli.tiles.mask import TileMask, family_masks
 from vdit_cli.timing import Progress
-
-HOW = ("device", "offload", "prompts_file", "num_prompts", "sensitivity")
-"""Options that don't decide the numbers, or whose meaning stands in the request under another name."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +68,15 @@ class Search:
     @property
     def values(self) -> dict[str, Any]:
         """The options that decide the run, the model's own defaults filled in."""
-        own = {name: value for name, value in self.options.values().items() if name not in HOW}
         filled = {name: getattr(self.spec, name) for name in ("video_frames", "height", "width", "steps", "guidance")}
         dtype = str(self.backbone.dtype).removeprefix("torch.")
         filled |= {"scheduler": self.spec.scheduler, "dtype": dtype, "costs": self.costs.table}
-        return {**own, **filled, "prompts": list(self.prompts), "weights": self.backbone.weights_digest}
+        return {
+            **deciding(self.options),
+            **filled,
+            "prompts": list(self.prompts),
+            "weights": self.backbone.weights_digest,
+        }
 
     def request(self) -> Request:
         """What decides the run."""
