@@ -120,9 +120,8 @@ class RunDir:
         """The run at `path`, to read. Raises EvditError where there is none or run.json is damaged."""
         path = Path(path)
         if not (path / RUN_FILE).exists():
-            raise EvditError(
-                f"{path} is no run: it has no run.json", where=str(path), next_steps=["a folder made by evdit"]
-            )
+            why = "it has no run.json" if os.path.lexists(path) else "there is no such folder"
+            raise EvditError(f"{path} is no run: {why}", where=str(path), next_steps=["a folder made by evdit"])
         return cls(path, read_manifest(path))
 
     @classmethod
