@@ -314,10 +314,11 @@ class RunDir:
         if role not in outputs:
             made = ", ".join(sorted(outputs)) or "nothing"
             state = self.state()
+            look = f"evdit status {quoted(self.path)}  (what was made, and where)"
             raise EvditError(
                 f"the run {self.path} made no {role}: it made {made}, and is {state}",
                 where=str(self.path / RUN_FILE),
-                next_steps=[] if state == DONE else [f"let its command, {self.manifest['command']}, go on"],
+                next_steps=[look if state == DONE else f"let its command, {self.manifest['command']}, go on"],
             )
         path = self.inside(outputs[role]["path"])
         if not path.exists():
