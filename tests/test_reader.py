@@ -195,6 +195,9 @@ def test_what_is_not_there_or_not_ones_own_comes_with_a_look(tmp_path: Path, mon
     """At the nearest folder that is there, or at whose the file is."""
     error = refused(reader.read_text, tmp_path / "no" / "plan.json", "plan")
     assert error.next_steps == (f"ls {tmp_path}  (what is there)",)
+    error = refused(reader.read_text, tmp_path, "recipe")
+    assert error.what == f"{tmp_path} can't be read: Is a directory"
+    assert error.next_steps == (f"ls {tmp_path}  (what is in it: a file is needed)",)
     file = tmp_path / "plan.json"
     file.write_text("{}", encoding="utf-8")
 

@@ -88,6 +88,8 @@ def unreadable(file: Path, error: OSError | ValueError, where: str | None = None
     """The error for a file that the system does not give, with how to see what is there and whose it is."""
     there = next(each for each in (file, *file.absolute().parents) if os.path.lexists(each))
     look = f"ls -ld {quoted(there)}  (whose it is, and who may open it)"
+    if isinstance(error, IsADirectoryError):
+        look = f"ls {quoted(file)}  (what is in it: a file is needed)"
     step = look if there == file or isinstance(error, PermissionError) else f"ls {quoted(there)}  (what is there)"
     why = getattr(error, "strerror", None) or error
     return EvditError(f"{file} can't be read: {why}", where=where or str(file), next_steps=[step])

@@ -132,6 +132,10 @@ def test_outputs_never_leave_the_folder(tmp_path: Path, request_of):
     with pytest.raises(EvditError, match="made no plans: it made plan, and is interrupted") as told:
         run.find("plans")
     assert "go on" in told.value.text()
+    run.manifest["state"] = "done"
+    with pytest.raises(EvditError, match="made no plans: it made plan, and is done") as told:
+        run.find("plans")
+    assert told.value.next_steps == (f"evdit status {tmp_path / 'run'}  (what was made, and where)",)
 
 
 def test_one_writer_at_a_time(tmp_path: Path, request_of):

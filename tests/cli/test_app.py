@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -238,3 +239,18 @@ def test_a_file_that_can_not_be_opened_is_named(failing, evdit, kind: type[OSErr
     told = ["error: weights.safetensors can't be opened: Permission denied", "  from:  weights.safetensors"]
     told += ["  try:   ls -ld weights.safetensors  (whose it is, and who may open it)"]
     assert (code, err.splitlines()) == (3, told)
+
+
+def test_a_folder_that_was_deleted_is_told(evdit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Before any command starts: no relative path leads anywhere from there, and torch would end the process."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    code, out, err = evdit("status", str(tmp_path))
+    told = ["error: the folder that this shell is in is no longer there"]
+    assert (code, out, err.splitlines()) == (
+        2,
+        "",
+        [*told, "  try:   cd  (and the same command, with paths from there)"],
+    )

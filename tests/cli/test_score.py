@@ -101,6 +101,15 @@ def test_errors(evdit, tmp_path: Path):
     assert code == 2 and err.startswith("error: absent.mp4 is not there"), "before anything is read"
 
 
+def test_readings_are_kept_where_a_link_leads(evdit, tmp_path: Path):
+    """Its folder is made, as that of a name without a link is."""
+    prompted(tmp_path / "videos", 1)
+    (tmp_path / "kept.jsonl").symlink_to("new/folder/kept.jsonl")
+    code, _, err = evdit("score", "videos", "-o", "kept.jsonl")
+    assert code == 0, err
+    assert (tmp_path / "kept.jsonl").is_symlink() and (tmp_path / "new" / "folder" / "kept.jsonl").stat().st_size
+
+
 def prompted(folder: Path, count: int, spoiled: int = 0, frames: int = 29) -> None:
     """Clips of as many prompts, seed 0 each; the first `spoiled` show another prompt's scene."""
     scenes = draw_scenes(33, count, two_objects=0.0)

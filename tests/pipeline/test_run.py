@@ -283,6 +283,7 @@ def test_stages_that_do_not_fit_are_refused_first(
     with pytest.raises(EvditError, match=why) as refused:
         fed(monkeypatch, *sets, stages=stages)
     assert refused.value.exit_code == 2 and refused.value.where and not Path("run").exists()
+    assert not any("recipes/" in step for step in refused.value.next_steps), "which lies beside the sources alone"
 
 
 def test_ranks_are_for_a_stage_alone(monkeypatch: pytest.MonkeyPatch):

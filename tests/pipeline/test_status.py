@@ -142,7 +142,10 @@ def test_looking_needs_no_torch(whole: Whole):
 
 def test_what_is_no_run_is_refused(tmp_path: Path, evdit):
     code, out, err = evdit("status", "nowhere")
-    assert (code, out) == (2, "") and "nowhere is no run: it has no run.json" in err
+    assert (code, out) == (2, "") and "nowhere is no run: there is no such folder" in err
+    (tmp_path / "empty").mkdir()
+    code, out, err = evdit("status", str(tmp_path / "empty"))
+    assert (code, out) == (2, "") and "empty is no run: it has no run.json" in err
 
 
 def test_a_stage_outside_the_run_is_refused(whole: Whole):

@@ -120,9 +120,8 @@ class RunDir:
         """The run at `path`, to read. Raises EvditError where there is none or run.json is damaged."""
         path = Path(path)
         if not (path / RUN_FILE).exists():
-            raise EvditError(
-                f"{path} is no run: it has no run.json", where=str(path), next_steps=["a folder made by evdit"]
-            )
+            why = "it has no run.json" if os.path.lexists(path) else "there is no such folder"
+            raise EvditError(f"{path} is no run: {why}", where=str(path), next_steps=["a folder made by evdit"])
         return cls(path, read_manifest(path))
 
     @classmethod
@@ -315,10 +314,11 @@ class RunDir:
         if role not in outputs:
             made = ", ".join(sorted(outputs)) or "nothing"
             state = self.state()
+            look = f"evdit status {quoted(self.path)}  (what was made, and where)"
             raise EvditError(
                 f"the run {self.path} made no {role}: it made {made}, and is {state}",
                 where=str(self.path / RUN_FILE),
-                next_steps=[] if state == DONE else [f"let its command, {self.manifest['command']}, go on"],
+                next_steps=[look if state == DONE else f"let its command, {self.manifest['command']}, go on"],
             )
         path = self.inside(outputs[role]["path"])
         if not path.exists():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -138,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = [arg for arg in own if arg != "--debug"] + args[len(own) :]
     try:
         check_text(args)
+        check_place()
         code = command_line(markup_mode()).main(args=args, prog_name="evdit", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
@@ -154,6 +156,15 @@ def check_text(args: Sequence[str]) -> None:
         if any("\ud800" <= letter <= "\udfff" for letter in arg):
             shown = arg.encode("utf-8", "backslashreplace").decode("utf-8")
             raise EvditError(f"{shown} is not UTF-8 text", where=f"argument {number}", next_steps=["a UTF-8 terminal"])
+
+
+def check_place() -> None:
+    """Raise EvditError in a folder that was deleted: no relative path leads anywhere, and torch ends the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        what = "the folder that this shell is in is no longer there"
+        raise EvditError(what, next_steps=["cd  (and the same command, with paths from there)"]) from error
 
 
 def explain(error: BaseException) -> int:

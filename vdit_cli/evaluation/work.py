@@ -18,7 +18,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vdit_cli.artifacts.atomic import check_writable
+from vdit_cli.artifacts.atomic import check_writable, through_links
 from vdit_cli.artifacts.digest import content_digest
 from vdit_cli.artifacts.lock import grasp
 from vdit_cli.errors import FAILED, EvditError, Interrupted, quoted, together
@@ -141,7 +141,7 @@ def _opened(path: Path, stack: ExitStack) -> tuple[dict[str, Any], BinaryIO]:
     if path.exists() and not path.is_file():
         raise EvditError(f"{path} is no regular file, in which readings could be kept", where=told)
     check_writable(path, where=told)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    through_links(path).parent.mkdir(parents=True, exist_ok=True)
     file = stack.enter_context(path.open("a+b"))
     if not grasp(file):
         raise EvditError(f"{path} is in use by another process", where=told, next_steps=["wait until it has ended"])

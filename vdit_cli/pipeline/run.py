@@ -103,7 +103,7 @@ def check_stages(recipe: Recipe) -> None:
         raise EvditError("no stage is named", where=where, next_steps=[setting("run.stages", f"[{','.join(STAGES)}]")])
     if "generate" in shared.stages:
         if shared.prompts_file is None:
-            step = "--set run.prompts_file=recipes/prompts/shapes-held-out.txt"
+            step = "--set run.prompts_file=prompts.txt  (a file with a prompt a line)"
             raise EvditError("generate needs prompts", where="run.prompts_file", next_steps=[step])
         with origins_told(shared):
             collect_prompts((), Path(shared.prompts_file))  # now rather than after the training
