@@ -59,6 +59,15 @@ def test_a_plan_that_is_there_is_not_replaced(evdit: Evdit, plan: Path):
     assert evdit(*command, "--overwrite")[0] == DONE and MaskPlan.read(plan).grid.frames == 24
 
 
+@pytest.mark.parametrize("words", [["retarget", "--frames", "93"], ["relax", "--layer", "0", "--to", "4:4"]])
+def test_what_is_no_plan_is_replaced_by_none(evdit: Evdit, plan: Path, words: list[str]):
+    """Whatever --overwrite says."""
+    Path("video.mp4").write_bytes(b"frames")
+    code, out, err = evdit("masks", words[0], str(plan), *words[1:], "-o", "video.mp4", "--overwrite")
+    assert (code, out) == (USAGE, "") and "video.mp4 is there already and no plan" in err
+    assert Path("video.mp4").read_bytes() == b"frames"
+
+
 def test_its_own_size_changes_nothing(evdit: Evdit, plan: Path):
     """And says so."""
     code, out, _ = evdit("masks", "retarget", str(plan))

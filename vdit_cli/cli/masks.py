@@ -260,11 +260,20 @@ def source_of(plan: MaskPlan, model: str | None) -> ModelSource:
 
 
 def plan_place(output: Path, overwrite: bool) -> Path:
-    """The file that a plan is written to. Raises EvditError (exit 2) for one that is there, without `overwrite`."""
+    """The file that a plan is written to, which only a plan may be that is there, with `overwrite`.
+
+    Raises EvditError (exit 2) for anything else there.
+    """
     place = output / PLAN_FILE if output.is_dir() else output
     if place.exists() and not overwrite:
         steps = ["--overwrite", "another place with -o"]
         raise EvditError(f"{place} is there already: it is not replaced", where=f"-o {place}", next_steps=steps)
+    if place.exists():
+        try:
+            MaskPlan.read(place, sealed=False)
+        except EvditError as error:
+            what = f"{place} is there already and no plan, which --overwrite would replace: {error.what}"
+            raise EvditError(what, where=f"-o {place}", next_steps=["another place with -o"]) from error
     return place
 
 
