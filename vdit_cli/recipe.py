@@ -217,7 +217,9 @@ class BenchAttentionOptions(Section):
     backward: bool = knob(False, "time forward and backward together")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = knob("auto", "bfloat16 on a GPU, float32 elsewhere")
     device: str = knob("auto", "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one", decides=False)
-    seconds: float = knob(1.0, "time spent on each mask's calls once they are warm", at_least=0)
+    seconds: float | None = knob(
+        None, "time spent on each mask's calls once they are warm, if not 1 on a GPU and 0.2 on a CPU", at_least=0
+    )
     least_repeats: int = knob(5, "repeats of each call even where they take longer than that", at_least=1)
     seed: int = knob(0, "of the random inputs", at_least=0, at_most=MOST_SEED)
 

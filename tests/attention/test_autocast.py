@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.closeness import assert_close
+from vdit_cli.attention import bind as bind_module
 from vdit_cli.attention.bind import Attend, Case, bind, tile_attention
 from vdit_cli.attention.reference import reference_attention
 from vdit_cli.tiles.grid import VideoGrid
@@ -53,3 +54,18 @@ def test_mixed_types_are_refused_outside_of_it(name: str):
     """As torch's own attention does."""
     with pytest.raises(ValueError, match="q, k, v differ"):
         bound(name, torch.float32)(*operands(*MIXED))
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_mask_is_bound_once(name: str, monkeypatch: pytest.MonkeyPatch):
+    """For autocast's type when it is first called there, and never again, at any batch; the one-line form likewise."""
+    inputs, attend, bindings = operands(*(torch.float32,) * 3), bound(name, torch.float32), []
+    bind_module._bound.cache_clear()
+    monkeypatch.setattr(bind_module, "bind", lambda *asked: bindings.append(asked) or bind(*asked))
+    with torch.autocast("cpu", torch.bfloat16):
+        for batch in (2, 1, 2):
+            attend(*(x[:batch] for x in inputs))
+    assert len(bindings) == 1
+    for batch in (2, 1, 2):
+        tile_attention(*(x[:batch] for x in inputs), TileMask.parse(name, 8), GRID, "sdpa")
+    assert len(bindings) == 2

@@ -10,7 +10,7 @@ from torch._functorch.aot_autograd import make_boxed_func
 from torch.library import opcheck
 
 from tests.closeness import assert_close
-from vdit_cli.attention.bind import Attend, Case, bind
+from vdit_cli.attention.bind import Attend, Case, bind, tile_attention
 from vdit_cli.attention.by_passes import read, spelled
 from vdit_cli.backbones.open_sora_plan.transformer import OpenSoraT2V
 from vdit_cli.tiles.grid import VideoGrid
@@ -105,6 +105,35 @@ def test_without_gradients_too(graphs: list[str]) -> None:
     for layer, wanted in zip(made, expected, strict=True):
         assert_close(layer(x), wanted, **NEAR)
     assert len(graphs) == 2
+
+
+@pytest.mark.parametrize("cast", [False, True])
+@pytest.mark.parametrize("name", ["1:7", "2:6", "4:4", "8:0"])
+def test_the_one_line_form_in_one_graph(graphs: list[str], name: str, cast: bool) -> None:
+    """Bound while it is compiled, fullgraph=True: output and gradients are eager's, for another batch and autocast too.
+
+    Under autocast so is a mask that was bound for another type.
+    """
+    grid = VideoGrid(8, 2, 3, text_before=2, text_after=1)
+    mask, width = TileMask.parse(name, 8), 16
+    bound = bind(mask, Case(grid, HEADS, width, 1, torch.float32, torch.device("cpu"), needs_grad=True), "sdpa")
+
+    def one_line(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return tile_attention(2 * q, k, v, mask, grid) + 1
+
+    for call in (one_line, bound):
+        torch._dynamo.reset()
+        graphs.clear()
+        compiled = torch.compile(call, backend=counting(graphs), fullgraph=True, dynamic=False)
+        for batch in (1, 2):
+            operands = [torch.randn(batch, grid.tokens, HEADS, width, requires_grad=True) for _ in range(3)]
+            with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+                outs = [each(*operands) for each in (call, compiled)]
+            assert outs[1].dtype == (torch.bfloat16 if cast else torch.float32)
+            expected, found = ([out, *torch.autograd.grad(out.sum(), operands)] for out in outs)
+            assert_close(found, expected, **NEAR)
+        assert len(graphs) == 2
+        assert all(code.count("attend_by_passes.default") == (name != "8:0") for code in graphs)
 
 
 @pytest.mark.parametrize("name", ["1:7", "2:6"])

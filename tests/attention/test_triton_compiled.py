@@ -23,22 +23,40 @@ GRID = VideoGrid(4, 2, 3, text_after=1)
 CASE = Case(GRID, 2, 16, 1, torch.float32, torch.device(DEVICE), needs_grad=True)
 ROOT = Path(__file__).resolve().parents[2]
 
+SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 120: 99}
+"""KiB of shared memory that a block may have, by compute capability (CUDA C++ Programming Guide)."""
+
 pytestmark = pytest.mark.skipif(triton.supports(CASE) is not None, reason=str(triton.supports(CASE)))
+
+
+def compiled(*arguments: str, cache: Path) -> dict[str, dict[str, int]]:
+    """What `compile_triton` says of each kernel."""
+    bare = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.attention.compile_triton", *arguments],
+        cwd=ROOT, env=bare | {"TRITON_CACHE_DIR": str(cache)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout)
+    assert set(found) == {"forward", "to queries", "to keys", "mean", "join"}
+    return found
 
 
 @pytest.mark.parametrize("arguments", [("80", "48", "fp16", "64,64,4,2"), ("90", "96", "bf16", "128,64,8,2")])
 def test_it_compiles_without_a_gpu(arguments: tuple[str, ...], tmp_path: Path) -> None:
     """What the interpreter runs is also code for Ampere and Hopper, without spills, within an SM's shared memory."""
-    bare = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    told = subprocess.run(
-        [sys.executable, "-m", "tests.attention.compile_triton", *arguments],
-        cwd=ROOT, env=bare | {"TRITON_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert told.returncode == 0, told.stderr
-    found = json.loads(told.stdout)
-    assert set(found) == {"forward", "to queries", "to keys", "mean", "join"}
+    found = compiled(*arguments, cache=tmp_path)
     assert all(each["shared"] <= 160 * 1024 for each in found.values())
     assert found["forward"].get("stack", 0) == found["to queries"].get("stack", 0) == 0, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head_dim", [48, 64, 96, 128])
+@pytest.mark.parametrize("capability", SHARED)
+def test_each_gpu_has_a_choice_that_fits(capability: int, head_dim: int, tmp_path: Path) -> None:
+    """One choice of block sizes compiles for all of them, at each width, and fits the memory that a block may have."""
+    found = compiled(str(capability), str(head_dim), "bf16", "64,64,4,2", cache=tmp_path)
+    assert all(each["shared"] <= SHARED[capability] * 1024 for each in found.values()), found
 
 
 def test_the_operator_keeps_its_promises() -> None:

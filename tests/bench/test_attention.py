@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ from vdit_cli.attention.costs import GATHER, CostTable, Machine
 from vdit_cli.attention.kernels import sdpa
 from vdit_cli.bench import attention as bench_module
 from vdit_cli.bench.attention import JudgementFailed, bench_attention
+from vdit_cli.bench.contenders import Contender
+from vdit_cli.bench.measuring import Bench, blank_row
+from vdit_cli.bench.rows import Row
 from vdit_cli.errors import GATE_FAILED, INTERRUPTED, OUT_OF_MEMORY, USAGE, EvditError, Interrupted
 from vdit_cli.recipe import BenchAttentionOptions, load
 from vdit_cli.tiles.grid import VideoGrid
@@ -90,6 +94,23 @@ def test_a_run_that_is_killed_goes_on_with_the_missing_rows(tmp_path: Path):
 
 
 INTERRUPTED_STATE = "interrupted"
+
+
+@pytest.mark.parametrize(("asked", "given"), [(None, 0.2), (0.0, 0.0), (0.5, 0.5)])
+def test_a_mask_is_timed_briefly_on_a_cpu(
+    asked: float | None, given: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """A fifth of a second and five repeats where nothing else is asked for; a GPU gets a second."""
+    timed: list[tuple[float, int]] = []
+
+    def no_time(bench: Bench, contenders: list[Contender], rival: Contender | None) -> list[Row]:
+        timed.append((bench.seconds, bench.least_repeats))
+        return [replace(blank_row(bench.shape, each.mask, each.name, each.is_dense), ms=1.0) for each in contenders]
+
+    monkeypatch.setattr(bench_module, "measure_group", no_time)
+    bench_attention(options(seconds=asked), tmp_path / "run", Silent())
+    assert timed == [(given, 5)] * 4
+    assert bench_module.seconds_of(options(seconds=asked), torch.device("cuda")) == (1.0 if asked is None else asked)
 
 
 def test_a_run_that_is_done_is_read_and_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

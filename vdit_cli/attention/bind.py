@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib import import_module
 from operator import itemgetter
 from types import ModuleType
@@ -28,6 +29,8 @@ KERNELS: tuple[str, ...] = ("fa4", "sdpa", "triton", "flex")
 
 COMPILED_A_MASK = ("flex",)
 """Kernels that compile anew for each mask, for tens of seconds: no run waits for that to compare them with others."""
+MOST_BOUND = 256
+"""Masks for cases that `tile_attention` keeps bound."""
 
 Run = Callable[[Tensor, Tensor, Tensor, tuple[Pass, ...]], Tensor]
 
@@ -65,6 +68,7 @@ class Attend:
     `refused` holds (kernel, reason) for each kernel that was asked for or preferred and could not take the case.
     `frame_order` names the frame that each place of the grid holds where that is not its own (None: frame after
     frame). `dense_is_faster` is the measured time of this attention over that of the full mask, where it is above 1.
+    `times` has the seconds of each kernel among which this one was chosen.
     """
 
     mask: TileMask
@@ -85,22 +89,23 @@ class Attend:
         for another type, length, number of heads or width than those of the case, and RuntimeError for second
         derivatives and forward mode.
         """
-        q_BNHD, k_BNHD, v_BNHD = autocast_to(q_BNHD, k_BNHD, v_BNHD)
+        q_BNHD, k_BNHD, v_BNHD = (x.to(computed_in(x)) for x in (q_BNHD, k_BNHD, v_BNHD))
         if not q_BNHD.shape == k_BNHD.shape == v_BNHD.shape or not q_BNHD.dtype == k_BNHD.dtype == v_BNHD.dtype:
             raise ValueError(f"q, k, v differ: {[(tuple(x.shape), x.dtype) for x in (q_BNHD, k_BNHD, v_BNHD)]}")
         if q_BNHD.shape[1] != self.case.grid.tokens:
             raise ValueError(f"{q_BNHD.shape[1]} tokens: the mask was bound for {self.case.grid}")
         if q_BNHD.dtype != self.case.dtype and torch.is_autocast_enabled(q_BNHD.device.type):
-            other = replace(self.case, dtype=q_BNHD.dtype)
-            return bind(self.mask, other, self.kernel, self.frame_order)(q_BNHD, k_BNHD, v_BNHD)
+            return tile_attention(q_BNHD, k_BNHD, v_BNHD, self.mask, self.case.grid, self.kernel, self.frame_order)
         bound = (self.case.dtype, self.case.heads, self.case.head_dim)
         if (q_BNHD.dtype, *q_BNHD.shape[2:]) != bound:
             asked = f"{q_BNHD.dtype} and heads x width {' x '.join(map(str, q_BNHD.shape[2:]))}"
             raise ValueError(f"{asked}: the mask was bound for {bound[0]} and {bound[1]} x {bound[2]}")
         if self.kernel != "sdpa" or len(self.passes) > 1:  # else it is torch's own SDPA, with what derivatives that has
             refuse_forward_mode(q_BNHD, k_BNHD, v_BNHD)
-        q, k, v = (to_order(x, self.order) for x in (q_BNHD, k_BNHD, v_BNHD))
-        return from_order(self.run(q, k, v, self.passes), self.order)
+        # Gathered operands have no name here: without gradients they are gone before the output is put back.
+        order = self.order
+        out = self.run(to_order(q_BNHD, order), to_order(k_BNHD, order), to_order(v_BNHD, order), self.passes)
+        return from_order(out, order)
 
     def receipt(self) -> dict[str, Any]:
         """What runs in this site, as JSON: kernel, mask, shares and numbers of tiles, kernels refused and why.
@@ -134,9 +139,9 @@ def bind(
 
     With `costs`, "auto" tries the kernels from the fastest on, if all of `timed_kernels` are known there: where some
     are not, it can't be told which is the fastest. A kernel asked for that can't take the case is answered by the next
-    one, and the refusal is kept. `frame_order` is that of the tokens
-    which the Attend will be called with (`MaskPlan.frame_order`; None: frame after frame). Raises EvditError for an
-    unknown name (exit 2) and where no kernel takes the case (exit 3).
+    one, and the refusal is kept. `frame_order` is that of the tokens which the Attend will be called with
+    (`MaskPlan.frame_order`; None: frame after frame). Raises EvditError for an unknown name (exit 2) and where no
+    kernel takes the case (exit 3).
     """
     if kernel not in ("auto", *KERNELS):
         raise unknown_name("kernel", kernel, ("auto", *KERNELS), where="--kernel")
@@ -169,21 +174,46 @@ def kernel_module(name: str) -> ModuleType:
     return import_module(f"vdit_cli.attention.kernels.{name}")
 
 
-def autocast_to(*operands: Tensor) -> tuple[Tensor, ...]:
-    """Operands as autocast hands them to torch's own attention: in its type, but for float64; else as they are."""
-    kind = operands[0].device.type
-    if not torch.is_autocast_enabled(kind):
-        return operands
-    dtype = torch.get_autocast_dtype(kind)
-    return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in operands)
+def computed_in(x: Tensor) -> torch.dtype:
+    """The type that torch's own attention takes x in: autocast's where that is on, but for float64; else its own."""
+    kind = x.device.type
+    is_cast = x.dtype != torch.float64 and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if is_cast else x.dtype
 
 
 def tile_attention(
-    q_BNHD: Tensor, k_BNHD: Tensor, v_BNHD: Tensor, mask: TileMask, grid: VideoGrid, kernel: str = "auto"
+    q_BNHD: Tensor,
+    k_BNHD: Tensor,
+    v_BNHD: Tensor,
+    mask: TileMask,
+    grid: VideoGrid,
+    kernel: str = "auto",
+    frame_order: tuple[int, ...] | None = None,
 ) -> Tensor:
-    """Attention of (B, N, H, D) over the pairs that `mask` keeps on `grid`: `bind` and call in one line."""
-    q_BNHD, k_BNHD, v_BNHD = autocast_to(q_BNHD, k_BNHD, v_BNHD)
-    batch, _, heads, head_dim = q_BNHD.shape
+    """Attention of (B, N, H, D) over the pairs that `mask` keeps on `grid`: `bind`, once for a case, and a call."""
+    sizes = (grid.frames, grid.rows, grid.cols, grid.text_before, grid.text_after)
+    return _bind_and_call(q_BNHD, k_BNHD, v_BNHD, mask.global_frames, sizes, kernel, frame_order)
+
+
+@torch.compiler.allow_in_graph
+def _bind_and_call(
+    q_BNHD: Tensor,
+    k_BNHD: Tensor,
+    v_BNHD: Tensor,
+    global_frames: tuple[int, ...],
+    sizes: tuple[int, ...],
+    kernel: str,
+    frame_order: tuple[int, ...] | None,
+) -> Tensor:
+    """`tile_attention` in numbers and names, as a compiled graph holds it: how kernels are found can't be traced."""
+    grid = VideoGrid(*sizes)
+    heads, head_dim = map(int, q_BNHD.shape[2:])
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q_BNHD, k_BNHD, v_BNHD))
-    case = Case(grid, heads, head_dim, batch, q_BNHD.dtype, q_BNHD.device, needs_grad)
-    return bind(mask, case, kernel)(q_BNHD, k_BNHD, v_BNHD)
+    case = Case(grid, heads, head_dim, 1, computed_in(q_BNHD), q_BNHD.device, needs_grad)
+    return _bound(TileMask(grid.frames, global_frames), case, kernel, frame_order)(q_BNHD, k_BNHD, v_BNHD)
+
+
+@lru_cache(maxsize=MOST_BOUND)
+def _bound(mask: TileMask, case: Case, kernel: str, frame_order: tuple[int, ...] | None) -> Attend:
+    """`bind`, whose answer is kept; the batch is none of it."""
+    return bind(mask, case, kernel, frame_order)

@@ -7,8 +7,6 @@ B batch, N tokens in the order of the passes, H heads, D head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -17,7 +15,7 @@ from torch.library import custom_op
 
 from vdit_cli.attention.dense import DenseCall, Kept, named, pick
 from vdit_cli.attention.derivatives import differentiable_once
-from vdit_cli.attention.merge import cut, join, operands, uncut
+from vdit_cli.attention.merge import Piece, join, pieces
 from vdit_cli.tiles.passes import Pass
 
 PICKED = ""
@@ -57,29 +55,36 @@ def read(numbers: Sequence[int]) -> tuple[Pass, ...]:
     return tuple(passes)
 
 
-@custom_op("evdit::attend_by_passes", mutates_args=())
-def _attend(
+def forward_by_passes(
     q: Tensor, k: Tensor, v: Tensor, numbers: Sequence[int], scale: float, call: str
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Compute each pass and join those that share their queries: output, log-sum-exp, what backward wants back."""
+    """Compute each piece and join those that share their queries: output, log-sum-exp, what backward wants back.
+
+    Beside these the result of one piece is alive, and no copy of an operand.
+    """
     passes = read(numbers)
     dense = _dense_call(call, q, k, v, passes)
+    if len(passes) == len(passes[0].keys) == 1:
+        (only,) = pieces(passes, len(q))
+        out, lse, wanted = dense.forward(*only.operands(q, k, v), scale)
+        return out.transpose(1, 2).contiguous(), lse.transpose(1, 2).contiguous(), list(wanted)
     out, lse = _outputs(q)
     kept: list[Tensor] = []
-    for queries, group in groupby(passes, key=lambda each: each.queries):
-        found = []
-        for keys, parts in ((keys, each.parts) for each in group for keys in each.keys):
-            part_out, part_lse, wanted = dense.forward(*operands(q, k, v, queries, keys, parts), scale)
-            found.append((uncut(part_out, parts), uncut(part_lse.unsqueeze(-1), parts).squeeze(-1)))
-            kept += wanted
-        rows = slice(queries.start, queries.stop)
-        if len(passes) == len(found) == 1:
-            out, lse = (x.contiguous() for x in found[0])
-        elif len(found) == 1:
-            out[:, rows], lse[:, rows] = found[0]
+    for piece in pieces(passes, len(q)):
+        into = piece.of_queries(out), _numbers_of(piece, lse)
+        found, found_lse, wanted = dense.forward(*piece.operands(q, k, v), scale)
+        found, found_lse = found.transpose(1, 2), found_lse.transpose(1, 2)
+        if piece.joins:
+            join(into, (found, found_lse))
         else:
-            join(reduce(join, found[:-1]), found[-1], into=(out[:, rows], lse[:, rows]))
+            into[0].copy_(found)
+            into[1].copy_(found_lse)
+        del found  # before the next one is there
+        kept += wanted
     return out, lse, kept
+
+
+_attend = custom_op("evdit::attend_by_passes", forward_by_passes, mutates_args=())
 
 
 @_attend.register_fake
@@ -90,14 +95,12 @@ def _attend_shapes(
     dense = _dense_call(call, q, k, v, passes)
     kept: list[Tensor] = []
     if dense.keeps:
-        for each in passes:
-            for keys in each.keys:
-                kept += dense.forward(*operands(q, k, v, each.queries, keys, each.parts), scale)[2]
+        for piece in pieces(passes, len(q)):
+            kept += dense.forward(*piece.operands(q, k, v), scale)[2]
     return *_outputs(q), kept
 
 
-@custom_op("evdit::attend_by_passes_backward", mutates_args=())
-def _attend_backward(
+def backward_by_passes(
     grad: Tensor,
     q: Tensor,
     k: Tensor,
@@ -109,27 +112,27 @@ def _attend_backward(
     scale: float,
     call: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Add up what each pass's own backward gives for the joined output and log-sum-exp.
+    """Add up what each piece's own backward gives for the joined output and log-sum-exp.
 
     No operator gives a gradient through its lse. But d scores = p (dO v - dO . O), p = exp(score - lse), holds for any
-    part of the keys when O and lse are those of all keys, so each pass yields its share of dq, dk, dv.
+    part of the keys when O and lse are those of all keys, so each piece yields its share of dq, dk, dv.
     """
     passes = read(numbers)
     dense = _dense_call(call, q, k, v, passes)
     grad = grad if grad.stride(-1) == 1 else grad.contiguous()
-    lse = lse.unsqueeze(-1)
     dq, dk, dv = _gradients(q, k, v, fill=torch.zeros_like)
-    states = iter(_in_parts(kept, sum(len(each.keys) for each in passes)))
-    for each in passes:
-        rows, parts = each.queries, each.parts
-        grad_part, out_part = cut(grad, rows, parts), cut(out, rows, parts)
-        lse_part = cut(lse, rows, parts).squeeze(-1)
-        for keys in each.keys:
-            of_keys = operands(q, k, v, rows, keys, parts)
-            found = dense.backward(grad_part, *of_keys, out_part, lse_part, scale, next(states))
-            for total, places, piece in zip((dq, dk, dv), (rows, keys, keys), found, strict=True):
-                total[:, places.start : places.stop] += uncut(piece, parts)
+    calls = list(pieces(passes, len(q)))
+    for piece, state in zip(calls, _in_parts(kept, len(calls)), strict=True):
+        of_queries = (piece.of_queries(x).transpose(1, 2) for x in (grad, out))
+        grad_part, out_part, lse_part = *of_queries, _numbers_of(piece, lse).transpose(1, 2)
+        found = dense.backward(grad_part, *piece.operands(q, k, v), out_part, lse_part, scale, state)
+        for total, share in zip(piece.operands(dq, dk, dv), found, strict=True):
+            total += share
+        del found, share  # before the next ones are there
     return dq, dk, dv
+
+
+_attend_backward = custom_op("evdit::attend_by_passes_backward", backward_by_passes, mutates_args=())
 
 
 @_attend_backward.register_fake
@@ -154,8 +157,12 @@ differentiable_once(_attend, _attend_backward, _differentiate, _save)
 def _dense_call(call: str, q: Tensor, k: Tensor, v: Tensor, passes: Sequence[Pass]) -> DenseCall:
     if call != PICKED:
         return named(call)
-    one = q[:1], k[:1], v[:1]  # of one video every part is a view
-    return pick([operands(*one, each.queries, keys, each.parts) for each in passes for keys in each.keys])
+    return pick([piece.operands(q, k, v) for piece in pieces(passes, 1)])
+
+
+def _numbers_of(piece: Piece, lse_BNH: Tensor) -> Tensor:
+    """A number a query and head, cut as the queries of `piece` are: (B*P, N/P, H)."""
+    return piece.of_queries(lse_BNH.unsqueeze(-1)).squeeze(-1)
 
 
 def _outputs(q: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,8 +37,8 @@ from vdit_cli.timing import Progress
 RESULTS, MARKDOWN, PICTURE = "results.json", "results.md", "results.png"
 OPERANDS = 8
 """Tensors of the size of q that a measurement needs at least: q, k, v, the output, and gradients or scratch."""
-
-
+SECONDS = {"cuda": 1.0, "cpu": 0.2}
+"""Time for each mask where none is asked for: on a CPU a call takes long, and a few repeats are most of it."""
 LESS_MEMORY = ("--batch 1", "--heads 1", "fewer --frame-tokens")
 
 
@@ -92,6 +92,7 @@ def request_for(
     values = deciding(options)
     values |= {"dtype": str(dtype).removeprefix("torch."), "device": device.type, "torch": torch.__version__}
     values["machine"] = machine_facts(device)["kind"]
+    values["seconds"] = seconds_of(options, device)
     name = "all" if options.every else "table-1" if options.table is not None else shapes[0].name
     return Request("bench-attention", name, values, origins=dict(options.origins))
 
@@ -162,6 +163,7 @@ def measure_shape(
     groups = [dense, *([tile_contender(kernel, mask) for kernel in kernels] for mask in shape.masks)]
     progress.stage(shape.key, len(groups))
     kept = RowFolder(folder / "rows" / shape.key)
+    seconds = seconds_of(options, case.device)
     opened: list[Bench] = []
     rows: list[Row] = []
     for group in groups:
@@ -173,7 +175,7 @@ def measure_shape(
                 steps = ["the same command again"]
                 raise Interrupted(f"stopped in {shape.key}: the rows that were measured are kept", next_steps=steps)
             if not opened:
-                opened.append(open_bench(shape, case, options.seconds, options.least_repeats, options.seed))
+                opened.append(open_bench(shape, case, seconds, options.least_repeats, options.seed))
                 gather = CostTable(Machine.of(case.device))
                 gather = gather.with_times(TileMask.dense(shape.grid.frames), case, measure_gather(case))
                 keep_costs(gather, folder, progress)
@@ -184,6 +186,11 @@ def measure_shape(
         rows += [row for each in group if (row := found[each.name]) is not None]
         progress.advance(group[0].mask.name)
     return rows
+
+
+def seconds_of(options: BenchAttentionOptions, device: torch.device) -> float:
+    """How long each mask is timed: as asked, else by `SECONDS`."""
+    return SECONDS[device.type] if options.seconds is None else options.seconds
 
 
 def keep_costs(found: CostTable, folder: Path, progress: Progress) -> None:

@@ -19,7 +19,10 @@ Shape = tuple[int, int, int, int, int]
 
 
 def denoising_bytes(config: dict[str, Any], dtype: torch.dtype, shape_BCFhw: Shape) -> int:
-    """Tensors of one network call with a text of one token."""
+    """Tensors of one network call with a text of one token.
+
+    Masks add nothing: what the passes of any of them hold at a time is less than the feed-forward layers hold later.
+    """
     with torch.device("meta"):
         transformer = OpenSoraT2V(config).to(dtype)
         x, t = torch.empty(shape_BCFhw, dtype=dtype), torch.empty(shape_BCFhw[0])
