@@ -133,6 +133,7 @@ def test_a_damaged_file_is_made_again(whole, tmp_path: Path, monkeypatch: pytest
     assert second.stat().st_mtime_ns == before
 
 
+@pytest.mark.numerical
 def test_a_site_without_any_output_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Its relative error is 0 over 0, which is told as 0, beside those of other sites that stay as they were."""
     with pytest.raises(Interrupted):
